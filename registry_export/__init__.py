@@ -1,0 +1,1 @@
+"""Promote a model in MLflow, get verified deployment formats on its page."""

@@ -1,0 +1,302 @@
+"""The values that flow through an export: frozen records without behaviour of their own.
+
+They carry plain data (strings, numbers, tuples, mappings), so that every one of them can be written
+to JSON and read back by `msgspec` with its types checked. Arrays never travel inside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+OptionValue: TypeAlias = str | int | float | bool | None | Mapping[str, Mapping[str, str]]
+"""A target option's value. The mapping is `dynamic_dimensions`: input name -> axis -> dimension name."""
+
+Dimension: TypeAlias = int | str
+"""A fixed size, or the name of a dynamic dimension."""
+
+
+class Status(StrEnum):
+    """How a target, or a whole model version, stands. `worst` gives their order."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    VERIFIED = "verified"
+    UNVERIFIED = "unverified"
+    MISMATCH = "mismatch"
+    FAILED = "failed"
+
+
+VERDICTS = (Status.VERIFIED, Status.UNVERIFIED, Status.MISMATCH, Status.FAILED)
+"""The outcomes of a target, from best to worst."""
+
+
+def worst(statuses: tuple[Status, ...]) -> Status:
+    """Return the worst of several verdicts; of none, `Status.UNVERIFIED`, because nothing was shown."""
+    return max(statuses, key=VERDICTS.index, default=Status.UNVERIFIED)
+
+
+@dataclass(frozen=True)
+class ModelVersionRef:
+    """A registered model's name and one of its version numbers, as MLflow writes it."""
+
+    name: str
+    version: str
+
+    @property
+    def uri(self) -> str:
+        """The `models:/name/version` URI."""
+        return f"models:/{self.name}/{self.version}"
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: The model's own name for it; empty where a signature does not name its only tensor.
+        dtype: NumPy's name of the element type (`float32`, `int64`, `bool`, `bfloat16`).
+        shape: Sizes; a dynamic dimension stands as its name. None when not even the rank is known.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Dimension, ...] | None
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The inputs and outputs of a model, in order. `outputs` is empty while they are unknown."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A requested format with its options.
+
+    Attributes:
+        format: The format's name.
+        options: Every option that the format declares, defaults filled in.
+        variant: The slug that names it everywhere: the format and each option that is not its default.
+        required: Whether its verdict counts in the version's status.
+    """
+
+    format: str
+    options: Mapping[str, OptionValue]
+    variant: str
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class ErrorRecord:
+    """An error as `report.json` carries it."""
+
+    step: str
+    type: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way a converter tried, in the order tried, and why it was given up (empty: it worked)."""
+
+    way: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a format reads back from its own file, never from what was requested.
+
+    Attributes:
+        interface: Inputs and outputs as the file declares them.
+        opset_version: ONNX's opset of the default domain.
+        opset_imports: All of ONNX's opsets by domain (the default domain is `ai.onnx`).
+        ir_version: ONNX's IR version.
+        format_version: The version of the other formats' own file format.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
+        details: Further facts worth showing, by name.
+    """
+
+    interface: Interface
+    opset_version: int | None = None
+    opset_imports: Mapping[str, int] = field(default_factory=dict)
+    ir_version: int | None = None
+    format_version: str | None = None
+    precision: str = "fp32"
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """`|actual - expected| <= atol + rtol * |expected|`, element by element."""
+
+    atol: float
+    rtol: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Measured differences, all computed in float64. None where a metric has no meaning.
+
+    Attributes:
+        max_abs_diff: max |actual - expected|.
+        max_rel_diff: max |actual - expected| / max(|expected|, atol / rtol).
+        cosine: Cosine similarity of the flattened tensors; 1 for two zero vectors.
+        snr_db: 10 log10(sum expected^2 / sum difference^2); None for an exact match.
+        top1_agreement: Share of rows whose largest element is the same, where outputs look like class scores.
+    """
+
+    max_abs_diff: float | None = None
+    max_rel_diff: float | None = None
+    cosine: float | None = None
+    snr_db: float | None = None
+    top1_agreement: float | None = None
+
+
+@dataclass(frozen=True)
+class Rung:
+    """The comparison on one set of inputs.
+
+    Attributes:
+        name: What the inputs are (`example`, `batch 1`, `batch 3`, `dim x_1 + 3`).
+        status: The verdict on these inputs alone.
+        reason: Why it is not verified; empty when it is.
+        outputs: Measured differences by output name.
+    """
+
+    name: str
+    status: Status
+    reason: str = ""
+    outputs: Mapping[str, Metrics] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The verdict on one artifact, with everything that it rests on.
+
+    Attributes:
+        status: `verified`, `unverified`, `mismatch` or `failed`.
+        by: `runtime` or `evaluator`.
+        evidence: Where the inputs came from: `samples`, `example` or `random` (the weakest).
+        tolerance: The tolerance in force.
+        metrics: Differences over all rungs and outputs.
+        rungs: The comparison on each set of inputs.
+        reason: Why the status is not `verified`; empty when it is.
+        latency_ms: Median time of one call on the example, in milliseconds, after a warm-up.
+        runtime: What ran it, with its version.
+    """
+
+    status: Status
+    by: str = "runtime"
+    evidence: str = ""
+    tolerance: Tolerance | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    rungs: tuple[Rung, ...] = ()
+    reason: str = ""
+    latency_ms: float | None = None
+    runtime: str = ""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One deployable file: path relative to the artifact's folder, digest in hex, size in bytes."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """What became of one target: the entry of `targets` in `report.json`.
+
+    Attributes:
+        sha256: Digest of the sorted lines `<hex>  <path>` of the model files.
+        dynamic_dimensions: Input name -> axes that really are dynamic, as text -> dimension name.
+        path: The chain of formats that led here (`pytorch -> onnx -> saved_model -> tflite`).
+        attempts: What was tried, in order.
+        notes: Sentences a reader should see (static batch and what to log instead, a fallback).
+        convert_seconds: Wall time of the conversion that made the files, without shared intermediates.
+        key: Digest of everything that the result depends on; the same key needs no new conversion.
+        reused: Whether an earlier verified export was found and kept.
+    """
+
+    variant: str
+    format: str
+    options: Mapping[str, OptionValue]
+    status: Status
+    required: bool = True
+    opset_version: int | None = None
+    format_version: str | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    dynamic_dimensions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    verification: Verification | None = None
+    error: ErrorRecord | None = None
+    path: tuple[str, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    notes: tuple[str, ...] = ()
+    convert_seconds: float | None = None
+    key: str = ""
+    reused: bool = False
+    exported_at: str = ""
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """The checkpoint as `report.json` describes it.
+
+    Attributes:
+        format: The format that recognised it (`pytorch`, `keras`, ...).
+        kind: What its loader yields (`torch_module`, `keras_model`, ...).
+        flavor: The MLflow flavor it was logged with.
+        sha256: Digest of the checkpoint's files, computed as for an artifact.
+        size_bytes: Their total size.
+        interface: Inputs and outputs, names resolved against the model itself.
+        evidence: Where the samples came from.
+        notes: Sentences about the source (static batch, unstable outputs).
+    """
+
+    format: str
+    kind: str
+    flavor: str = ""
+    sha256: str = ""
+    size_bytes: int = 0
+    interface: Interface = field(default_factory=lambda: Interface(inputs=()))
+    evidence: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """The result of one export: `report.json`.
+
+    Attributes:
+        model_version: What was exported.
+        trigger: What asked for it (`stage:Staging`, `alias:champion`, `manual`, ...).
+        source: The checkpoint; None when it could not be read.
+        targets: One result for each variant, the newest of each.
+        status: The worst verdict of the required targets, or `failed` when the whole job failed.
+        error: Why the whole job failed.
+        run_id: The export run.
+        created_at: When, in UTC, ISO 8601.
+        tools: Versions of the packages used, by name.
+    """
+
+    model_version: ModelVersionRef
+    trigger: str
+    source: SourceRecord | None
+    targets: tuple[TargetResult, ...]
+    status: Status
+    error: ErrorRecord | None = None
+    run_id: str = ""
+    created_at: str = ""
+    tools: Mapping[str, str] = field(default_factory=dict)

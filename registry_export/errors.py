@@ -1,0 +1,172 @@
+"""Every error of the package, in one tree, named by the stage of an export at which it is raised.
+
+A stage's error says what happened, where, and what to do about it; the exception that caused it is
+chained with ``raise ... from``. :func:`to_record` turns any of them into the ``error`` object of
+``report.json``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from registry_export.entities import ErrorRecord
+
+
+class RegistryExportError(Exception):
+    """Base of the tree.
+
+    Args:
+        message: One sentence that says what is wrong and where.
+        remedy: What the reader can do about it, as a sentence; empty where there is nothing.
+        step: The step it belongs to, where that is narrower than the stage (``onnx -> tflite``).
+
+    Attributes:
+        stage: Where in an export this kind of error is raised, as shown in tags and reports.
+        transient: Whether the same call may succeed later without anybody changing anything.
+    """
+
+    stage: ClassVar[str] = "Export"
+    transient: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, remedy: str = "", step: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.step = step or self.stage
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".rstrip()
+
+
+class ConfigurationError(RegistryExportError):
+    """A configuration file, a target or an option cannot be understood."""
+
+    stage = "Configure"
+
+
+class RegistryError(RegistryExportError):
+    """The model registry refused a call or holds something we cannot use."""
+
+    stage = "Registry"
+
+
+class ModelVersionNotFoundError(RegistryError):
+    """The model version does not exist, or was deleted."""
+
+
+class RegistryUnavailableError(RegistryError):
+    """The tracking server or the artifact store did not answer."""
+
+    transient = True
+
+
+class SourceError(RegistryExportError):
+    """The checkpoint cannot be read."""
+
+    stage = "Load"
+
+
+class UnsupportedSourceError(SourceError):
+    """No installed format recognises the checkpoint."""
+
+
+class SamplesError(RegistryExportError):
+    """There is nothing to run the model on."""
+
+    stage = "Samples"
+
+
+class PlanError(RegistryExportError):
+    """A target cannot be planned."""
+
+    stage = "Plan"
+
+
+class UnsupportedTargetError(PlanError):
+    """No route leads from the checkpoint to the target."""
+
+
+class MissingPackageError(PlanError):
+    """The route exists, but a package that it needs is not installed."""
+
+
+class ChildError(RegistryExportError):
+    """A child process ended without an answer."""
+
+    stage = "Child"
+
+
+class ChildCrashedError(ChildError):
+    """A child process was ended by a signal or left with an exit status."""
+
+
+class ChildTimeoutError(ChildError):
+    """A child process exceeded its time limit."""
+
+
+class ChildOutOfMemoryError(ChildError):
+    """A child process exceeded its memory limit, or an allocation in it failed."""
+
+
+class ConversionError(RegistryExportError):
+    """A converter refused the model, or what it wrote is not what was asked for."""
+
+    stage = "Convert"
+
+
+class UnsupportedModelError(ConversionError):
+    """A converter has no way to express a part of the model."""
+
+
+class VerificationError(RegistryExportError):
+    """An exported artifact cannot be loaded or run."""
+
+    stage = "Verify"
+
+
+class RuntimeAbsentError(VerificationError):
+    """The runtime that would verify an artifact is not available on this machine."""
+
+
+class PublishError(RegistryExportError):
+    """Results could not be written to the registry."""
+
+    stage = "Publish"
+
+
+class ArtifactError(RegistryExportError):
+    """A published artifact is missing, torn or not what its manifest says."""
+
+    stage = "Artifact"
+
+
+class LedgerError(RegistryExportError):
+    """The ledger refused an operation."""
+
+    stage = "Ledger"
+
+
+class LedgerUnavailableError(LedgerError):
+    """The ledger's database did not answer."""
+
+    transient = True
+
+
+class StaleLeaseError(LedgerError):
+    """A worker tried to settle a job whose lease is another worker's by now."""
+
+
+class ExportCancelledError(RegistryExportError):
+    """A person stopped the export."""
+
+
+def to_record(error: BaseException, step: str = "") -> ErrorRecord:
+    """Describe an exception for ``report.json`` and the tags.
+
+    Args:
+        error: Any exception; those outside the tree are named by their class.
+        step: The step to name instead of the error's own.
+    """
+    if isinstance(error, RegistryExportError):
+        return ErrorRecord(step=step or error.step, type=type(error).__name__, message=str(error))
+    return ErrorRecord(step=step or "Export", type=type(error).__name__, message=str(error) or repr(error))
