@@ -1,0 +1,117 @@
+"""A warm parent: imports a toolchain once, then forks a child for every call.
+
+Importing a toolchain costs 3 to 25 seconds and converting a small model one. The parent never sees a
+checkpoint: it imports, listens, forks and waits, in one thread, so that its forks are safe.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import selectors
+import signal
+import socket
+import sys
+import types
+
+import msgspec
+
+from registry_export.isolation import child
+from registry_export.isolation.protocol import Call, Ended, Started
+
+_LINE_BYTES = 16 * 1024 * 1024
+_LIFELINE = 0
+"""Standard input is a pipe from the supervisor: when it closes, the supervisor is gone."""
+
+
+class Parent:
+    """The loop over new calls, ended children and the supervisor's lifeline."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._connections: dict[int, socket.socket] = {}
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+
+    def serve(self) -> None:
+        """Serve until the lifeline closes."""
+        signal.signal(signal.SIGCHLD, _ignore)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._wake_writer.fileno())
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            selector.register(self._wake_reader, selectors.EVENT_READ)
+            selector.register(_LIFELINE, selectors.EVENT_READ)
+            while True:
+                ready = {key.fileobj for key, _ in selector.select()}
+                if _LIFELINE in ready:
+                    self._kill_all()
+                    return
+                if self._wake_reader in ready:
+                    self._wake_reader.recv(4096)
+                    self._reap()
+                if self._listener in ready:
+                    self._start()
+
+    def _start(self) -> None:
+        connection, _ = self._listener.accept()
+        call = msgspec.json.decode(_read_line(connection), type=Call)
+        pid = os.fork()
+        if pid == 0:
+            connection.close()
+            self._listener.close()
+            os.close(_LIFELINE)
+            os.open(os.devnull, os.O_RDONLY)
+            for other in self._connections.values():
+                other.close()
+            child.run(call)
+        self._connections[pid] = connection
+        _send(connection, Started(pid))
+
+    def _reap(self) -> None:
+        while self._connections:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            connection = self._connections.pop(pid, None)
+            if connection is not None:
+                _send(connection, Ended(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
+                connection.close()
+
+    def _kill_all(self) -> None:
+        for pid in self._connections:
+            try:
+                os.killpg(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def _ignore(number: int, frame: types.FrameType | None) -> None:
+    """Let SIGCHLD write to the wake-up socket; the default action would not."""
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    with connection.makefile("rb") as stream:
+        return stream.readline(_LINE_BYTES)
+
+
+def _send(connection: socket.socket, message: object) -> None:
+    try:
+        connection.sendall(msgspec.json.encode(message) + b"\n")
+    except BrokenPipeError:
+        return  # the supervisor gave the call up
+
+
+def main(listener_fd: int, modules: list[str]) -> None:
+    """Import the toolchain, say so by one line on standard output, and serve."""
+    listener = socket.socket(fileno=listener_fd)
+    for module in modules:
+        importlib.import_module(module)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    Parent(listener).serve()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

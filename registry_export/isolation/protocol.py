@@ -1,0 +1,69 @@
+"""What crosses the border between the supervisor and its children: JSON, read with its types checked.
+
+The supervisor connects to a warm parent's socket once for each call and writes one `Call` line. The
+parent answers with a `Started` line, and, when the child has been waited for, with an `Ended` line.
+The child itself writes an `Answer` into its work folder; what a child says is data, never code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+ANSWER_FILE = ".answer.json"
+LOG_FILE = ".child.log"
+ANSWER_BYTES = 64 * 1024 * 1024
+"""A larger answer is refused: answers hold facts, arrays travel in files."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One function to run in a fresh child.
+
+    Attributes:
+        function: `package.module:name`.
+        arguments: Its only argument, as JSON.
+        work: The child's private folder: its working folder, home and folder for temporary files.
+        data_bytes: Limit on the memory that the child may allocate on top of what it inherits.
+    """
+
+    function: str
+    arguments: Mapping[str, Any]
+    work: str
+    data_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Started:
+    """The child's process id, which is its process group's too."""
+
+    pid: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The child's wait status (`os.waitstatus_to_exitcode`), and its peak memory."""
+
+    exit_code: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception of a child: the class in `registry_export.errors`, or any other class's name."""
+
+    type: str
+    message: str
+    remedy: str = ""
+    step: str = ""
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a child's function returned or raised, and the warnings on the way."""
+
+    value: Any = None
+    failure: Failure | None = None
+    warnings: tuple[str, ...] = field(default_factory=tuple)

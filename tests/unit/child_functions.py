@@ -1,0 +1,58 @@
+"""Functions that the isolation tests run in children."""
+
+import ctypes
+import os
+import time
+import warnings
+
+from registry_export.errors import UnsupportedModelError
+
+
+def echo(arguments):
+    return arguments
+
+
+def environment(arguments):
+    return dict(os.environ)
+
+
+def surroundings(arguments):
+    import sys
+
+    return {"cwd": os.getcwd(), "pid": os.getpid(), "json": "json" in sys.modules}
+
+
+def refuse(arguments):
+    raise UnsupportedModelError("No Foo here.", remedy="Use Bar.", step="a -> b")
+
+
+def raise_stranger(arguments):
+    raise ZeroDivisionError("one by zero")
+
+
+def warn(arguments):
+    warnings.warn("mind the gap", stacklevel=1)
+    return 1
+
+
+def crash(arguments):
+    print("about to crash", flush=True)
+    ctypes.string_at(0)
+
+
+def leave(arguments):
+    os._exit(7)
+
+
+def hang(arguments):
+    time.sleep(600)
+
+
+def eat(arguments):
+    held = []
+    while True:
+        held.append(bytearray(os.urandom(1024)) * 1024 * 16)
+
+
+def grab(arguments):
+    return len(bytearray(1 << 44))
