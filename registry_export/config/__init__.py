@@ -1,0 +1,36 @@
+"""Rules and targets: what people write, parsed and refused with the place and the choices.
+
+`document` reads YAML with the place of every value, `options` and `targets` check a target against what its
+format declares, `rules` puts the file together. Nothing here imports a format or asks a server.
+"""
+
+from registry_export.config.places import Place
+from registry_export.config.rules import (
+    FILENAME,
+    STAGES,
+    Configuration,
+    Rule,
+    default_configuration,
+    find_configuration,
+    load_configuration,
+    missing_rule,
+    parse_configuration,
+)
+from registry_export.config.targets import format_named, make_target, parse_targets, variant_of
+
+__all__ = [
+    "FILENAME",
+    "STAGES",
+    "Configuration",
+    "Place",
+    "Rule",
+    "default_configuration",
+    "find_configuration",
+    "format_named",
+    "load_configuration",
+    "make_target",
+    "missing_rule",
+    "parse_configuration",
+    "parse_targets",
+    "variant_of",
+]

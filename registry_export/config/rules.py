@@ -1,0 +1,243 @@
+"""Rules: which promotion of which model is exported to what."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from registry_export.config.document import Entry, read_document
+from registry_export.config.places import Place, among
+from registry_export.config.targets import Formats, distinct, format_named, make_target, read_target
+from registry_export.entities import Target, Tolerance
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from registry_export.errors import ConfigurationError
+
+FILENAME = "registry-export.yaml"
+STAGES = ("Staging", "Production")
+"""The stages that can be promotions; `None` and `Archived` take a version out of use."""
+
+_RULE_KEYS = ("models", "promotions", "targets", "samples", "tolerance", "on_failure")
+_LATER_RULE_KEYS = (
+    "model_factory", "wrapper", "allow_pickle", "sandbox", "require", "gate", "on_success", "evaluate", "max_drop",
+)  # fmt: skip
+_PROMOTION_KEYS = ("stages", "aliases", "copied")
+_ON_FAILURE = ("keep",)
+_LATER_ON_FAILURE = ("revert",)
+_MANUAL = "manual"
+_RECONCILED = "reconciled:"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What to do about the promotions of some models.
+
+    Attributes:
+        models: Glob over registered model names.
+        stages: Transitions to these stages are promotions.
+        aliases: Globs; setting an alias that matches one is a promotion.
+        copied: Whether a version copied from another registered model is a promotion.
+        targets: What to export.
+        samples: Inputs to verify with: an absolute path or an artifact URI.
+        tolerance: Allowed differences; None leaves the default of each precision.
+        on_failure: What to do about a promotion whose export failed.
+    """
+
+    models: str
+    stages: tuple[str, ...]
+    aliases: tuple[str, ...]
+    copied: bool
+    targets: tuple[Target, ...]
+    samples: str | None = None
+    tolerance: Tolerance | None = None
+    on_failure: str = "keep"
+
+    def matches(self, model_name: str, trigger: str) -> bool:
+        """Whether this promotion is the rule's.
+
+        Args:
+            model_name: The registered model.
+            trigger: `stage:Staging`, `alias:champion`, `copied:model/1`; `manual` asks for the name alone.
+        """
+        if not fnmatchcase(model_name, self.models):
+            return False
+        kind, _, value = trigger.removeprefix(_RECONCILED).partition(":")
+        if kind == "stage":
+            return value in self.stages
+        if kind == "alias":
+            return any(fnmatchcase(value, pattern) for pattern in self.aliases)
+        return self.copied if kind == "copied" else kind == _MANUAL
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """All rules, in the order in which they are asked.
+
+    Attributes:
+        rules: The first one that matches wins.
+        source: The file they were read from; empty for the built-in default.
+    """
+
+    rules: tuple[Rule, ...]
+    source: str = ""
+
+    def rule_for(self, model_name: str, trigger: str) -> Rule | None:
+        """Find the rule for a promotion; None when it is nobody's business.
+
+        Args:
+            model_name: The registered model.
+            trigger: As for `Rule.matches`.
+        """
+        return next((rule for rule in self.rules if rule.matches(model_name, trigger)), None)
+
+
+def default_configuration(formats: Formats) -> Configuration:
+    """What holds when there is no file: every model, both stages, every alias, to ONNX.
+
+    Raises:
+        ConfigurationError: The format `onnx` is not there.
+    """
+    onnx = make_target(format_named(formats, "onnx", f"the default rule (no {FILENAME} was found)"), {})
+    return Configuration((Rule("*", STAGES, ("*",), copied=False, targets=(onnx,)),))
+
+
+def find_configuration(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Find the file: `REGISTRY_EXPORT_CONFIG`, else the working folder's, else the user's.
+
+    The first is returned even when no such file exists, so that reading it says so.
+    """
+    named = environ.get("REGISTRY_EXPORT_CONFIG", "")
+    if named:
+        return Path(named)
+    candidates = (Path(FILENAME), platformdirs.user_config_path("registry-export") / FILENAME)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def load_configuration(path: Path | None, formats: Formats) -> Configuration:
+    """Read the configuration.
+
+    Args:
+        path: The file; None searches as `find_configuration` does and falls back to the default.
+        formats: The installed formats by name.
+
+    Raises:
+        ConfigurationError: The file cannot be read or understood; names file, line, key and choices.
+    """
+    found = path or find_configuration()
+    if found is None:
+        return default_configuration(formats)
+    place = Place(str(found))
+    try:
+        text = found.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise place.error("there is no such file.") from error
+    except OSError as error:
+        raise place.error(f"cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise Place(str(found), line).error("is not UTF-8 text.") from error
+    return parse_configuration(text, str(found), formats)
+
+
+def parse_configuration(text: str, place: str, formats: Formats) -> Configuration:
+    """Parse the text of a configuration file.
+
+    Args:
+        text: YAML.
+        place: The file's path: it stands in refusals, and relative paths are relative to its folder.
+        formats: The installed formats by name.
+
+    Raises:
+        ConfigurationError: `file:line: key: what is wrong; the choices are ...`.
+    """
+    document = read_document(text, place, "write at least one rule, or remove the file to use the default.")
+    top = document.mapping(("rules",))
+    if "rules" not in top:
+        raise document.place.error("the key 'rules' is missing.")
+    entries = top["rules"].items("rules")
+    if not entries:
+        raise top["rules"].place.error("holds no rule; remove the file to use the default.")
+    return Configuration(tuple(_read_rule(entry, Path(place).parent, formats) for entry in entries), place)
+
+
+def _read_rule(entry: Entry, folder: Path, formats: Formats) -> Rule:
+    fields = entry.mapping(_RULE_KEYS, _LATER_RULE_KEYS)
+    for key in ("models", "targets"):
+        if key not in fields:
+            raise entry.place.error(f"the key {key!r} is missing.")
+    stages, aliases, copied = _read_promotions(fields.get("promotions"))
+    samples, tolerance, on_failure = (fields.get(key) for key in ("samples", "tolerance", "on_failure"))
+    return Rule(
+        models=fields["models"].text("a model name or a pattern"),
+        stages=stages,
+        aliases=aliases,
+        copied=copied,
+        targets=_read_targets(fields["targets"], formats),
+        samples=_read_samples(samples, folder) if samples else None,
+        tolerance=_read_tolerance(tolerance) if tolerance else None,
+        on_failure=_one_of(on_failure, _ON_FAILURE, _LATER_ON_FAILURE) if on_failure else "keep",
+    )
+
+
+def _read_promotions(entry: Entry | None) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """Read stages, aliases and copied. Without the key the default holds; inside it, what is not named is off."""
+    if entry is None:
+        return STAGES, ("*",), False
+    fields = entry.mapping(_PROMOTION_KEYS)
+    stages = [_one_of(item, STAGES) for item in fields["stages"].items("stages")] if "stages" in fields else []
+    aliases = fields["aliases"].items("aliases") if "aliases" in fields else []
+    copied = fields["copied"].flag() if "copied" in fields else False
+    return tuple(stages), tuple(alias.text("an alias or a pattern") for alias in aliases), copied
+
+
+def _read_targets(entry: Entry, formats: Formats) -> tuple[Target, ...]:
+    items = entry.items("formats")
+    if not items:
+        raise entry.place.error("names no target.")
+    return distinct([(read_target(item, formats), item.place) for item in items])
+
+
+def _read_samples(entry: Entry, folder: Path) -> str:
+    fields = entry.mapping(("path",))
+    if "path" not in fields:
+        raise entry.place.error("the key 'path' is missing.")
+    path = fields["path"].text("a path or an artifact URI")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
+        return path
+    return os.path.abspath(folder / path)  # noqa: PTH100 - Path.resolve would follow links and ask the disk
+
+
+def _read_tolerance(entry: Entry) -> Tolerance:
+    fields = entry.mapping(("atol", "rtol"))
+    values: dict[str, float] = {}
+    for name in ("atol", "rtol"):
+        if name not in fields:
+            raise entry.place.error(f"the key {name!r} is missing; a tolerance is both atol and rtol.")
+        values[name] = fields[name].number()
+        if not (math.isfinite(values[name]) and values[name] >= 0):
+            raise fields[name].place.error(f"must be 0 or more and finite, not {values[name]}.")
+    return Tolerance(**values)
+
+
+def _one_of(entry: Entry, choices: tuple[str, ...], later: tuple[str, ...] = ()) -> str:
+    value = entry.text(f"one of {', '.join(choices)}")
+    if value in later:
+        raise entry.place.error(f"{value!r} is not available in this version{among('', choices)}")
+    if value not in choices:
+        raise entry.place.error(f"cannot be {value!r}{among(value, choices)}")
+    return value
+
+
+def missing_rule(configuration: Configuration, model_name: str) -> ConfigurationError:
+    """The refusal of a model that no rule names, for commands that need one."""
+    place = Place(configuration.source or "the default rule")
+    return place.error(f"no rule's 'models' matches {model_name!r}; add one, or name the targets with --target.")

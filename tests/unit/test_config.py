@@ -1,0 +1,270 @@
+"""The configuration file: what it gives, and that every mistake is refused with its line, key and choices."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry_export.config import (
+    Configuration,
+    default_configuration,
+    find_configuration,
+    load_configuration,
+    parse_configuration,
+)
+from registry_export.entities import Tolerance
+from registry_export.errors import ConfigurationError
+from tests.unit.stub_formats import FORMATS
+
+FULL = """\
+rules:
+  - models: "digits*"
+    promotions: {stages: [Staging], aliases: [champion, "prod-*"], copied: true}
+    targets:
+      - onnx
+      - onnx: {opset_version: 17}
+      - tflite: {scale: 1e-5, device: 89, required: false}
+    samples: {path: data/samples.npz}
+    tolerance: {atol: 1e-5, rtol: 1}
+    on_failure: keep
+  - models: "*"
+    targets: [torchscript]
+"""
+
+
+def parse(text: str) -> Configuration:
+    return parse_configuration(text, "/etc/conf/registry-export.yaml", FORMATS)
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_configuration(text, "r.yaml", FORMATS)
+    return str(caught.value)
+
+
+def test_every_key_of_a_rule_arrives() -> None:
+    rule = parse(FULL).rules[0]
+    assert (rule.models, rule.stages, rule.aliases, rule.copied) == (
+        "digits*",
+        ("Staging",),
+        ("champion", "prod-*"),
+        True,
+    )
+    assert [target.variant for target in rule.targets] == ["onnx", "onnx-opset17", "tflite-scale1e-05-89"]
+    assert [target.required for target in rule.targets] == [True, True, False]
+    assert rule.targets[1].options == {"opset_version": 17, "optimize": True, "dynamic_dimensions": None}
+    assert rule.targets[2].options == {"scale": 1e-5, "device": "89", "note": ""}
+    assert rule.tolerance == Tolerance(1e-5, 1.0)
+    assert rule.on_failure == "keep"
+
+
+def test_samples_are_relative_to_the_file_and_uris_are_kept() -> None:
+    assert parse(FULL).rules[0].samples == "/etc/conf/data/samples.npz"
+    uri = FULL.replace("data/samples.npz", "mlflow-artifacts:/1/samples.npz")
+    assert parse(uri).rules[0].samples == "mlflow-artifacts:/1/samples.npz"
+    assert parse(FULL.replace("data/samples.npz", "/data/s.npz")).rules[0].samples == "/data/s.npz"
+
+
+@pytest.mark.parametrize(
+    ("model", "trigger", "index"),
+    [
+        ("digits", "stage:Staging", 0),
+        ("digits", "stage:Production", 1),
+        ("digits", "alias:champion", 0),
+        ("digits", "alias:prod-eu", 0),
+        ("digits", "alias:canary", 1),
+        ("digits", "copied:other/1", 0),
+        ("other", "copied:digits/1", None),
+        ("digits", "reconciled:stage:Staging", 0),
+        ("digits", "manual", 0),
+        ("other", "manual", 1),
+        ("other", "stage:Archived", None),
+        ("other", "nonsense", None),
+    ],
+)
+def test_the_first_rule_that_matches_name_and_promotion_wins(model: str, trigger: str, index: int | None) -> None:
+    configuration = parse(FULL)
+    assert configuration.rule_for(model, trigger) is (None if index is None else configuration.rules[index])
+
+
+def test_patterns_do_not_ignore_case() -> None:
+    configuration = parse('rules: [{models: "digits", targets: [onnx]}]')
+    assert configuration.rule_for("Digits", "manual") is None
+
+
+def test_promotions_that_are_named_switch_the_others_off() -> None:
+    rule = parse('rules: [{models: "*", promotions: {stages: [Production]}, targets: [onnx]}]').rules[0]
+    assert (rule.stages, rule.aliases, rule.copied) == (("Production",), (), False)
+
+
+def rule_with(**fields: str) -> str:
+    fields = {"models": '"*"', "targets": "[onnx]"} | fields
+    return "rules:\n  -\n" + "".join(f"    {key}: {value}\n" for key, value in fields.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("rule: []", "r.yaml:1: rule: ", ["unknown key 'rule'; did you mean 'rules'?", "choices are rules"]),
+        ("- models: x", "r.yaml:1: ", ["must be a mapping", "not a list"]),
+        ("hello", "r.yaml:1: ", ["must be a mapping", "'hello'"]),
+        ("{}", "r.yaml:1: ", ["'rules' is missing"]),
+        ("rules:", "r.yaml:1: rules: ", ["list of rules", "empty"]),
+        ("rules: []", "r.yaml:1: rules: ", ["no rule"]),
+        ("rules:\n  - x", "r.yaml:2: rules[0]: ", ["must be a mapping"]),
+        ("rules:\n  - models: x", "r.yaml:2: rules[0]: ", ["'targets' is missing"]),
+        ("rules:\n  - targets: [onnx]", "r.yaml:2: rules[0]: ", ["'models' is missing"]),
+        (rule_with(modles="x"), "r.yaml:5: rules[0].modles: ", ["did you mean 'models'?", "promotions, targets"]),
+        (rule_with(gate="x"), "r.yaml:5: rules[0].gate: ", ["not available in this version", "promotions"]),
+        (rule_with(models="[a]"), "r.yaml:3: rules[0].models: ", ["not a list"]),
+        (rule_with(models=""), "r.yaml:3: rules[0].models: ", ["empty"]),
+        (rule_with(models="yes"), "r.yaml:3: rules[0].models: ", ["'yes'", "quotes"]),
+        (rule_with(models="*"), "r.yaml:3: ", ["quotes", '"*"']),
+        (rule_with(promotions="{stage: [Staging]}"), "rules[0].promotions.stage: ", ["did you mean 'stages'?"]),
+        (rule_with(promotions="{stages: Staging}"), "rules[0].promotions.stages: ", ["list", "'Staging'"]),
+        (
+            rule_with(promotions="{stages: [staging]}"),
+            "rules[0].promotions.stages[0]: ",
+            ["'Staging'?", "Staging, Production"],
+        ),
+        (rule_with(promotions="{stages: [Archived]}"), "rules[0].promotions.stages[0]: ", ["Staging, Production"]),
+        (rule_with(promotions="{aliases: [{}]}"), "rules[0].promotions.aliases[0]: ", ["a mapping"]),
+        (rule_with(promotions="{copied: maybe}"), "rules[0].promotions.copied: ", ["true or false", "'maybe'"]),
+        (rule_with(targets="onnx"), "r.yaml:4: rules[0].targets: ", ["list of formats"]),
+        (rule_with(targets="[]"), "r.yaml:4: rules[0].targets: ", ["no target"]),
+        (rule_with(targets="[onx]"), "rules[0].targets[0]: ", ["'onx'", "did you mean 'onnx'?", "tflite"]),
+        (rule_with(targets="[pytorch]"), "rules[0].targets[0]: ", ["exported from, not to", "onnx, tflite"]),
+        (rule_with(targets="[{onnx: {opset: 17}}]"), ".onnx.opset: ", ["did you mean 'opset_version'?", "optimize"]),
+        (rule_with(targets="[{onnx: {opset_version: '17'}}]"), ".opset_version: ", ["whole number", "the text '17'"]),
+        (rule_with(targets="[{onnx: {opset_version: 6}}]"), ".opset_version: ", ["6", "7 to 27"]),
+        (rule_with(targets="[{onnx: {opset_version: 17.5}}]"), ".opset_version: ", ["whole number", "17.5"]),
+        (rule_with(targets="[{onnx: {opset_version: true}}]"), ".opset_version: ", ["whole number", "true"]),
+        (rule_with(targets="[{onnx: {optimize: 1}}]"), ".optimize: ", ["true or false", "1"]),
+        (rule_with(targets="[{onnx: {precision: int8}}]"), ".precision: ", ["not available for onnx in this version"]),
+        (rule_with(targets="[{onnx: {required: 1}}]"), ".required: ", ["true or false"]),
+        (rule_with(targets="[{torchscript: {method: jit}}]"), ".method: ", ["'jit'", "trace, script"]),
+        (rule_with(targets="[{torchscript: {method: }}]"), ".method: ", ["text", "empty", "trace, script"]),
+        (rule_with(targets="[{tflite: {scale: -1}}]"), ".scale: ", ["out of range", "smallest is 0"]),
+        (rule_with(targets="[{tflite: {scale: .nan}}]"), ".scale: ", ["out of range"]),
+        (rule_with(targets="[{onnx: , opset_version: 17}]"), "targets[0]: ", ["options inside", "onnx, opset_version"]),
+        (rule_with(targets="[{onnx: 17}]"), "targets[0].onnx: ", ["must be a mapping", "'17'"]),
+        (rule_with(targets="[onnx, {onnx: {}}]"), "targets[1]: ", ["'onnx' stands twice", "first in line 4"]),
+        (rule_with(targets="[{onnx: {dynamic_dimensions: x}}]"), ".dynamic_dimensions: ", ["mapping"]),
+        (rule_with(targets="[{onnx: {dynamic_dimensions: {x: {a: s}}}}]"), ".dynamic_dimensions.x: ", ["not an axis"]),
+        (rule_with(targets="[{onnx: {dynamic_dimensions: {x: {1: 's t'}}}}]"), ".dynamic_dimensions.x: ", ["'s t'"]),
+        (rule_with(samples="s.npz"), "r.yaml:5: rules[0].samples: ", ["mapping with the keys path"]),
+        (rule_with(samples="{}"), "r.yaml:5: rules[0].samples: ", ["'path' is missing"]),
+        (rule_with(tolerance="{atol: 1}"), "r.yaml:5: rules[0].tolerance: ", ["'rtol' is missing"]),
+        (rule_with(tolerance="{atol: -1, rtol: 0}"), "rules[0].tolerance.atol: ", ["0 or more", "-1"]),
+        (rule_with(tolerance="{atol: .inf, rtol: 0}"), "rules[0].tolerance.atol: ", ["finite"]),
+        (rule_with(tolerance="{atol: 0, rtol: low}"), "rules[0].tolerance.rtol: ", ["a number", "'low'"]),
+        (rule_with(tolerance="{atol: 0, rtol: '1'}"), "rules[0].tolerance.rtol: ", ["a number", "'1'"]),
+        (rule_with(on_failure="stop"), "r.yaml:5: rules[0].on_failure: ", ["'stop'", "choices are keep"]),
+        (rule_with(models="!!python/name:os.system x"), "rules[0].models: ", ["tag", "not supported"]),
+        (
+            "rules:\n  - models: a\n    targets: [onnx]\n    models: b",
+            "r.yaml:4: rules[0].models: ",
+            ["twice", "line 2"],
+        ),
+        ("", "r.yaml: ", ["is empty"]),
+        ("# nothing\n", "r.yaml: ", ["is empty"]),
+        ("rules:\n\t- models: x", "r.yaml:2: ", ["a tab"]),
+        ("rules: [", "r.yaml:1: ", ["not valid YAML"]),
+        ("rules: {a: b", "r.yaml:1: ", ["not valid YAML"]),
+        ("a: 1\n---\nb: 2", "r.yaml:2: ", ["not valid YAML", "document"]),
+        ("x\n\x00", "r.yaml:2: ", ["'\\x00' is not allowed"]),
+        ("[" * 5000, "r.yaml: ", ["nested too deeply"]),
+        ('"\\UFFFFFFFF"', "r.yaml", []),
+    ],
+)
+def test_a_mistake_is_refused_with_its_place_and_the_choices(text: str, place: str, words: list[str]) -> None:
+    message = refusal(text)
+    assert message.startswith("r.yaml")
+    assert place in message
+    for word in words:
+        assert word in message
+    assert "\n" not in message
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"absent\.yaml: there is no such file"):
+        load_configuration(tmp_path / "absent.yaml", FORMATS)
+
+
+def test_a_folder_in_the_files_place_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_configuration(tmp_path, FORMATS)
+
+
+def test_a_file_that_is_not_utf_8_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(b"rules:\n  - models: caf\xe9\n")
+    with pytest.raises(ConfigurationError, match=r"r\.yaml:2: is not UTF-8"):
+        load_configuration(path, FORMATS)
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + FULL.encode())
+    assert len(load_configuration(path, FORMATS).rules) == 2
+
+
+def test_without_a_file_every_model_goes_to_onnx() -> None:
+    rule = default_configuration(FORMATS).rule_for("anything", "alias:any")
+    assert rule is not None
+    assert rule.stages == ("Staging", "Production")
+    assert not rule.copied
+    assert [target.variant for target in rule.targets] == ["onnx"]
+
+
+def test_the_environment_beats_the_working_folder_beats_the_users_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    assert find_configuration({}) is None
+    users = tmp_path / "home" / "registry-export" / "registry-export.yaml"
+    users.parent.mkdir(parents=True)
+    users.write_text(FULL)
+    assert find_configuration({}) == users
+    Path("registry-export.yaml").write_text(FULL)
+    assert find_configuration({}) == Path("registry-export.yaml")
+    assert find_configuration({"REGISTRY_EXPORT_CONFIG": "named.yaml"}) == Path("named.yaml")
+    assert load_configuration(None, FORMATS).rules[0].samples == str(tmp_path / "data/samples.npz")
+
+
+VOCABULARY = r"""
+rules models targets promotions stages aliases copied samples tolerance atol rtol path onnx tflite opset_version
+dynamic_dimensions required 17 1e400 0x_ -1 true ~ .nan 1:30 2020-01-01 * &a *a !!int !!set << ? | > ' " \U00110000 %
+Staging champion keep
+"""
+WORDS = st.sampled_from(VOCABULARY.split())
+SEPARATORS = st.sampled_from([" ", ": ", ", ", "\n", "\n  ", "\n  - ", "[", "]", "{", "}", "- ", "\t", "---\n"])
+SOUP = st.lists(st.one_of(WORDS, SEPARATORS), max_size=40).map("".join)
+VALUES = st.recursive(st.one_of(WORDS, st.none().map(str)), lambda v: st.lists(v).map(lambda i: f"[{', '.join(i)}]"))
+
+
+def assert_rules_or_refusal(text: str) -> None:
+    refused = ""
+    try:
+        rules = parse_configuration(text, "r.yaml", FORMATS).rules
+    except ConfigurationError as error:
+        rules, refused = (), str(error)
+    assert rules or re.match(r"r\.yaml(:\d+)?: ", refused)
+
+
+@given(st.one_of(st.text(), SOUP))
+def test_any_text_is_a_configuration_or_a_refusal(text: str) -> None:
+    assert_rules_or_refusal(text)
+
+
+@given(
+    st.sampled_from(["models", "promotions", "targets", "samples", "tolerance", "on_failure"]),
+    st.one_of(VALUES, SOUP, st.text()),
+)
+def test_any_value_of_a_key_is_a_rule_or_a_refusal(key: str, value: str) -> None:
+    assert_rules_or_refusal(rule_with(**{key: value}))
