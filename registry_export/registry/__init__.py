@@ -1,0 +1,11 @@
+"""The model registry, seen through MLflow's public client: the only place that talks to it.
+
+`Registry` reads versions, moves files and writes tags; `read_model` understands a downloaded model
+folder. MLflow is imported inside functions, because importing it takes seconds.
+"""
+
+from registry_export.registry.client import EXPORTS_FOLDER, Registry, VersionInfo
+from registry_export.registry.location import Location
+from registry_export.registry.model_files import ModelFiles, read_model
+
+__all__ = ["EXPORTS_FOLDER", "Location", "ModelFiles", "Registry", "VersionInfo", "read_model"]
