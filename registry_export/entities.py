@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
-OptionValue: TypeAlias = str | int | float | bool | None | Mapping[str, Mapping[str, str]]
+OptionValue: TypeAlias = str | int | float | bool | Mapping[str, Mapping[str, str]] | None
 """A target option's value. The mapping is `dynamic_dimensions`: input name -> axis -> dimension name."""
 
 Dimension: TypeAlias = int | str
@@ -225,8 +225,10 @@ class TargetResult:
         attempts: What was tried, in order.
         notes: Sentences a reader should see (static batch and what to log instead, a fallback).
         convert_seconds: Wall time of the conversion that made the files, without shared intermediates.
+        description: What the format read back from the file: interface, opset imports, precision.
         key: Digest of everything that the result depends on; the same key needs no new conversion.
         reused: Whether an earlier verified export was found and kept.
+        exported_at: When, in UTC, ISO 8601.
     """
 
     variant: str
@@ -245,6 +247,7 @@ class TargetResult:
     attempts: tuple[Attempt, ...] = ()
     notes: tuple[str, ...] = ()
     convert_seconds: float | None = None
+    description: Description | None = None
     key: str = ""
     reused: bool = False
     exported_at: str = ""

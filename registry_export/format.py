@@ -145,7 +145,9 @@ class Convert(Protocol):
         ConversionError: The converter refused, or wrote something that is not valid.
     """
 
-    def __call__(self, model: Any, output: Path, request: ConversionRequest) -> ConversionResult: ...
+    def __call__(self, model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+        """Convert; the arguments are described on the class."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Conversion:
     cost: float = 1.0
     label: str = ""
     requirements: tuple[str, ...] = ()
-    accepts: Callable[[Mapping[str, OptionValue]], str] = lambda options: ""
+    accepts: Callable[[Mapping[str, OptionValue]], str] = lambda _: ""
     intermediate: Mapping[str, OptionValue] = field(default_factory=dict)
 
 
@@ -184,10 +186,14 @@ class Runner(Protocol):
     """
 
     @property
-    def interface(self) -> Interface: ...
+    def interface(self) -> Interface:
+        """Inputs and outputs."""
+        ...
 
     @property
-    def runtime(self) -> str: ...
+    def runtime(self) -> str:
+        """What runs the model, with its version."""
+        ...
 
     def infer(self, inputs: Tensors) -> dict[str, Array]:
         """Run the model once in evaluation mode.

@@ -30,18 +30,44 @@ from registry_export.errors import (
     RegistryExportError,
 )
 from registry_export.format import Toolchain
-from registry_export.isolation.protocol import ANSWER_BYTES, ANSWER_FILE, LOG_FILE, Answer, Call, Ended, Failure, Started
+from registry_export.isolation.protocol import (
+    ANSWER_BYTES,
+    ANSWER_FILE,
+    LOG_FILE,
+    Answer,
+    Call,
+    Ended,
+    Failure,
+    Started,
+)
 
 _T = TypeVar("_T")
 
 ENVIRONMENT = (
-    "PATH LANG LC_ALL LC_CTYPE TZ PYTHONPATH PYTHONDONTWRITEBYTECODE LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT "
-    "OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS TF_NUM_INTRAOP_THREADS TF_NUM_INTEROP_THREADS "
-    "CUDA_VISIBLE_DEVICES"
-).split()
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "PYTHONPATH",
+    "PYTHONDONTWRITEBYTECODE",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
 """What a child may know of its surroundings; credentials and addresses are not on the list."""
 
-_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
+_QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "PYTHONWARNINGS": "ignore",
+    "PYTHONHASHSEED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 _WATCH_SECONDS = 0.05
 _START_SECONDS = 300.0
 _LOG_LINES = 20
@@ -91,7 +117,14 @@ class _WarmParent:
             environment |= _QUIET | {"HOME": str(folder), "TMPDIR": str(folder)} | dict(toolchain.environment)
             self._log = (folder / "parent.log").open("wb")
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "registry_export.isolation.parent", str(listener.fileno()), *toolchain.modules],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "registry_export.isolation.parent",
+                    str(listener.fileno()),
+                    *toolchain.modules,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
@@ -164,7 +197,12 @@ class ChildPool:
         self.close()
 
     def call(
-        self, toolchain: Toolchain, function: str, arguments: Mapping[str, Any], work: Path, limits: Limits | None = None
+        self,
+        toolchain: Toolchain,
+        function: str,
+        arguments: Mapping[str, Any],
+        work: Path,
+        limits: Limits | None = None,
     ) -> Outcome:
         """Run a function in a fresh child and wait for its answer.
 

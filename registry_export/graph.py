@@ -1,0 +1,188 @@
+"""From a source's kind and the requested targets to a plan: steps with shared intermediates.
+
+Formats are nodes, conversions are edges: a conversion consumes a kind, and a format whose loader
+yields that kind can stand in between. A target may have several routes; the cheapest is tried first
+and the next one only where it fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from registry_export.config import variant_of
+from registry_export.discovery import install_command, missing_requirements
+from registry_export.entities import ErrorRecord, OptionValue, Target
+from registry_export.errors import MissingPackageError, PlanError, UnsupportedTargetError, to_record
+from registry_export.format import DYNAMIC_DIMENSIONS, Conversion, Format
+
+_MOST_ROUTES = 4
+_LONGEST_ROUTE = 4
+
+
+@dataclass(frozen=True)
+class Step:
+    """One conversion, from the source or from another step's artifact.
+
+    Attributes:
+        id: Unique in the plan: the variants on the way, joined by `/`, with the edge's label where it has one.
+        format: What it makes.
+        options: The options it makes it with.
+        conversion: Position of the edge in that format's `conversions`.
+        parent: The step whose artifact it reads; empty for the source.
+        path: The chain of formats from the source to here.
+    """
+
+    id: str
+    format: str
+    options: Mapping[str, OptionValue]
+    conversion: int
+    parent: str
+    path: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlannedTarget:
+    """A target with its routes (ids of their last steps, cheapest first), or why there is none."""
+
+    target: Target
+    routes: tuple[str, ...] = ()
+    error: ErrorRecord | None = None
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """Everything that would be run. `steps` holds each step after the one it reads from."""
+
+    source_format: str
+    source_kind: str
+    steps: Mapping[str, Step]
+    targets: tuple[PlannedTarget, ...]
+
+
+@dataclass(frozen=True)
+class _Edge:
+    format: Format
+    index: int
+    options: Mapping[str, OptionValue]
+
+    @property
+    def conversion(self) -> Conversion:
+        return self.format.conversions[self.index]
+
+
+def plan_export(source: Format, targets: Sequence[Target], formats: Mapping[str, Format]) -> ExportPlan:
+    """Plan the routes of all targets; a target without one carries the reason and takes no other down.
+
+    Args:
+        source: The format that recognised the checkpoint.
+        targets: What is asked for.
+        formats: Every installed format, by name.
+    """
+    steps: dict[str, Step] = {}
+    planned = []
+    for target in targets:
+        try:
+            routes = _routes(source, target, formats)
+        except PlanError as error:
+            planned.append(PlannedTarget(target, error=to_record(error)))
+            continue
+        planned.append(PlannedTarget(target, tuple(_add(steps, source, route) for route in routes)))
+    return ExportPlan(source.name, source.kind, steps, tuple(planned))
+
+
+def _routes(source: Format, target: Target, formats: Mapping[str, Format]) -> list[tuple[_Edge, ...]]:
+    format_ = formats[target.format]
+    found = list(_walk(source.kind, format_, target.options, formats, ()))
+    usable = [route for route in found if not _missing(route)]
+    if not usable:
+        raise _no_route(source, target, found, formats)
+    usable.sort(key=lambda route: (sum(edge.conversion.cost for edge in route), len(route)))
+    return usable[:_MOST_ROUTES]
+
+
+def _walk(
+    kind: str,
+    format_: Format,
+    options: Mapping[str, OptionValue],
+    formats: Mapping[str, Format],
+    later: tuple[_Edge, ...],
+) -> Iterator[tuple[_Edge, ...]]:
+    """Yield every route from a kind into a format, walking backwards from the format."""
+    if len(later) == _LONGEST_ROUTE:
+        return
+    for index, conversion in enumerate(format_.conversions):
+        if conversion.accepts(options):
+            continue
+        route = (_Edge(format_, index, options), *later)
+        if conversion.kind == kind:
+            yield route
+            continue
+        visited = {edge.format.name for edge in route}
+        for between in formats.values():
+            if between.kind == conversion.kind and between.name not in visited:
+                yield from _walk(kind, between, _between_options(between, conversion, options), formats, route)
+
+
+def _between_options(
+    between: Format, conversion: Conversion, options: Mapping[str, OptionValue]
+) -> Mapping[str, OptionValue]:
+    """Options of an intermediate: its defaults, what the edge asks for, and the target's dynamic dimensions."""
+    defaults: dict[str, OptionValue] = {option.name: option.default for option in between.options}
+    name = DYNAMIC_DIMENSIONS.name
+    if name in defaults and options.get(name) is not None:
+        defaults[name] = options[name]
+    return defaults | dict(conversion.intermediate)
+
+
+def _requirements(edge: _Edge) -> tuple[str, ...]:
+    return (*edge.format.requirements, *edge.conversion.requirements)
+
+
+def _missing(route: Sequence[_Edge]) -> tuple[str, ...]:
+    return tuple(name for edge in route for name in missing_requirements(_requirements(edge)))
+
+
+def _no_route(
+    source: Format, target: Target, found: Sequence[tuple[_Edge, ...]], formats: Mapping[str, Format]
+) -> PlanError:
+    format_ = formats[target.format]
+    if found:
+        route = min(found, key=lambda r: len(_missing(r)))
+        missing = ", ".join(dict.fromkeys(_missing(route)))
+        lacking = next(edge.format for edge in route if missing_requirements(_requirements(edge)))
+        return MissingPackageError(
+            f"{target.variant} needs packages that are not installed: {missing}.",
+            remedy=f"Run `{install_command(lacking)}`.",
+        )
+    refusals = [c.accepts(target.options) for c in format_.conversions if c.kind == source.kind]
+    reason = next((refusal for refusal in refusals if refusal), "")
+    reachable = sorted({name for name, other in formats.items() if other.kind and _reaches(other, format_, formats)})
+    return UnsupportedTargetError(
+        f"{target.variant} cannot be made from a {source.name} checkpoint{': ' + reason if reason else ''}.",
+        remedy=f"It can be made from: {', '.join(reachable) or 'nothing that is installed'}.",
+    )
+
+
+def _reaches(source: Format, format_: Format, formats: Mapping[str, Format]) -> bool:
+    defaults: dict[str, OptionValue] = {option.name: option.default for option in format_.options}
+    return any(True for _ in _walk(source.kind, format_, defaults, formats, ()))
+
+
+def sources_of(format_: Format, formats: Mapping[str, Format]) -> tuple[str, ...]:
+    """Return the names of the formats from which a format can be made, for `registry-export formats`."""
+    return tuple(name for name, other in formats.items() if other.kind and _reaches(other, format_, formats))
+
+
+def _add(steps: dict[str, Step], source: Format, route: Sequence[_Edge]) -> str:
+    """Add a route's steps to the plan, sharing those that are there, and return the last one's id."""
+    parent = ""
+    path: tuple[str, ...] = (source.name,)
+    for edge in route:
+        label = f"({edge.conversion.label})" if edge.conversion.label else ""
+        name = variant_of(edge.format, edge.options) + label
+        path = (*path, edge.format.name)
+        identity = f"{parent}/{name}" if parent else name
+        steps.setdefault(identity, Step(identity, edge.format.name, edge.options, edge.index, parent, path))
+        parent = identity
+    return parent

@@ -1,0 +1,242 @@
+"""The inputs that a model is run on: bound to its names, varied along its dynamic dimensions.
+
+Everything here is NumPy and runs next to the model, inside the child, because only the loaded model
+knows its own names and sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry_export.entities import Dimension, Interface, TensorSpec
+from registry_export.errors import SamplesError
+
+Array = NDArray[np.generic]
+
+BATCH = "batch"
+_DRAWN_BATCH = 2
+_DRAWN_SIZE = 8
+_LONGER = 3
+_NOISE = 0.1
+
+WHAT_TO_LOG = (
+    "Log the model again with `input_example=` (a batch of 2 or more rows), or with a `signature=`, "
+    "or give the rule `samples: {path: ...}`."
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Axes that vary together: one dynamic dimension of the model.
+
+    Attributes:
+        name: The dimension's name.
+        axes: (input name, axis) of each place where it occurs.
+        size: Its size in the base sample.
+    """
+
+    name: str
+    axes: tuple[tuple[str, int], ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One set of inputs, and the dimension (empty: none) that it varies against the base."""
+
+    name: str
+    inputs: Mapping[str, Array]
+    group: str = ""
+
+
+def bind(sample: Sequence[tuple[str, Array]], inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Give a sample's arrays the model's own names, order and dtypes.
+
+    Names decide where the model knows all of them; otherwise position does, for as many arrays as the
+    model has inputs.
+
+    Args:
+        sample: Arrays with the names under which they were logged; a name may be empty.
+        inputs: The model's inputs.
+
+    Raises:
+        SamplesError: Names and counts do not fit.
+    """
+    given = dict(sample)
+    names = [spec.name for spec in inputs]
+    if len(given) == len(sample) and set(names) == set(given):
+        ordered = [given[name] for name in names]
+    elif len(sample) == len(inputs):
+        ordered = [array for _, array in sample]
+    else:
+        raise SamplesError(
+            f"The samples have {len(sample)} arrays ({', '.join(n or 'unnamed' for n, _ in sample)}), "
+            f"the model has {len(inputs)} inputs ({', '.join(names)}).",
+            remedy="Log an input example whose names are the model's inputs.",
+        )
+    return {spec.name: _cast(array, spec) for spec, array in zip(inputs, ordered, strict=True)}
+
+
+def _cast(array: Array, spec: TensorSpec) -> Array:
+    array = np.ascontiguousarray(array) if array.ndim else np.asarray(array)
+    if not spec.dtype or array.dtype.name == spec.dtype:
+        return array
+    try:
+        wanted = np.dtype(spec.dtype)
+    except TypeError:
+        return array
+    if wanted.kind in "iub" and array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
+        raise SamplesError(f"Input {spec.name} takes {spec.dtype}, but its sample holds fractions.")
+    return array.astype(wanted)
+
+
+def draw(inputs: Sequence[TensorSpec], seed: int = 0) -> dict[str, Array]:
+    """Draw random inputs from a signature: standard normal floats, integers and booleans of 0 and 1.
+
+    Integers stay at 0 and 1 because only these are valid in every vocabulary, mask and index.
+
+    Raises:
+        SamplesError: A shape or a dtype is unknown.
+    """
+    generator = np.random.default_rng(seed)
+    return {spec.name: _draw_one(spec, generator) for spec in inputs}
+
+
+def _draw_one(spec: TensorSpec, generator: np.random.Generator) -> Array:
+    if spec.shape is None or not spec.dtype:
+        raise SamplesError(f"Nothing says what input {spec.name or 'of the model'} looks like.", remedy=WHAT_TO_LOG)
+    sizes = [_drawn_size(axis, dimension) for axis, dimension in enumerate(spec.shape)]
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "f":
+        return generator.standard_normal(sizes).astype(dtype)
+    if dtype.kind in "iub":
+        return generator.integers(0, 2, sizes).astype(dtype)
+    raise SamplesError(f"Random {spec.dtype} values for input {spec.name} would mean nothing.", remedy=WHAT_TO_LOG)
+
+
+def _drawn_size(axis: int, dimension: Dimension) -> int:
+    if isinstance(dimension, int):
+        return dimension
+    return _DRAWN_BATCH if axis == 0 else _DRAWN_SIZE
+
+
+def groups(base: Mapping[str, Array], interfaces: Sequence[Interface]) -> tuple[Group, ...]:
+    """Find the dimensions worth varying: those that stand as a name in any of the interfaces.
+
+    Axis 0 of every input is one dimension, the batch, where all inputs agree on its size. Other axes
+    are one dimension when they share a name, or have the same size and were named after their input
+    alone (a signature's -1 says nothing of which dimensions are equal).
+    """
+    found: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for name, axis, dimension in _named_axes(base, interfaces):
+        size = base[name].shape[axis]
+        anonymous = dimension in (f"{name}_{axis}", f"input_{axis}")
+        found.setdefault((BATCH if axis == 0 else "" if anonymous else dimension, size), []).append((name, axis))
+    result: list[Group] = []
+    for (label, size), axes in found.items():
+        taken = label in {group.name for group in result}
+        result.append(Group(f"{axes[0][0]}_{axes[0][1]}" if taken or not label else label, tuple(axes), size))
+    return tuple(sorted(result, key=lambda group: group.name != BATCH))
+
+
+def _named_axes(base: Mapping[str, Array], interfaces: Sequence[Interface]) -> Iterator[tuple[str, int, str]]:
+    seen = set()
+    for interface in interfaces:
+        for spec in interface.inputs:
+            rank = base[spec.name].ndim if spec.name in base else 0
+            for axis, dimension in enumerate(spec.shape or ()):
+                if isinstance(dimension, str) and axis < rank and (spec.name, axis) not in seen:
+                    seen.add((spec.name, axis))
+                    yield spec.name, axis, dimension
+
+
+def variations(base: Mapping[str, Array], dimensions: Sequence[Group], seed: int = 0) -> Iterator[Variation]:
+    """Yield the base itself, the batch at 1 and at another size, and every other dimension longer and at 2.
+
+    New rows are not copies: floats get noise of a tenth of the sample's deviation, integers are drawn
+    between the sample's smallest and largest value, so that a batch ignored beyond its first row shows.
+    """
+    yield Variation("example", dict(base))
+    generator = np.random.default_rng(seed)
+    for group in dimensions:
+        if group.name == BATCH:
+            sizes = sorted({1, 3 if group.size != 3 else 5} - {group.size})
+        else:
+            sizes = sorted({group.size + _LONGER, 2} - {group.size})
+        for size in sizes:
+            yield Variation(f"{group.name} {size}", _resized(base, group, size, generator), group.name)
+
+
+def _resized(base: Mapping[str, Array], group: Group, size: int, generator: np.random.Generator) -> dict[str, Array]:
+    resized = dict(base)
+    for name, axis in group.axes:
+        resized[name] = _resize(resized[name], axis, size, generator)
+    return resized
+
+
+def _resize(array: Array, axis: int, size: int, generator: np.random.Generator) -> Array:
+    taken = np.take(array, np.arange(size) % max(array.shape[axis], 1), axis=axis)
+    if size <= array.shape[axis]:
+        return np.ascontiguousarray(taken)
+    fresh = _vary(taken, array, generator)
+    kept = [slice(None)] * array.ndim
+    kept[axis] = slice(0, array.shape[axis])
+    fresh[tuple(kept)] = array
+    return fresh
+
+
+def _vary(taken: Array, array: Array, generator: np.random.Generator) -> Array:
+    if array.dtype.kind == "f":
+        spread = float(np.nanstd(array.astype(np.float64))) or 1.0
+        noise = generator.standard_normal(taken.shape) * spread * _NOISE
+        return np.asarray(taken.astype(np.float64) + noise).astype(array.dtype)
+    if array.dtype.kind in "iu" and array.size:
+        low, high = int(array.min()), int(array.max())
+        return generator.integers(low, high, taken.shape, endpoint=True, dtype=array.dtype)
+    return np.array(taken)
+
+
+def with_dynamic(interface: Interface, kept: Sequence[Group], base: Mapping[str, Array]) -> Interface:
+    """Write an interface's input shapes anew: the base's sizes, with the kept groups' names in place."""
+    named = {place: group.name for group in kept for place in group.axes}
+
+    def shape(name: str) -> tuple[Dimension, ...]:
+        return tuple(named.get((name, axis), size) for axis, size in enumerate(base[name].shape))
+
+    inputs = tuple(TensorSpec(s.name, base[s.name].dtype.name, shape(s.name)) for s in interface.inputs)
+    return replace(interface, inputs=inputs)
+
+
+def output_specs(
+    runs: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]], dimensions: Sequence[Group]
+) -> tuple[TensorSpec, ...]:
+    """Describe outputs from several runs: an axis that changes with a dimension's size carries its name.
+
+    Args:
+        runs: (inputs, outputs) of every run, the base first.
+        dimensions: The dimensions that were varied.
+    """
+    base = runs[0][1]
+    return tuple(
+        TensorSpec(
+            name, array.dtype.name, tuple(_output_axis(name, axis, runs, dimensions) for axis in range(array.ndim))
+        )
+        for name, array in base.items()
+    )
+
+
+def _output_axis(
+    name: str, axis: int, runs: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]], dimensions: Sequence[Group]
+) -> Dimension:
+    sizes = [outputs[name].shape[axis] for _, outputs in runs]
+    if len(set(sizes)) == 1:
+        return int(sizes[0])
+    for group in dimensions:
+        place, at = group.axes[0]
+        if sizes == [inputs[place].shape[at] for inputs, _ in runs]:
+            return group.name
+    return f"{name}_{axis}"

@@ -1,0 +1,43 @@
+"""Arrays on their way between processes: one folder, one `.npy` file an array, and an index of names.
+
+Never a pickle. A file can be memory-mapped, so a comparison of large outputs needs no second copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+_INDEX = "index.json"
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write arrays of any shape and any non-object dtype, in order.
+
+    Args:
+        folder: Created if absent.
+        tensors: Arrays by name; names are free text, and may be empty.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for position, array in enumerate(tensors.values()):
+        np.save(folder / f"{position}.npy", np.asarray(array), allow_pickle=False)
+    (folder / _INDEX).write_bytes(msgspec.json.encode(list(tensors)))
+
+
+def read_tensors(folder: Path) -> dict[str, NDArray[np.generic]]:
+    """Read what `write_tensors` wrote, memory-mapped where an array has any element.
+
+    Raises:
+        ValueError: A file is not an array, or holds objects.
+    """
+    names = msgspec.json.decode((folder / _INDEX).read_bytes(), type=list[str])
+    return {name: _read(folder / f"{position}.npy") for position, name in enumerate(names)}
+
+
+def _read(path: Path) -> NDArray[np.generic]:
+    array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
