@@ -6,12 +6,10 @@ format declares, `rules` puts the file together. Nothing here imports a format o
 
 from registry_export.config.places import Place
 from registry_export.config.rules import (
-    FILENAME,
     STAGES,
     Configuration,
     Rule,
     default_configuration,
-    find_configuration,
     load_configuration,
     missing_rule,
     parse_configuration,
@@ -19,13 +17,11 @@ from registry_export.config.rules import (
 from registry_export.config.targets import format_named, make_target, parse_targets, variant_of
 
 __all__ = [
-    "FILENAME",
     "STAGES",
     "Configuration",
     "Place",
     "Rule",
     "default_configuration",
-    "find_configuration",
     "format_named",
     "load_configuration",
     "make_target",

@@ -10,19 +10,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
 from registry_export.config.document import Entry, read_document
 from registry_export.config.places import Place, among
 from registry_export.config.targets import Formats, distinct, format_named, make_target, read_target
 from registry_export.entities import Target, Tolerance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from registry_export.errors import ConfigurationError
 
-FILENAME = "registry-export.yaml"
 STAGES = ("Staging", "Production")
 """The stages that can be promotions; `None` and `Archived` take a version out of use."""
 
@@ -106,46 +101,33 @@ def default_configuration(formats: Formats) -> Configuration:
     Raises:
         ConfigurationError: The format `onnx` is not there.
     """
-    onnx = make_target(format_named(formats, "onnx", f"the default rule (no {FILENAME} was found)"), {})
+    onnx = make_target(format_named(formats, "onnx", "the default rule (no configuration file was found)"), {})
     return Configuration((Rule("*", STAGES, ("*",), copied=False, targets=(onnx,)),))
-
-
-def find_configuration(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Find the file: `REGISTRY_EXPORT_CONFIG`, else the working folder's, else the user's.
-
-    The first is returned even when no such file exists, so that reading it says so.
-    """
-    named = environ.get("REGISTRY_EXPORT_CONFIG", "")
-    if named:
-        return Path(named)
-    candidates = (Path(FILENAME), platformdirs.user_config_path("registry-export") / FILENAME)
-    return next((path for path in candidates if path.is_file()), None)
 
 
 def load_configuration(path: Path | None, formats: Formats) -> Configuration:
     """Read the configuration.
 
     Args:
-        path: The file; None searches as `find_configuration` does and falls back to the default.
+        path: The file, as `Settings.config_path` found it; None gives the default.
         formats: The installed formats by name.
 
     Raises:
         ConfigurationError: The file cannot be read or understood; names file, line, key and choices.
     """
-    found = path or find_configuration()
-    if found is None:
+    if path is None:
         return default_configuration(formats)
-    place = Place(str(found))
+    place = Place(str(path))
     try:
-        text = found.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise place.error("there is no such file.") from error
     except OSError as error:
         raise place.error(f"cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise Place(str(found), line).error("is not UTF-8 text.") from error
-    return parse_configuration(text, str(found), formats)
+        raise Place(str(path), line).error("is not UTF-8 text.") from error
+    return parse_configuration(text, str(path), formats)
 
 
 def parse_configuration(text: str, place: str, formats: Formats) -> Configuration:

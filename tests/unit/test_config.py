@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from registry_export.config import (
     Configuration,
     default_configuration,
-    find_configuration,
     load_configuration,
     parse_configuration,
 )
@@ -219,22 +218,6 @@ def test_without_a_file_every_model_goes_to_onnx() -> None:
     assert rule.stages == ("Staging", "Production")
     assert not rule.copied
     assert [target.variant for target in rule.targets] == ["onnx"]
-
-
-def test_the_environment_beats_the_working_folder_beats_the_users_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
-    assert find_configuration({}) is None
-    users = tmp_path / "home" / "registry-export" / "registry-export.yaml"
-    users.parent.mkdir(parents=True)
-    users.write_text(FULL)
-    assert find_configuration({}) == users
-    Path("registry-export.yaml").write_text(FULL)
-    assert find_configuration({}) == Path("registry-export.yaml")
-    assert find_configuration({"REGISTRY_EXPORT_CONFIG": "named.yaml"}) == Path("named.yaml")
-    assert load_configuration(None, FORMATS).rules[0].samples == str(tmp_path / "data/samples.npz")
 
 
 VOCABULARY = r"""
