@@ -94,6 +94,8 @@ def plan_export(source: Format, targets: Sequence[Target], formats: Mapping[str,
 def _routes(source: Format, target: Target, formats: Mapping[str, Format]) -> list[tuple[_Edge, ...]]:
     format_ = formats[target.format]
     found = list(_walk(source.kind, format_, target.options, formats, ()))
+    if format_.name == source.name:
+        found = [route for route in found if len(route) == 1]  # a round trip through other formats only loses
     usable = [route for route in found if not _missing(route)]
     if not usable:
         raise _no_route(source, target, found, formats)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from registry_export import comparison
+from registry_export.comparison import Sums, compare, compare_all, finite
+from registry_export.entities import Metrics, Tolerance
+
+TIGHT = Tolerance(atol=1e-5, rtol=1e-3)
+
+
+def f32(*values):
+    return np.array(values, dtype=np.float32)
+
+
+def test_an_exact_match_has_no_snr_and_a_cosine_of_one():
+    result = compare(f32(1, 2), f32(1, 2), TIGHT)
+    assert not result.problem
+    metrics = result.sums.metrics()
+    assert (metrics.max_abs_diff, metrics.max_rel_diff, metrics.snr_db) == (0, 0, None)
+    assert metrics.cosine == pytest.approx(1, abs=1e-12)
+
+
+def test_differences_are_measured_in_float64():
+    expected, actual = np.array([1.0], np.float32), np.array([1 + 2**-23], np.float32)
+    assert compare(expected, actual, TIGHT).sums.metrics().max_abs_diff == 2.0**-23
+
+
+def test_relative_difference_survives_zeros():
+    # atol / rtol = 0.01 is the smallest magnitude that a difference is related to
+    assert compare(f32(0.0), f32(1e-4), TIGHT).sums.metrics().max_rel_diff == pytest.approx(1e-2, rel=1e-5)
+
+
+def test_a_breach_of_the_tolerance_names_the_worst_element():
+    problem = compare(f32(1, 2, 3), f32(1, 2.5, 3), TIGHT).problem
+    assert "1 elements breach" in problem
+    assert "2.5" in problem
+
+
+def test_the_tolerance_grows_with_the_expected_value():
+    assert not compare(f32(1000), f32(1000.9), TIGHT).problem
+    assert compare(f32(1), f32(1.9), TIGHT).problem
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_nan_or_infinity_that_the_source_has_not_is_never_a_pass(bad):
+    assert compare(f32(1, 2), f32(1, bad), Tolerance(math.inf, 0)).problem
+    assert compare(f32(1, bad), f32(1, 2), Tolerance(math.inf, 0)).problem
+
+
+def test_infinity_of_the_other_sign_is_never_a_pass():
+    assert compare(f32(np.inf), f32(-np.inf), TIGHT).problem
+
+
+def test_the_sources_own_nan_and_infinity_are_kept():
+    assert not compare(f32(1, np.nan, np.inf), f32(1, np.nan, np.inf), TIGHT).problem
+
+
+def test_another_dtype_is_a_problem():
+    assert "float64 instead of float32" in compare(f32(1), np.array([1.0]), TIGHT).problem
+
+
+def test_another_shape_is_a_problem_even_where_it_would_broadcast():
+    assert "1x2 instead of 2" in compare(f32(1, 2), f32(1, 2)[None], TIGHT).problem
+
+
+def test_integers_must_be_equal_whatever_the_tolerance():
+    loose = Tolerance(atol=10, rtol=10)
+    assert compare(np.array([1, 2]), np.array([1, 3]), loose).problem
+    assert not compare(np.array([1, 2]), np.array([1, 2]), loose).problem
+
+
+def test_booleans_are_compared():
+    assert compare(np.array([True]), np.array([False]), TIGHT).problem
+
+
+def test_missing_and_extra_outputs_are_problems():
+    assert "b is missing" in compare_all({"a": f32(1), "b": f32(1)}, {"a": f32(1)}, TIGHT)[1]
+    assert "b is not the source's" in compare_all({"a": f32(1)}, {"a": f32(1), "b": f32(1)}, TIGHT)[1]
+
+
+def test_swapped_outputs_are_a_problem():
+    assert compare_all({"a": f32(1), "b": f32(2)}, {"a": f32(2), "b": f32(1)}, TIGHT)[1]
+
+
+def test_top1_agreement_counts_rows():
+    expected = f32(0, 1, 2, 3).reshape(2, 2)
+    actual = f32(1, 0, 2, 3).reshape(2, 2)
+    assert compare(expected, actual, TIGHT).sums.metrics().top1_agreement == 0.5
+    assert compare(f32(1, 2), f32(1, 2), TIGHT).sums.metrics().top1_agreement is None
+
+
+def test_two_zero_vectors_are_alike_and_a_zero_and_another_are_not():
+    assert compare(f32(0, 0), f32(0, 0), TIGHT).sums.metrics().cosine == 1
+    assert compare(f32(0, 0), f32(1, 0), TIGHT).sums.metrics().cosine == 0
+
+
+def test_snr_is_that_of_its_definition():
+    expected, actual = f32(3, 4), f32(3, 4.5)
+    assert compare(expected, actual, TIGHT).sums.metrics().snr_db == pytest.approx(10 * math.log10(25 / 0.25))
+
+
+def test_no_elements_have_no_metrics():
+    assert Sums().metrics() == Metrics()
+
+
+def test_infinite_metrics_are_left_out():
+    assert finite(Metrics(max_abs_diff=math.inf, cosine=1.0)) == Metrics(cosine=1.0)
+
+
+def test_blocks_give_what_the_whole_gives(monkeypatch):
+    generator = np.random.default_rng(0)
+    expected = generator.standard_normal((7, 11)).astype(np.float32)
+    actual = expected + generator.standard_normal((7, 11)).astype(np.float32) * 1e-3
+    whole = compare(expected, actual, TIGHT)
+    monkeypatch.setattr(comparison, "_BLOCK", 5)
+    parts = compare(expected, actual, TIGHT)
+    assert parts.sums.metrics().max_abs_diff == whole.sums.metrics().max_abs_diff
+    assert parts.sums.metrics().snr_db == pytest.approx(whole.sums.metrics().snr_db)
+    assert bool(parts.problem) == bool(whole.problem)
+
+
+@settings(max_examples=200, deadline=None)
+@given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=4), elements=st.floats(width=32)))
+def test_anything_equals_itself(array):
+    assert not compare(array, array.copy(), TIGHT).problem
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    hnp.arrays(np.float32, 6, elements=st.floats(-1e6, 1e6, width=32)),
+    hnp.arrays(np.float32, 6, elements=st.floats(-1e6, 1e6, width=32)),
+)
+def test_the_verdict_is_that_of_numpys_formula(expected, actual):
+    e, a = expected.astype(np.float64), actual.astype(np.float64)
+    within = bool(np.all(np.abs(a - e) <= TIGHT.atol + TIGHT.rtol * np.abs(e)))
+    assert (not compare(expected, actual, TIGHT).problem) == within

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from registry_export.entities import Interface, TensorSpec
+from registry_export.errors import SamplesError
+from registry_export.samples import BATCH, bind, draw, groups, output_specs, variations, with_dynamic
+from registry_export.tensors import read_tensors, write_tensors
+
+X = TensorSpec("x", "float32", ("batch", 4))
+IDS = TensorSpec("ids", "int64", ("batch", "ids_1"))
+MASK = TensorSpec("mask", "int64", ("batch", "mask_1"))
+
+
+def test_names_decide_the_order():
+    a, b = np.zeros((2, 4), np.float32), np.ones((2, 4), np.float32)
+    bound = bind([("b", b), ("a", a)], [TensorSpec("a", "float32", None), TensorSpec("b", "float32", None)])
+    assert list(bound) == ["a", "b"]
+    assert bound["b"][0, 0] == 1
+
+
+def test_position_decides_where_names_are_strange():
+    assert list(bind([("", np.zeros((2, 4)))], [X])) == ["x"]
+
+
+def test_a_sample_takes_the_models_dtype():
+    assert bind([("x", np.zeros((2, 4)))], [X])["x"].dtype == np.float32
+
+
+def test_fractions_for_an_integer_input_are_refused():
+    with pytest.raises(SamplesError, match="fractions"):
+        bind([("ids", np.array([[0.5]]))], [IDS])
+
+
+def test_too_few_arrays_are_refused_with_the_names():
+    with pytest.raises(SamplesError, match="ids, mask"):
+        bind([("x", np.zeros(3))], [IDS, MASK])
+
+
+def test_random_samples_follow_the_signature():
+    drawn = draw([X, IDS, TensorSpec("flag", "bool", ())])
+    assert drawn["x"].shape == (2, 4)
+    assert drawn["x"].dtype == np.float32
+    assert set(np.unique(drawn["ids"])) <= {0, 1}
+    assert drawn["flag"].shape == ()
+
+
+def test_an_unknown_shape_says_what_to_log():
+    with pytest.raises(SamplesError, match="input_example="):
+        draw([TensorSpec("x", "float32", None)])
+
+
+def test_the_batch_is_one_dimension_and_equal_lengths_another():
+    base = {"ids": np.zeros((2, 7), np.int64), "mask": np.ones((2, 7), np.int64)}
+    found = groups(base, [Interface((IDS, MASK))])
+    assert [g.name for g in found] == [BATCH, "ids_1"]
+    assert found[1].axes == (("ids", 1), ("mask", 1))
+
+
+def test_lengths_that_differ_are_different_dimensions():
+    base = {"ids": np.zeros((2, 7), np.int64), "mask": np.ones((2, 5), np.int64)}
+    assert [g.name for g in groups(base, [Interface((IDS, MASK))])] == [BATCH, "ids_1", "mask_1"]
+
+
+def test_fixed_sizes_are_not_varied():
+    assert groups({"x": np.zeros((1, 4))}, [Interface((TensorSpec("x", "float32", (1, 4)),))]) == ()
+
+
+def test_the_ladder_has_batch_one_and_another_and_other_lengths():
+    base = {"ids": np.arange(14).reshape(2, 7), "mask": np.ones((2, 7), np.int64)}
+    rungs = list(variations(base, groups(base, [Interface((IDS, MASK))])))
+    assert [r.name for r in rungs] == ["example", "batch 1", "batch 3", "ids_1 2", "ids_1 10"]
+    for rung in rungs:
+        assert rung.inputs["ids"].shape == rung.inputs["mask"].shape
+        assert rung.inputs["ids"].max() <= 13
+
+
+def test_new_rows_are_not_copies_of_old_ones():
+    base = {"x": np.ones((1, 4), np.float32)}
+    longer = [r for r in variations(base, groups(base, [Interface((X,))])) if r.name == "batch 3"][0].inputs["x"]
+    assert longer.dtype == np.float32
+    assert not np.array_equal(longer[1], longer[0])
+    assert np.array_equal(longer[0], base["x"][0])
+
+
+def test_the_ladder_is_the_same_every_time():
+    base = {"x": np.ones((1, 4), np.float32)}
+    one, two = ([r.inputs["x"] for r in variations(base, groups(base, [Interface((X,))]))] for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_outputs_carry_the_dimension_that_they_follow():
+    base = {"x": np.zeros((2, 4), np.float32)}
+    dimensions = groups(base, [Interface((X,))])
+    runs = [(v.inputs, {"y": v.inputs["x"] @ np.zeros((4, 3), np.float32)}) for v in variations(base, dimensions)]
+    assert output_specs(runs, dimensions) == (TensorSpec("y", "float32", ("batch", 3)),)
+    assert with_dynamic(Interface((X,)), dimensions, base).inputs == (X,)
+
+
+def test_tensors_come_back_as_they_went(tmp_path):
+    tensors = {"a/b:0": np.arange(6).reshape(2, 3), "": np.array(True), "empty": np.zeros((0, 2), np.float16)}
+    write_tensors(tmp_path / "t", tensors)
+    back = read_tensors(tmp_path / "t")
+    assert list(back) == list(tensors)
+    assert all(np.array_equal(back[n], tensors[n]) and back[n].dtype == tensors[n].dtype for n in tensors)
+
+
+def test_objects_never_travel(tmp_path):
+    with pytest.raises(ValueError, match=r"[Oo]bject"):
+        write_tensors(tmp_path / "t", {"a": np.array([object()])})
