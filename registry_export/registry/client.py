@@ -167,6 +167,15 @@ class Registry:
             if not token:
                 return
 
+    def model_tags(self, name: str) -> dict[str, str]:
+        """Read the tags of a registered model.
+
+        Raises:
+            ModelVersionNotFoundError: It does not exist.
+        """
+        with self._calls(f"read {name}"):
+            return dict(self._client.get_registered_model(name).tags)
+
     def set_tags(self, ref: ModelVersionRef, tags: Mapping[str, str]) -> None:
         """Set tags, in the order given."""
         with self._calls(f"tag {ref}"):
