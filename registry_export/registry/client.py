@@ -15,12 +15,15 @@ from registry_export.errors import ArtifactError, ModelVersionNotFoundError, Reg
 from registry_export.registry.calls import registry_calls, use_client_defaults, without_printed_links
 from registry_export.registry.files import fetch, list_folder, open_repository, walk
 from registry_export.registry.location import Location, locate, logged_model_in, split_model_uri
+from registry_export.registry.sample_files import is_artifact_uri, read_arrays
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    import numpy as np
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+    from numpy.typing import NDArray
 
 EXPORTS_FOLDER = "exports"
 """Our folder inside a version's own; never part of the checkpoint."""
@@ -272,6 +275,27 @@ class Registry:
         place = self.location(ref)
         with self._calls(f"upload {path} of {ref}"):
             open_repository(place.uri, self.tracking_uri).log_artifacts(str(folder), path or None)
+
+    def read_samples(self, place: str, work: Path) -> dict[str, NDArray[np.generic]]:
+        """Read the samples that a rule names.
+
+        Args:
+            place: Path of a `.npz` file, or its URI in an artifact store (`runs:/...`, `s3://...`).
+            work: Folder to download to.
+
+        Returns:
+            Arrays by input name.
+
+        Raises:
+            SamplesError: There is no such file, or it is no archive of arrays.
+        """
+        if not is_artifact_uri(place):
+            return read_arrays(Path(place), place)
+        with self._calls(f"download the samples {place}"):
+            from mlflow.artifacts import download_artifacts
+
+            path = download_artifacts(artifact_uri=place, dst_path=str(work), tracking_uri=self.tracking_uri)
+        return read_arrays(Path(path), place)
 
     # Runs
 

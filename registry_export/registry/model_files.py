@@ -34,6 +34,7 @@ class ModelFiles:
             `<input>_<axis>`. A table of numbers is one float32 matrix without a name.
         example: The input example as (name, array) in order, a lone array without a name; or None.
         code_paths: Folders to put on `sys.path` before the checkpoint is loaded.
+        signature: The MLmodel's `signature` entry as it stands, or None.
         notes: Sentences about what could not be used.
     """
 
@@ -41,6 +42,7 @@ class ModelFiles:
     interface: Interface | None = None
     example: Example | None = None
     code_paths: tuple[Path, ...] = ()
+    signature: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -61,7 +63,8 @@ def read_model(folder: Path) -> ModelFiles:
     interface = read_signature(document.get("signature"), path)
     notes: list[str] = []
     example = _example(folder, document.get("saved_input_example_info"), interface, notes)
-    return ModelFiles(flavors, interface, example, _code_paths(folder, flavors), tuple(notes))
+    signature = document.get("signature") if interface is not None else None
+    return ModelFiles(flavors, interface, example, _code_paths(folder, flavors), signature, tuple(notes))
 
 
 def _document(path: Path) -> Mapping[str, Any]:

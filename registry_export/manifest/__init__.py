@@ -1,0 +1,38 @@
+"""What one artifact is: its files with their digests, how it was made, and how it was verified.
+
+`manifest.json` lies beside the model files, and so does the `MLmodel` that lets MLflow load and serve them.
+"""
+
+from registry_export.manifest.files import combined_digest, file_records
+from registry_export.manifest.mlmodel import signature_of, write_artifact, write_mlmodel
+from registry_export.manifest.provenance import export_key, reproduce_command, target_text, tool_versions
+from registry_export.manifest.record import (
+    MANIFEST,
+    OWN_FILES,
+    SCHEMA_VERSION,
+    Manifest,
+    make_manifest,
+    read_manifest,
+    verify_files,
+    write_manifest,
+)
+
+__all__ = [
+    "MANIFEST",
+    "OWN_FILES",
+    "SCHEMA_VERSION",
+    "Manifest",
+    "combined_digest",
+    "export_key",
+    "file_records",
+    "make_manifest",
+    "read_manifest",
+    "reproduce_command",
+    "signature_of",
+    "target_text",
+    "tool_versions",
+    "verify_files",
+    "write_artifact",
+    "write_manifest",
+    "write_mlmodel",
+]

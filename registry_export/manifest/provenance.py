@@ -1,0 +1,110 @@
+"""What an artifact was made from: its key, the tools, and the command that makes it again."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from registry_export.discovery import discover_formats
+from registry_export.entities import ModelVersionRef, OptionValue, Tolerance
+from registry_export.format import Format
+
+_RECIPE_VERSION = 1
+"""Raised when the same tools would make other files from the same source."""
+
+
+def target_text(format_name: str, options: Mapping[str, OptionValue], defaults: Mapping[str, OptionValue]) -> str:
+    """Write a target as the command line takes it, without the options that have their defaults."""
+    parts = [format_name]
+    for name, value in options.items():
+        if value is not None and value != defaults.get(name):
+            parts.append(f"{name}={_option_text(value)}")
+    return ":".join(parts)
+
+
+def reproduce_command(
+    ref: ModelVersionRef,
+    format_name: str,
+    options: Mapping[str, OptionValue],
+    formats: Mapping[str, Format] | None = None,
+) -> str:
+    """Return the command that makes a target again, whatever has been verified before."""
+    known = discover_formats() if formats is None else formats
+    defaults = {option.name: option.default for option in known[format_name].options} if format_name in known else {}
+    target = target_text(format_name, options, defaults)
+    return f"registry-export export {shlex.quote(ref.uri)} --target {shlex.quote(target)} --force"
+
+
+def export_key(
+    *,
+    source_sha256: str,
+    samples_sha256: str,
+    format: str,  # noqa: A002
+    options: Mapping[str, OptionValue],
+    routes: Sequence[Sequence[str]],
+    tolerance: Tolerance | None,
+    tools: Mapping[str, str],
+) -> str:
+    """Digest everything that a target's result depends on; results with one key are interchangeable.
+
+    Args:
+        source_sha256: Digest of the downloaded model folder: checkpoint, signature, input example, code.
+        samples_sha256: Digest of the samples in use; empty when they are drawn.
+        format: The target's format.
+        options: Its options, defaults filled in.
+        routes: The chains of formats that would be tried, in order.
+        tolerance: The tolerance asked for; None for the default.
+        tools: Versions of the packages in use, by name.
+
+    Returns:
+        SHA-256, in hex, of the JSON text of these with sorted keys.
+    """
+    content = {
+        "recipe": _RECIPE_VERSION,
+        "source": source_sha256,
+        "samples": samples_sha256,
+        "format": format,
+        "options": options,
+        "routes": [list(route) for route in routes],
+        "tolerance": tolerance,
+        "tools": tools,
+    }
+    return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
+
+
+def tool_versions() -> Mapping[str, str]:
+    """Return the versions of Python, of this package, and of whatever the installed formats need."""
+    return dict(_tool_versions())
+
+
+@functools.cache
+def _tool_versions() -> tuple[tuple[str, str], ...]:
+    names = {"registry-export", "mlflow", "numpy"}
+    owners = importlib.metadata.packages_distributions()
+    for format_ in discover_formats().values():
+        edges = (requirement for conversion in format_.conversions for requirement in conversion.requirements)
+        for requirement in (*format_.requirements, *edges):
+            names.update(owners.get(requirement.partition(".")[0], ()))
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name.lower()] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return tuple(sorted(versions.items()))
+
+
+def _option_text(value: OptionValue) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "+".join(
+            f"{name}.{axis}={dimension}" for name, axes in value.items() for axis, dimension in axes.items()
+        )
+    return str(value)

@@ -1,0 +1,46 @@
+"""Samples that a rule names: a NumPy archive on disk or in an artifact store."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry_export.errors import SamplesError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def is_artifact_uri(place: str) -> bool:
+    """Whether a rule's samples lie in an artifact store (`runs:/...`, `s3://...`) and not on disk."""
+    return bool(_URI.match(place))
+
+
+def read_arrays(path: Path, place: str) -> dict[str, NDArray[np.generic]]:
+    """Read a `.npz` archive (inputs by name) or a `.npy` file (one input without a name).
+
+    Args:
+        path: The file.
+        place: What messages call it.
+
+    Raises:
+        SamplesError: It is missing, no such file, empty, or holds Python objects.
+    """
+    import numpy as np
+
+    remedy = "Write it with numpy.savez(path, input_name=array, ...)."
+    try:
+        content = np.load(path, allow_pickle=False)
+        arrays = {"": content} if isinstance(content, np.ndarray) else dict(content)
+    except FileNotFoundError as error:
+        raise SamplesError(f"The samples {place} do not exist.") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SamplesError(f"The samples {place} are no NumPy archive: {error}.", remedy=remedy) from error
+    if not arrays:
+        raise SamplesError(f"The samples {place} hold no array.", remedy=remedy)
+    return arrays
