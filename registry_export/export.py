@@ -1,0 +1,152 @@
+"""The spine: one model version in, verified and published exports out. Read it top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from registry_export.checkpoint import Checkpoint, read_checkpoint
+from registry_export.entities import ExportReport, ModelVersionRef, Target, TargetResult, Tolerance, worst
+from registry_export.errors import ExportCancelledError, RegistryExportError
+from registry_export.format import Format
+from registry_export.graph import ExportPlan, PlannedTarget, plan_export
+from registry_export.isolation import ChildPool
+from registry_export.manifest import combined_digest, export_key, file_records, tool_versions, write_artifact
+from registry_export.publishing import exported_before, publish, publish_failure
+from registry_export.registry import Registry
+from registry_export.reporter import SILENT, Reporter
+from registry_export.targets import Bench, export_targets, now, run_reference
+from registry_export.tensors import write_tensors
+
+
+def export_model_version(
+    ref: ModelVersionRef,
+    *,
+    targets: Sequence[Target],
+    trigger: str,
+    registry: Registry,
+    formats: Mapping[str, Format],
+    pool: ChildPool,
+    samples: str | None = None,
+    tolerance: Tolerance | None = None,
+    force: bool = False,
+    reporter: Reporter = SILENT,
+) -> ExportReport:
+    """Export a model version into every target, verify each one, and publish what came out.
+
+    One failed target leaves its siblings alive; it is in the report. What was verified before, and
+    depends on nothing that has changed, is kept.
+
+    Args:
+        ref: What to export.
+        targets: Into what.
+        trigger: What asked for it (`stage:Staging`, `manual`, ...).
+        registry: Where the version is read and the results are published.
+        formats: Every installed format, by name.
+        pool: Runs the children.
+        samples: Path of an `.npz` file or an artifact URI with inputs to verify with.
+        tolerance: In place of the precision's default.
+        force: Convert and verify anew even what is verified already.
+        reporter: Hears of every step.
+
+    Returns:
+        The published report: the newest result of every variant that the version has.
+
+    Raises:
+        RegistryExportError: The whole job failed. Unless that may pass by itself, the version's tags say so.
+    """
+    try:
+        with _work_folder() as work:
+            bench = Bench(formats, pool, work, tolerance, reporter)
+            return _export(_Job(ref, targets, trigger, registry, samples, force), bench)
+    except RegistryExportError as error:
+        if not error.transient and not isinstance(error, ExportCancelledError):
+            with contextlib.suppress(RegistryExportError):
+                publish_failure(registry, ref, trigger, error)
+        raise
+
+
+@dataclass(frozen=True)
+class _Job:
+    ref: ModelVersionRef
+    targets: Sequence[Target]
+    trigger: str
+    registry: Registry
+    samples: str | None
+    force: bool
+
+
+def _export(job: _Job, bench: Bench) -> ExportReport:
+    with bench.step("download"):
+        checkpoint = read_checkpoint(job.registry.download(job.ref, bench.work / "source"), bench.formats)
+    sample, evidence = _sample(job, bench, checkpoint)
+    plan = plan_export(checkpoint.format, job.targets, bench.formats)
+    keys = {p.target.variant: _key(bench, checkpoint, plan, p, sample) for p in plan.targets}
+    results = _exported_before(job, bench, keys)
+    missing = [planned for planned in plan.targets if planned.target.variant not in results]
+    source, folders = checkpoint.record, dict[str, Path]()
+    if missing:
+        reference = run_reference(bench, checkpoint.origin, sample, evidence, job.targets)
+        source = replace(source, interface=reference.interface, evidence=reference.evidence, notes=reference.notes)
+        made = export_targets(bench, checkpoint.origin, plan, missing, reference)
+        results |= {variant: replace(result, key=keys[variant]) for variant, (result, _) in made.items()}
+        folders = {variant: folder for variant, (_, folder) in made.items() if folder is not None}
+    report = ExportReport(
+        model_version=job.ref,
+        trigger=job.trigger,
+        source=source,
+        targets=tuple(results[planned.target.variant] for planned in plan.targets),
+        status=worst(tuple(result.status for result in results.values() if result.required)),
+        created_at=now(),
+        tools=tool_versions(),
+    )
+    for variant, folder in folders.items():
+        write_artifact(folder, report, results[variant], checkpoint.files)
+    with bench.step("publish"):
+        return publish(job.registry, report, folders)
+
+
+def _exported_before(job: _Job, bench: Bench, keys: Mapping[str, str]) -> dict[str, TargetResult]:
+    """Find what was verified before and depends on nothing that has changed since."""
+    if job.force:
+        return {}
+    known = exported_before(job.registry, job.ref, keys)
+    for variant in known:
+        bench.reporter.step_finished("look up", variant, "verified before, unchanged", 0.0)
+    return {variant: replace(result, reused=True) for variant, result in known.items()}
+
+
+def _sample(job: _Job, bench: Bench, checkpoint: Checkpoint) -> tuple[str, str]:
+    """Write the rule's samples, or the input example, where the child can read them."""
+    folder = bench.work / "sample"
+    if job.samples:
+        write_tensors(folder, job.registry.read_samples(job.samples, bench.work))
+        return str(folder), "samples"
+    if checkpoint.write_example(folder):
+        return str(folder), "example"
+    return "", "random"
+
+
+def _key(bench: Bench, checkpoint: Checkpoint, plan: ExportPlan, planned: PlannedTarget, sample: str) -> str:
+    return export_key(
+        source_sha256=checkpoint.record.sha256,
+        samples_sha256=combined_digest(file_records(Path(sample))) if sample else "",
+        format=planned.target.format,
+        options=planned.target.options,
+        routes=[plan.steps[route].path for route in planned.routes],
+        tolerance=bench.tolerance,
+        tools=tool_versions(),
+    )
+
+
+@contextlib.contextmanager
+def _work_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="registry-export-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

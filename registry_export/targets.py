@@ -1,0 +1,254 @@
+"""From reference outputs to results: every target's routes tried, each artifact verified.
+
+The middle of the spine, which knows no registry: a checkpoint on disk comes in, results and folders of
+files go out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from registry_export.conversion import PlanRun, StepResult
+from registry_export.entities import VERDICTS, Attempt, Status, Target, TargetResult, Tolerance, Verification
+from registry_export.errors import ExportCancelledError, RegistryExportError, VerificationError, to_record
+from registry_export.format import DYNAMIC_DIMENSIONS, Format
+from registry_export.graph import ExportPlan, PlannedTarget
+from registry_export.inference import Origin, Reference, ReferenceRequest
+from registry_export.isolation import ChildPool
+from registry_export.manifest import combined_digest, file_records
+from registry_export.reporter import SILENT, Reporter
+from registry_export.verification import DEFAULT_TOLERANCES, dimensions_shown, verify
+
+_WORKERS = 2
+
+Made = tuple[TargetResult, Path | None]
+"""A target's result, and the folder of its files where there are any."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every step of one export works with.
+
+    Attributes:
+        formats: Every installed format, by name.
+        pool: Runs the children.
+        work: A private folder.
+        tolerance: In place of the precision's default.
+        reporter: Hears of every step.
+    """
+
+    formats: Mapping[str, Format]
+    pool: ChildPool
+    work: Path
+    tolerance: Tolerance | None = None
+    reporter: Reporter = SILENT
+
+    @contextlib.contextmanager
+    def step(self, name: str, variant: str = "") -> Iterator[None]:
+        """Report a step's beginning and its end, the failed one too."""
+        began = time.monotonic()
+        self.reporter.step_started(name, variant)
+        try:
+            yield
+        except RegistryExportError as error:
+            self.reporter.step_finished(name, variant, f"failed: {error}", time.monotonic() - began)
+            raise
+        self.reporter.step_finished(name, variant, "done", time.monotonic() - began)
+
+
+def run_reference(bench: Bench, source: Origin, sample: str, evidence: str, targets: Sequence[Target]) -> Reference:
+    """Run the source once, on its samples and their variations.
+
+    Args:
+        bench: What to work with.
+        source: The checkpoint.
+        sample: Folder of the samples, as `tensors` writes it; empty: draw from the signature.
+        evidence: What the samples are: `samples`, `example` or `random`.
+        targets: Tell which further dimensions to vary.
+
+    Raises:
+        RegistryExportError: The source cannot be loaded or run.
+    """
+    folder = bench.work / "reference"
+    folder.mkdir()
+    request = ReferenceRequest(source, str(folder), sample, evidence, _asked(targets))
+    toolchain = bench.formats[source.format].toolchain
+    with bench.step("reference"):
+        outcome = bench.pool.call(
+            toolchain, "registry_export.inference:reference", msgspec.to_builtins(request), folder
+        )
+        reference = msgspec.convert(outcome.value, Reference)
+    for note in (*reference.notes, *filter(None, [reference.unstable])):
+        bench.reporter.note(note)
+    return reference
+
+
+def _asked(targets: Sequence[Target]) -> dict[str, dict[str, str]]:
+    """Union of the dimensions that the targets ask to be dynamic."""
+    union: dict[str, dict[str, str]] = {}
+    for target in targets:
+        asked = target.options.get(DYNAMIC_DIMENSIONS.name)
+        if isinstance(asked, Mapping):
+            for name, axes in asked.items():
+                union.setdefault(name, {}).update(axes)
+    return union
+
+
+def export_targets(
+    bench: Bench, source: Origin, plan: ExportPlan, planned: Sequence[PlannedTarget], reference: Reference
+) -> dict[str, Made]:
+    """Export targets side by side; a failed one leaves its siblings alive.
+
+    Returns:
+        By variant: the result, and the folder of its files.
+
+    Raises:
+        ExportCancelledError: A person stopped it.
+    """
+    folder = bench.work / "steps"
+    folder.mkdir()
+    run = PlanRun(
+        plan=plan,
+        formats=bench.formats,
+        pool=bench.pool,
+        source=source,
+        interface=reference.interface,
+        samples=reference.trace,
+        folder=folder,
+        optional=reference.optional,
+    )
+    with ThreadPoolExecutor(max_workers=min(_WORKERS, os.cpu_count() or 1)) as executor:
+        futures = {p.target.variant: executor.submit(_export_target, bench, run, p, reference) for p in planned}
+        try:
+            return {variant: future.result() for variant, future in futures.items()}
+        except BaseException:
+            bench.pool.cancel()  # so that the threads end now: a Ctrl-C must not wait for a converter
+            executor.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _export_target(bench: Bench, run: PlanRun, planned: PlannedTarget, reference: Reference) -> Made:
+    """Try a target's routes until one is verified; keep the best."""
+    target = planned.target
+    blank = TargetResult(
+        variant=target.variant,
+        format=target.format,
+        options=target.options,
+        status=Status.FAILED,
+        required=target.required,
+        error=planned.error,
+        exported_at=now(),
+    )
+    best: Made | None = None
+    attempts: list[Attempt] = []
+    for route in planned.routes:
+        made = _try_route(bench, run, route, blank, reference)
+        good = made[0].status in (Status.VERIFIED, Status.UNVERIFIED)
+        attempts.append(Attempt(" → ".join(run.plan.steps[route].path), "" if good else _problem(made[0])))
+        best = made if best is None else min(best, made, key=_rank)
+        if good:
+            break
+    result, folder = best or (blank, None)
+    return replace(result, attempts=(*attempts, *result.attempts)), folder
+
+
+def _rank(made: Made) -> int:
+    return VERDICTS.index(made[0].status) * 2 + (made[1] is None)
+
+
+def _problem(result: TargetResult) -> str:
+    if result.error is not None:
+        return result.error.message
+    return result.verification.reason if result.verification is not None else ""
+
+
+def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, reference: Reference) -> Made:
+    variant = blank.variant
+    path = run.plan.steps[route].path
+    try:
+        with bench.step("convert", variant):
+            step = run.result(route)
+    except ExportCancelledError:
+        raise
+    except RegistryExportError as error:
+        return replace(blank, error=to_record(error), path=path), None
+    result = _described(blank, step)
+    try:
+        with bench.step("verify", variant):
+            verification = _verify(bench, run, route, step, reference)
+    except ExportCancelledError:
+        raise
+    except RegistryExportError as error:
+        record = to_record(error, "Verify")
+        failed = Verification(Status.FAILED, evidence=reference.evidence, reason=str(error))
+        return replace(result, status=Status.FAILED, error=record, verification=failed), step.folder
+    return replace(
+        result,
+        status=verification.status,
+        verification=verification,
+        dynamic_dimensions=_shown(step, reference, verification),
+        notes=(*result.notes, *_static_notes(step, reference)),
+        error=to_record(VerificationError(verification.reason)) if verification.status is Status.FAILED else None,
+    ), step.folder
+
+
+def _described(blank: TargetResult, step: StepResult) -> TargetResult:
+    records = file_records(step.folder)
+    return replace(
+        blank,
+        error=None,
+        opset_version=step.description.opset_version,
+        format_version=step.description.format_version,
+        size_bytes=sum(record.size_bytes for record in records),
+        sha256=combined_digest(records),
+        path=step.step.path,
+        attempts=step.result.attempts,
+        notes=step.result.notes,
+        convert_seconds=step.seconds,
+        description=step.description,
+    )
+
+
+def _verify(bench: Bench, run: PlanRun, route: str, step: StepResult, reference: Reference) -> Verification:
+    work = run.folder / f"verify-{list(run.plan.steps).index(route)}"
+    work.mkdir()
+    tolerance = bench.tolerance or DEFAULT_TOLERANCES[step.description.precision]
+    toolchain = bench.formats[step.step.format].toolchain
+    return verify(bench.pool, toolchain, step.origin, reference, tolerance, work)
+
+
+def _shown(step: StepResult, reference: Reference, verification: Verification) -> dict[str, dict[str, str]]:
+    """Dynamic dimensions as they really are: declared by the file, and run at another size."""
+    shown = dimensions_shown(reference, verification)
+    found: dict[str, dict[str, str]] = {}
+    for spec in step.description.interface.inputs:
+        for axis, dimension in enumerate(spec.shape or ()):
+            if isinstance(dimension, str) and dimension in shown:
+                found.setdefault(spec.name, {})[str(axis)] = dimension
+    return found
+
+
+def _static_notes(step: StepResult, reference: Reference) -> tuple[str, ...]:
+    """Say which dimensions the source has dynamic and the export has not."""
+    wanted = {spec.name: spec.shape or () for spec in reference.interface.inputs}
+    fixed = [
+        f"{dimension} of {spec.name} is fixed at {own}"
+        for spec in step.description.interface.inputs
+        for dimension, own in zip(wanted.get(spec.name, ()), spec.shape or (), strict=False)
+        if isinstance(dimension, str) and isinstance(own, int)
+    ]
+    return (f"Static shapes: {', '.join(fixed)}.",) if fixed else ()
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
