@@ -55,7 +55,7 @@ def run_demo(*, keep: bool) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="registry-export-demo-") as name, contextlib.ExitStack() as running:
         folder = Path(name)
-        url, environment = _start(folder, running)
+        url = _start(folder, running)
         version = _train_and_register(url)
         _promote(url, version)
         status = _await_export(url, version)
@@ -70,7 +70,7 @@ def run_demo(*, keep: bool) -> int:
     return int(status not in ("verified", "unverified"))
 
 
-def _start(folder: Path, running: contextlib.ExitStack) -> tuple[str, dict[str, str]]:
+def _start(folder: Path, running: contextlib.ExitStack) -> str:
     port = _free_port()
     url, database = f"http://127.0.0.1:{port}", f"sqlite:///{folder / 'mlflow.db'}"
     (folder / "registry-export.yaml").write_text(_RULES)
@@ -89,7 +89,7 @@ def _start(folder: Path, running: contextlib.ExitStack) -> tuple[str, dict[str, 
     _wait_until_healthy(process, url, log)
     print(f"It answers at {url}. Starting `registry-export worker` with these rules:\n\n{_RULES}", flush=True)
     running.enter_context(_process([sys.executable, "-m", "registry_export.cli", "worker"], environment, None))
-    return url, environment
+    return url
 
 
 @contextlib.contextmanager
