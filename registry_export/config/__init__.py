@@ -7,17 +7,20 @@ format declares, `rules` puts the file together. Nothing here imports a format o
 from registry_export.config.places import Place
 from registry_export.config.rules import (
     STAGES,
+    TARGETS_TAG,
     Configuration,
     Rule,
     default_configuration,
     load_configuration,
     missing_rule,
     parse_configuration,
+    requested_targets,
 )
 from registry_export.config.targets import format_named, make_target, parse_targets, variant_of
 
 __all__ = [
     "STAGES",
+    "TARGETS_TAG",
     "Configuration",
     "Place",
     "Rule",
@@ -28,5 +31,6 @@ __all__ = [
     "missing_rule",
     "parse_configuration",
     "parse_targets",
+    "requested_targets",
     "variant_of",
 ]

@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING
 
 from registry_export.config.document import Entry, read_document
 from registry_export.config.places import Place, among
-from registry_export.config.targets import Formats, distinct, format_named, make_target, read_target
+from registry_export.config.targets import Formats, distinct, format_named, make_target, parse_targets, read_target
 from registry_export.entities import Target, Tolerance
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from registry_export.errors import ConfigurationError
+
+TARGETS_TAG = "registry_export.targets"
+"""The tag by which a person overrides a rule's targets from the UI."""
 
 STAGES = ("Staging", "Production")
 """The stages that can be promotions; `None` and `Archived` take a version out of use."""
@@ -223,3 +228,23 @@ def missing_rule(configuration: Configuration, model_name: str) -> Configuration
     """The refusal of a model that no rule names, for commands that need one."""
     place = Place(configuration.source or "the default rule")
     return place.error(f"no rule's 'models' matches {model_name!r}; add one, or name the targets with --target.")
+
+
+def requested_targets(
+    rule: Rule | None, tags: Mapping[str, str], of: str, formats: Formats
+) -> tuple[Target, ...] | None:
+    """What is asked for a model version: the tag's targets, else the rule's; None when neither speaks.
+
+    Args:
+        rule: The rule that matched.
+        tags: The tags of the registered model with those of the version over them.
+        of: Whose tags these are, for a refusal.
+        formats: The installed formats by name.
+
+    Raises:
+        ConfigurationError: The tag cannot be understood.
+    """
+    text = tags.get(TARGETS_TAG, "").strip()
+    if text:
+        return parse_targets(text, f"the tag {TARGETS_TAG} of {of}", formats)
+    return rule.targets if rule else None

@@ -1,0 +1,208 @@
+"""What the command line and Python callers share: from a model URI and the user's words to an export."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from registry_export.config import load_configuration, missing_rule, parse_targets, requested_targets
+from registry_export.discovery import discover_formats
+from registry_export.errors import ConfigurationError
+from registry_export.registry import Registry
+from registry_export.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
+
+    from registry_export.config import Configuration, Rule
+    from registry_export.entities import ExportReport, ModelVersionRef, Target, Tolerance
+    from registry_export.format import Format
+    from registry_export.graph import ExportPlan
+    from registry_export.reporter import Reporter
+
+MANUAL = "manual"
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one call asks for, everything looked up.
+
+    Attributes:
+        ref: The version that the URI meant when it was asked.
+        targets: What to export.
+        samples: Absolute path or artifact URI; None: the input example.
+        tolerance: None: the precision's default.
+        rule: The rule that supplied what the call left open, where one matched.
+    """
+
+    ref: ModelVersionRef
+    targets: tuple[Target, ...]
+    samples: str | None
+    tolerance: Tolerance | None
+    rule: Rule | None
+
+
+class Session:
+    """The settings, formats, rules and registry of one command, each read on first need."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What the environment says."""
+        return Settings.from_environment()
+
+    @cached_property
+    def formats(self) -> Mapping[str, Format]:
+        """The installed formats by name."""
+        return discover_formats()
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """The rules."""
+        return load_configuration(self.settings.config_path, self.formats)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The model registry.
+
+        Raises:
+            ConfigurationError: Nothing says where it is. MLflow would start an empty one in the working folder.
+        """
+        if self.settings.tracking_uri is None:
+            raise ConfigurationError(
+                "MLFLOW_TRACKING_URI is not set.",
+                remedy="Set it to the MLflow server's address, as in MLFLOW_TRACKING_URI=http://127.0.0.1:5000.",
+            )
+        return Registry(self.settings.tracking_uri)
+
+    def request(
+        self,
+        model_uri: str,
+        targets: str | Sequence[str] | None,
+        *,
+        samples: str | PathLike[str] | None = None,
+        tolerance: Tolerance | None = None,
+    ) -> Request:
+        """Look up what a call left open: the version, the targets, samples and tolerance.
+
+        Raises:
+            ConfigurationError: A word is not understood, or nothing says which targets.
+            ModelVersionNotFoundError: There is no such version.
+        """
+        chosen = self.parse(targets)
+        ref = self.registry.resolve(model_uri)
+        info = self.registry.version(ref)
+        rule = self.configuration.rule_for(ref.name, MANUAL)
+        if chosen is None:
+            tags = {**self.registry.model_tags(ref.name), **info.tags}
+            chosen = requested_targets(rule, tags, str(ref), self.formats)
+        if chosen is None:
+            raise missing_rule(self.configuration, ref.name)
+        return Request(
+            ref=ref,
+            targets=chosen,
+            samples=_absolute(samples) if samples else rule.samples if rule else None,
+            tolerance=tolerance or (rule.tolerance if rule else None),
+            rule=rule,
+        )
+
+    def parse(self, targets: str | Sequence[str] | None) -> tuple[Target, ...] | None:
+        """Parse targets as typed; empty text counts as nothing said.
+
+        Raises:
+            ConfigurationError: Names the target and the choices.
+        """
+        text = targets if isinstance(targets, str) or targets is None else ",".join(targets)
+        return parse_targets(text, "--target", self.formats) if text and text.strip(", ") else None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export left.
+
+    Attributes:
+        report: The published report.
+        page: Address of the version's page; empty where the tracking URI serves none.
+    """
+
+    report: ExportReport
+    page: str
+
+
+def export(
+    model_uri: str,
+    targets: str | Sequence[str] | None = None,
+    *,
+    samples: str | PathLike[str] | None = None,
+    tolerance: Tolerance | None = None,
+    force: bool = False,
+    reporter: Reporter | None = None,
+) -> Exported:
+    """Export one model version now, as a job of the ledger where that can be reached.
+
+    Arguments and errors as for `registry_export.export`.
+    """
+    from registry_export.reporter import SILENT
+
+    session = Session()
+    request = session.request(model_uri, targets, samples=samples, tolerance=tolerance)
+    report = _export_alone(session, request, force, reporter or SILENT)
+    return Exported(report, page_of(session.registry.tracking_uri, request.ref))
+
+
+def _export_alone(session: Session, request: Request, force: bool, reporter: Reporter) -> ExportReport:
+    from registry_export.export import export_model_version
+    from registry_export.isolation import ChildPool, Limits
+
+    limits = Limits(session.settings.child_timeout_s, session.settings.child_memory_bytes)
+    with ChildPool(limits) as pool:
+        return export_model_version(
+            request.ref,
+            targets=request.targets,
+            trigger=MANUAL,
+            registry=session.registry,
+            formats=session.formats,
+            pool=pool,
+            samples=request.samples,
+            tolerance=request.tolerance,
+            force=force,
+            reporter=reporter,
+        )
+
+
+def plan(model_uri: str, targets: str | Sequence[str] | None = None) -> ExportPlan:
+    """Plan an export without running it; the checkpoint is downloaded to see what it is.
+
+    Args:
+        model_uri: As for `registry_export.export`.
+        targets: As for `registry_export.export`.
+
+    Raises:
+        RegistryExportError: The version or its checkpoint cannot be read.
+    """
+    from registry_export.checkpoint import read_checkpoint
+    from registry_export.graph import plan_export
+
+    session = Session()
+    request = session.request(model_uri, targets)
+    with tempfile.TemporaryDirectory(prefix="registry-export-") as folder:
+        checkpoint = read_checkpoint(session.registry.download(request.ref, Path(folder)), session.formats)
+        return plan_export(checkpoint.format, request.targets, session.formats)
+
+
+def page_of(tracking_uri: str, ref: ModelVersionRef) -> str:
+    """The version's page; empty where the tracking URI serves none."""
+    if not tracking_uri.startswith(("http://", "https://")):
+        return ""
+    return f"{tracking_uri.rstrip('/')}/#/models/{quote(ref.name, safe='')}/versions/{ref.version}"
+
+
+def _absolute(samples: str | PathLike[str]) -> str:
+    text = str(samples)
+    return text if _URI.match(text) else str(Path(text).absolute())

@@ -1,0 +1,74 @@
+"""The command `registry-export`: argument parsing and printing, nothing else.
+
+Commands import what they need when they run, so that `--help` answers at once. Exit codes: 0 verified
+or unverified, 1 mismatch or failed, 2 usage or configuration, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+import click
+
+from registry_export.cli.export import export, plan, pull
+from registry_export.cli.formats import formats
+from registry_export.cli.jobs import jobs
+from registry_export.cli.serve import demo, server, worker
+from registry_export.errors import ConfigurationError, RegistryExportError
+
+_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--debug", is_flag=True, help="Show stack traces, warnings and the log.")
+@click.version_option(package_name="registry-export")
+def cli(debug: bool) -> None:
+    """Promote a model in MLflow, get verified deployment formats on its page."""
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("registry_export").setLevel(level)
+    if not debug:
+        warnings.simplefilter("ignore")
+
+
+for _command in (export, plan, pull, jobs, formats, worker, server, demo):
+    cli.add_command(_command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit; every error that is foreseen becomes one sentence on stderr."""
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given[:1]
+    try:
+        sys.exit(cli.main(given, prog_name="registry-export", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(_USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Stopped. What was published stays; run it again to go on.", err=True)
+        sys.exit(_INTERRUPTED)
+    except RegistryExportError as error:
+        _report(error, debug)
+        sys.exit(_USAGE if isinstance(error, ConfigurationError) else _FAILED)
+    except BrokenPipeError:  # the reader of our output (`head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_FAILED)
+    except Exception as error:  # noqa: BLE001 - the last place where a fault of our own can become a sentence
+        _report(error, debug)
+        if not debug:
+            click.echo("This should not have happened; `registry-export --debug ...` shows where it did.", err=True)
+        sys.exit(_FAILED)
+
+
+def _report(error: Exception, debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, RegistryExportError):
+        click.echo(f"Error: {error}", err=True)
+    else:
+        click.echo(f"Error: {type(error).__name__}: {error}", err=True)

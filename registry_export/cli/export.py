@@ -1,0 +1,128 @@
+"""`registry-export export`, `plan` and `pull`: one model version, now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from registry_export.cli.tables import print_json, print_table, print_targets
+
+if TYPE_CHECKING:
+    from registry_export.entities import ErrorRecord, ExportReport, Tolerance
+    from registry_export.graph import ExportPlan, PlannedTarget
+
+_target_option = click.option(
+    "--target",
+    "targets",
+    metavar="TARGET",
+    multiple=True,
+    help="A format, or one with options: onnx:opset_version=17. Repeat it, or separate by commas. "
+    "Default: the tag registry_export.targets, then the rules.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command(short_help="Export one model version now.")
+@click.argument("model_uri")
+@_target_option
+@click.option("--force", is_flag=True, help="Convert and verify anew even what is verified already.")
+@click.option("--samples", metavar="PATH", help=".npz file or artifact URI with inputs to verify with.")
+@click.option("--atol", type=click.FloatRange(min=0), help="Allowed absolute difference; goes with --rtol.")
+@click.option("--rtol", type=click.FloatRange(min=0), help="Allowed relative difference; goes with --atol.")
+@_json_option
+def export(
+    model_uri: str,
+    targets: tuple[str, ...],
+    force: bool,
+    samples: str | None,
+    atol: float | None,
+    rtol: float | None,
+    as_json: bool,
+) -> int:
+    """Export one model version now, verify every format, publish the results on its page.
+
+    MODEL_URI is models:/name/3, models:/name@alias or models:/name/Staging.
+    """
+    from registry_export import api
+    from registry_export.cli.progress import TerminalReporter
+
+    tolerance = _tolerance(atol, rtol)
+    reporter = TerminalReporter(to_stderr=as_json)
+    exported = api.export(
+        model_uri, targets, samples=samples or None, tolerance=tolerance, force=force, reporter=reporter
+    )
+    if as_json:
+        print_json(exported.report)
+    else:
+        _print_report(exported.report, exported.page)
+    return _exit_code(exported.report)
+
+
+@click.command(short_help="Print what `export` would run, and why not.")
+@click.argument("model_uri")
+@_target_option
+@_json_option
+def plan(model_uri: str, targets: tuple[str, ...], as_json: bool) -> int:
+    """Print what `export` would run, and why a target can't be."""
+    from registry_export import api
+
+    planned = api.plan(model_uri, targets)
+    if as_json:
+        print_json(planned)
+    else:
+        _print_plan(planned)
+    return int(any(target.error and target.target.required for target in planned.targets))
+
+
+@click.command(short_help="Fetch one published export, digests checked.")
+@click.argument("model_uri")
+@click.option("--target", required=True, metavar="TARGET", help="A target or a variant: onnx, onnx-opset17.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder to put it in.")
+def pull(model_uri: str, target: str, output: Path) -> None:
+    """Fetch one published export into a folder, its digests checked."""
+    from registry_export import api
+
+    click.echo(api.pull(model_uri, target, output))
+
+
+def _tolerance(atol: float | None, rtol: float | None) -> Tolerance | None:
+    from registry_export.entities import Tolerance
+
+    if atol is None and rtol is None:
+        return None
+    if atol is None or rtol is None:
+        raise click.UsageError("--atol and --rtol go together: atol + rtol * |expected| is allowed.")
+    return Tolerance(atol, rtol)
+
+
+def _exit_code(report: ExportReport) -> int:
+    from registry_export.entities import Status
+
+    return int(report.status not in (Status.VERIFIED, Status.UNVERIFIED))
+
+
+def _print_report(report: ExportReport, page: str) -> None:
+    click.echo()
+    print_targets(report.targets)
+    click.echo(f"\n{report.model_version}: {report.status}{f' - {page}' if page else ''}")
+
+
+def _print_plan(planned: ExportPlan) -> None:
+    click.echo(f"source: {planned.source_format} ({planned.source_kind})")
+    rows = [_plan_row(planned, target) for target in planned.targets]
+    print_table(("target", "runs", "else"), rows)
+    for target in planned.targets:
+        if target.error:
+            click.echo(f"{target.target.variant}: {_sentence(target.error)}")
+
+
+def _plan_row(planned: ExportPlan, target: PlannedTarget) -> tuple[str, str, str]:
+    ways = [" -> ".join(planned.steps[route].path) for route in target.routes]
+    optional = "" if target.target.required else " (not required)"
+    return f"{target.target.variant}{optional}", ways[0] if ways else "can't be made", "; ".join(ways[1:])
+
+
+def _sentence(error: ErrorRecord) -> str:
+    return f"{error.step}: {error.message}"

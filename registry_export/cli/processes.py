@@ -1,0 +1,151 @@
+"""`mlflow server` and a worker as two child processes that start and stop together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
+
+import click
+
+from registry_export.errors import ConfigurationError, RegistryExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_START_S = 120.0
+_STOP_S = 30.0
+_POLL_S = 0.5
+_DEFAULT_STORE = "sqlite:///mlflow.db"
+"""MLflow's own default, said aloud because the worker must read the same database."""
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+
+def run_server_and_worker(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Start both, and return when a person stops them.
+
+    Args:
+        arguments: What `mlflow server` is given.
+        environ: The environment of both.
+
+    Raises:
+        RegistryExportError: One of them ended by itself.
+    """
+    url = server_url(arguments, environ)
+    stores, registry = store_of(arguments, environ)
+    environment = {**environ, "MLFLOW_TRACKING_URI": url}
+    if registry.partition(":")[0].partition("+")[0] in _DATABASES:
+        environment["REGISTRY_EXPORT_OUTBOX_URI"] = registry
+    else:
+        click.echo(f"The registry at {registry} is no database: the worker reconciles through HTTP alone.")
+    mlflow_command = [sys.executable, "-m", "mlflow", "server", *stores, *arguments]
+    worker_command = [sys.executable, "-m", "registry_export.cli", "worker"]
+    if _answers(url):
+        raise ConfigurationError(f"Something answers at {url} already; choose another port with --port.")
+    with contextlib.suppress(KeyboardInterrupt), _terminated_like_interrupted(), contextlib.ExitStack() as running:
+        server = running.enter_context(_process(mlflow_command, environ))
+        _wait_until_healthy(server, url)
+        worker = running.enter_context(_process(worker_command, environment))
+        click.echo(f"MLflow is at {url}, and a worker exports what is promoted there. Ctrl-C stops both.")
+        _wait_until_one_ends({"mlflow server": server, "the worker": worker})
+
+
+def server_url(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
+    """The address at which a server with these arguments answers on this machine."""
+    host = _option(arguments, ("--host", "-h"), environ.get("MLFLOW_HOST", "127.0.0.1"))
+    port = _option(arguments, ("--port", "-p"), environ.get("MLFLOW_PORT", "5000"))
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where to call, not where to listen
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def store_of(arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
+    """Return the arguments that must be added, and where the registry is kept.
+
+    Args:
+        arguments: What `mlflow server` is given.
+        environ: Its environment.
+    """
+    backend = _option(arguments, ("--backend-store-uri",), environ.get("MLFLOW_BACKEND_STORE_URI", ""))
+    registry = _option(arguments, ("--registry-store-uri",), environ.get("MLFLOW_REGISTRY_STORE_URI", ""))
+    added = () if backend else ("--backend-store-uri", _DEFAULT_STORE)
+    return added, registry or backend or _DEFAULT_STORE
+
+
+def _option(arguments: Sequence[str], names: Sequence[str], default: str) -> str:
+    found = default
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in names and equals:
+            found = value
+        elif argument in names and position + 1 < len(arguments):
+            found = arguments[position + 1]
+    return found
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C, so that a supervisor that stops us stops the children too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process in a group of its own, so that Ctrl-C reaches it through us and in our order."""
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        yield process
+    finally:
+        try:
+            _signal_group(process, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_S)
+        finally:  # a second Ctrl-C must not leave it behind
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RegistryExportError(
+                f"mlflow server ended with exit status {process.returncode}; its output says why."
+            )
+        if _answers(url):
+            return
+        time.sleep(_POLL_S)
+    raise RegistryExportError(f"mlflow server did not answer at {url} within {_START_S:.0f} seconds.")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5):  # noqa: S310 - made by server_url, always http
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def _wait_until_one_ends(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
+    while True:
+        for name, process in processes.items():
+            if process.poll() is not None:
+                raise RegistryExportError(f"{name} ended with exit status {process.returncode}; both are stopped.")
+        time.sleep(_POLL_S)

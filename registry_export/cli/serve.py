@@ -1,0 +1,50 @@
+"""`registry-export worker`, `server` and `demo`: the commands that keep running."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+
+@click.command(short_help="Export what is promoted, until stopped.")
+@click.option("--once", is_flag=True, help="Do what is queued, then exit.")
+def worker(once: bool) -> None:
+    """Export what is promoted, until stopped by Ctrl-C.
+
+    Reads MLFLOW_TRACKING_URI, REGISTRY_EXPORT_OUTBOX_URI, REGISTRY_EXPORT_LEDGER_URI and
+    REGISTRY_EXPORT_CONFIG from the environment.
+    """
+    import logging
+
+    from registry_export.settings import Settings
+    from registry_export.worker import run_worker
+
+    log = logging.getLogger("registry_export")
+    log.setLevel(min(log.level or logging.INFO, logging.INFO))
+    run_worker(Settings.from_environment(), once=once)
+
+
+@click.command(
+    short_help="`mlflow server` and a worker in one.",
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
+    options_metavar="",
+)
+@click.argument("arguments", metavar="[MLFLOW SERVER OPTIONS]...", nargs=-1, type=click.UNPROCESSED)
+def server(arguments: tuple[str, ...]) -> None:
+    """Run `mlflow server` and a worker in one, for a laptop; Ctrl-C stops both.
+
+    Every option is `mlflow server`'s own: registry-export server --port 5001
+    """
+    from registry_export.cli.processes import run_server_and_worker
+
+    run_server_and_worker(arguments, os.environ)
+
+
+@click.command(short_help="Watch a small model being exported.")
+@click.option("--keep/--no-keep", default=True, help="Leave the server running until Ctrl-C.", show_default=True)
+def demo(keep: bool) -> int:
+    """Train a small classifier, promote it, and show what appears: a server, a worker and a model of its own."""
+    from registry_export.demo import run_demo
+
+    return run_demo(keep=keep)

@@ -1,0 +1,239 @@
+"""The command line before any server: what it prints, and which exit code it leaves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from registry_export.cli import cli, main
+from registry_export.cli.processes import server_url, store_of
+from registry_export.cli.progress import TerminalReporter
+from registry_export.cli.tables import print_table, print_targets, size
+from registry_export.entities import ErrorRecord, Metrics, Status, TargetResult, Verification
+from registry_export.errors import RegistryUnavailableError
+
+HEAVY = ("mlflow", "torch", "tensorflow", "numpy", "sqlalchemy", "yaml", "onnx", "jinja2", "platformdirs")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No server, no configuration and no ledger of the machine's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("REGISTRY_EXPORT_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("REGISTRY_EXPORT_LEDGER_URI", f"sqlite:///{tmp_path / 'ledger.db'}")
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    return int(left.value.code or 0)
+
+
+def test_help_imports_no_heavy_package_and_answers_at_once() -> None:
+    code = (
+        "import sys\nfrom registry_export.cli import main\n"
+        f"try: main(['--help'])\nfinally: print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert time.monotonic() - began < 3  # 0.1 s on an idle machine; the modules above are what makes it slow
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = f"import sys, registry_export; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_export_stays_the_function_when_the_module_of_that_name_is_imported() -> None:
+    code = (
+        "import registry_export\nfrom registry_export.export import export_model_version\n"
+        "assert callable(registry_export.export), registry_export.export\n"
+        "from registry_export import export\nassert callable(export)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_of_the_contract_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--help") == 0
+    assert "Usage: registry-export" in capsys.readouterr().out
+
+
+def test_the_commands_are_those_of_the_contract() -> None:
+    assert set(cli.commands) == {"export", "plan", "pull", "jobs", "formats", "worker", "server", "demo"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bogus"], "No such command"),
+        (["export"], "MODEL_URI"),
+        (["export", "models:/m/1", "--bogus"], "No such option"),
+        (["export", "models:/m/1", "--atol", "1"], "--rtol"),
+        (["export", "models:/m/1", "--atol", "-1", "--rtol", "0"], "-1"),
+        (["export", "models:/m/1", "--target", "nothing"], "unknown format 'nothing'; the choices are"),
+        (["plan", "models:/m/1", "--target", "onnx:opset=17"], "did you mean 'opset_version'?"),
+        (["export", "models:/m/1"], "MLFLOW_TRACKING_URI is not set"),
+        (["pull", "models:/m/1", "--target", "onnx"], "--output"),
+        (["formats", "nothing"], "unknown format 'nothing'"),
+    ],
+)
+def test_a_mistake_in_usage_is_one_sentence_and_exit_code_2(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_a_broken_configuration_is_refused_at_start_with_its_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("registry-export.yaml").write_text("rules:\n  - models: m\n    targets: [onnxx]\n")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert run("worker", "--once") == 2
+    assert "registry-export.yaml:3: rules[0].targets[0]: unknown format 'onnxx'" in capsys.readouterr().err
+
+
+def test_a_server_that_is_down_is_one_sentence_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert run("export", "models:/m/1") == 1
+    error = capsys.readouterr().err
+    assert "http://127.0.0.1:9" in error
+    assert "Traceback" not in error
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("registry_export.api.export", failing)
+
+
+def test_a_fault_of_our_own_is_a_sentence_and_debug_shows_the_trace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(monkeypatch, ZeroDivisionError("by us"))
+    assert run("export", "models:/m/1") == 1
+    error = capsys.readouterr().err
+    assert "ZeroDivisionError: by us" in error
+    assert "--debug" in error
+    assert "Traceback" not in error
+    assert run("--debug", "export", "models:/m/1") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_130_and_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    fail_with(monkeypatch, KeyboardInterrupt())
+    assert run("export", "models:/m/1") == 130
+    assert capsys.readouterr().err.strip().splitlines() == ["Stopped. What was published stays; run it again to go on."]
+
+
+def test_an_error_of_the_registry_leaves_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    fail_with(monkeypatch, RegistryUnavailableError("It is down.", remedy="Start it."))
+    assert run("export", "models:/m/1") == 1
+    assert capsys.readouterr().err == "Error: It is down. Start it.\n"
+
+
+def test_formats_lists_every_installed_format_as_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("formats") == 0
+    table = capsys.readouterr().out
+    assert run("formats", "--json") == 0
+    records = json.loads(capsys.readouterr().out)
+    assert {"keras", "tflite"} <= {record["name"] for record in records}
+    for record in records:
+        assert record["name"] in table
+        assert record["verified_by"] in table
+        assert record["installed"] is not bool(record["missing"])
+
+
+def test_formats_of_one_name_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("formats", "tflite") == 0
+    out = capsys.readouterr().out
+    assert "option" in out
+    assert "dynamic_dimensions" in out
+
+
+def test_the_table_of_an_export_shows_measured_facts_and_why_one_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    good = TargetResult(
+        "onnx",
+        "onnx",
+        {},
+        Status.VERIFIED,
+        opset_version=20,
+        size_bytes=44_700_000,
+        convert_seconds=1.26,
+        verification=Verification(Status.VERIFIED, metrics=Metrics(max_abs_diff=2.4e-7)),
+    )
+    bad = TargetResult("tflite", "tflite", {}, Status.FAILED, error=ErrorRecord("Convert", "X", "no such\noperator"))
+    print_targets([good, bad])
+    assert capsys.readouterr().out.splitlines() == [
+        "variant  status    opset  size     max abs diff  seconds",
+        "onnx     verified  20     44.7 MB  2.4e-07       1.3",
+        "tflite   failed    -      -        -             -",
+        "tflite: Convert: no such operator",
+    ]
+
+
+def test_sizes_are_in_powers_of_ten() -> None:
+    assert [size(n) for n in (None, 0, 999, 1000, 5_300_000, 7_000_000_000_000)] == [
+        "",
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "5.3 MB",
+        "7000.0 GB",
+    ]
+
+
+def test_a_table_without_rows_still_shows_its_head(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("a", "b"), [])
+    assert capsys.readouterr().out == "a  b\n"
+
+
+def test_a_step_is_one_line_where_output_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = TerminalReporter()
+    reporter.step_started("convert", "onnx")
+    reporter.step_finished("convert", "onnx", "done", 1.25)
+    reporter.note("a note")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["convert", "onnx", "done", "1.2", "s"]
+    assert lines[1].strip() == "a note"
+    TerminalReporter(to_stderr=True).note("aside")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "url"),
+    [
+        ([], {}, "http://127.0.0.1:5000"),
+        (["--port", "5001", "--host=0.0.0.0"], {}, "http://127.0.0.1:5001"),
+        (["-p", "80", "-h", "::1"], {}, "http://[::1]:80"),
+        (["--port=1"], {"MLFLOW_PORT": "2", "MLFLOW_HOST": "box"}, "http://box:1"),
+    ],
+)
+def test_the_worker_is_pointed_at_the_server_it_was_started_with(
+    arguments: list[str], environ: dict[str, str], url: str
+) -> None:
+    assert server_url(arguments, environ) == url
+
+
+def test_the_hooks_database_is_the_registrys_when_stores_are_split() -> None:
+    assert store_of([], {}) == (("--backend-store-uri", "sqlite:///mlflow.db"), "sqlite:///mlflow.db")
+    both = ["--backend-store-uri", "sqlite:///a.db", "--registry-store-uri=sqlite:///b.db"]
+    assert store_of(both, {}) == ((), "sqlite:///b.db")
+    assert store_of([], {"MLFLOW_BACKEND_STORE_URI": "postgresql://x"}) == ((), "postgresql://x")
