@@ -1,0 +1,22 @@
+"""What an export came to, for people and for machines. Nothing here asks a server or touches a file.
+
+`report.json` is the record itself; the others are views of it.
+"""
+
+from registry_export.report.description import description_block, with_block
+from registry_export.report.html import to_html
+from registry_export.report.markdown import to_markdown
+from registry_export.report.record import from_json, to_json
+from registry_export.report.text import size_text, tag_line, verdict_sentence
+
+__all__ = [
+    "description_block",
+    "from_json",
+    "size_text",
+    "tag_line",
+    "to_html",
+    "to_json",
+    "to_markdown",
+    "verdict_sentence",
+    "with_block",
+]

@@ -1,0 +1,117 @@
+"""The block that we keep in a version's description, among what people wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from registry_export.entities import ExportReport, Status, TargetResult
+from registry_export.report.text import (
+    MISSING,
+    number_text,
+    reason_text,
+    shortened,
+    size_text,
+    verdict_sentence,
+    version_text,
+)
+
+BEGIN = "<!-- registry-export:begin -->"
+END = "<!-- registry-export:end -->"
+
+_BLOCK = re.compile(re.escape(BEGIN) + r"(?:(?!" + re.escape(BEGIN) + r").)*?" + re.escape(END), re.DOTALL)
+_LONGEST_REASON = 200
+
+Link = Callable[[str], str | None]
+"""From a path in the version's folder to a link that MLflow's UI follows; None where there is none."""
+
+
+def description_block(report: ExportReport, link: Link, limit: int) -> str:
+    """Write the table of targets, with its markers, in no more characters than there are.
+
+    Args:
+        report: What the version has.
+        link: Makes the links to files.
+        limit: The most characters that the block may have. A line with a link takes the table's place
+            when it does not fit, and an empty text the line's.
+    """
+    full = _full(report, link)
+    for body in (full, *_without_reasons(report, link), _line(report, link)):
+        block = f"{BEGIN}\n{body}\n{END}"
+        if len(block) <= limit:
+            return block
+    return ""
+
+
+def with_block(description: str, block: str) -> str:
+    """Put a block in the place of an earlier one, else at the end; an empty block only removes that.
+
+    Whatever stands outside the markers stays as it is.
+    """
+    before, found, after = _split(description)
+    if found:
+        return f"{before}{block}{after}" if block else (before.rstrip("\n") + after)
+    if not block:
+        return description
+    return f"{description}\n\n{block}" if description.strip() else block
+
+
+def text_around(description: str) -> int:
+    """Count the characters that a description has, or would get, besides a block."""
+    before, found, after = _split(description)
+    return len(before) + len(after) if found else len(description) + 2 * bool(description.strip())
+
+
+def _split(description: str) -> tuple[str, bool, str]:
+    match = _BLOCK.search(description)
+    if match is None:
+        return description, False, ""
+    return description[: match.start()], True, description[match.end() :]
+
+
+def _full(report: ExportReport, link: Link) -> str:
+    reasons = [
+        f"- **{_escaped(result.variant)}** {result.status}: {_escaped(shortened(reason, _LONGEST_REASON))}"
+        for result in report.targets
+        if (reason := reason_text(result))
+    ]
+    return "\n".join([_table(report, link), *(["", *reasons] if reasons else [])])
+
+
+def _without_reasons(report: ExportReport, link: Link) -> tuple[str, ...]:
+    return (_table(report, link), _table(report, lambda _: None))
+
+
+def _table(report: ExportReport, link: Link) -> str:
+    rows = [_row(result, link) for result in report.targets]
+    head = ["| target | status | version | size | max abs diff |", "|---|---|---|---|---|"]
+    return "\n".join([_line(report, link), "", *head, *rows]) if rows else _line(report, link)
+
+
+def _row(result: TargetResult, link: Link) -> str:
+    metrics = result.verification.metrics if result.verification is not None else None
+    has_files = result.size_bytes is not None and result.status is not Status.FAILED
+    cells = (
+        _linked(result.variant, link(f"exports/{result.variant}") if has_files else None),
+        str(result.status),
+        version_text(result) or MISSING,
+        size_text(result.size_bytes),
+        number_text(metrics.max_abs_diff if metrics else None),
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def _line(report: ExportReport, link: Link) -> str:
+    sentence = _escaped(shortened(verdict_sentence(report), _LONGEST_REASON))
+    return f"**Exports: {report.status}.** {sentence} {_linked('Report', link('exports/report.html'), '')}".rstrip()
+
+
+def _linked(text: str, target: str | None, otherwise: str | None = None) -> str:
+    if target:
+        return f"[{_escaped(text)}]({target})"
+    return _escaped(text) if otherwise is None else otherwise
+
+
+def _escaped(text: str) -> str:
+    """Keep text from being read as Markdown or HTML."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text).replace("--\\>", "- -\\>")

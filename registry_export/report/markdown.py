@@ -1,0 +1,124 @@
+"""The report as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from registry_export.entities import ExportReport, TargetResult
+from registry_export.manifest import reproduce_command
+from registry_export.report.text import (
+    MISSING,
+    evidence_text,
+    is_usable,
+    metrics_texts,
+    number_text,
+    reason_text,
+    shape_text,
+    size_text,
+    time_text,
+    tolerance_text,
+    verdict_sentence,
+    version_text,
+)
+
+
+def to_markdown(report: ExportReport) -> str:
+    """Write a report as Markdown: the verdict, the table of targets, then each target."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: ExportReport) -> Iterator[str]:
+    yield f"# Exports of {report.model_version}: {report.status}"
+    yield ""
+    yield _cell(verdict_sentence(report))
+    yield ""
+    yield f"Trigger `{report.trigger}`, {time_text(report.created_at) or 'time unknown'}."
+    if report.source is not None:
+        source = report.source
+        yield f"Source: {source.flavor or source.format}, {size_text(source.size_bytes)}, sha256 `{source.sha256}`."
+        if source.evidence:
+            yield f"Verified with {evidence_text(source.evidence)}."
+        yield from (f"\n> {_cell(note)}" for note in source.notes)
+    if report.targets:
+        yield ""
+        yield "| target | status | version | size | max abs diff | tolerance | seconds |"
+        yield "|---|---|---|---|---|---|---|"
+        yield from (_row(result) for result in report.targets)
+    for result in report.targets:
+        yield from _target(report, result)
+    if report.tools:
+        yield ""
+        yield "Made with " + ", ".join(f"{name} {version}" for name, version in report.tools.items()) + "."
+
+
+def _row(result: TargetResult) -> str:
+    verification = result.verification
+    cells = (
+        result.variant,
+        str(result.status),
+        version_text(result) or MISSING,
+        size_text(result.size_bytes),
+        number_text(verification.metrics.max_abs_diff if verification else None),
+        tolerance_text(verification.tolerance if verification else None).replace("|", "\\|"),
+        MISSING if result.convert_seconds is None else f"{result.convert_seconds:.1f}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def _target(report: ExportReport, result: TargetResult) -> Iterator[str]:
+    yield ""
+    yield f"## {result.variant}: {result.status}"
+    yield ""
+    if reason := reason_text(result):
+        yield f"{_cell(reason)}"
+        yield ""
+    if result.path:
+        yield f"- Path: {' → '.join(result.path)}"
+    if result.description is not None:
+        for role, specs in (
+            ("Input", result.description.interface.inputs),
+            ("Output", result.description.interface.outputs),
+        ):
+            yield from (f"- {role} `{spec.name or 'unnamed'}`: {spec.dtype} {shape_text(spec)}" for spec in specs)
+    if result.sha256:
+        yield f"- sha256: `{result.sha256}`"
+    if result.verification is not None:
+        for rung in result.verification.rungs:
+            yield f"- {rung.name}: {rung.status}{': ' + _cell(rung.reason) if rung.reason else ''}"
+            for name, metrics in rung.outputs.items():
+                yield f"  - `{name}`: " + ", ".join(f"{key} {text}" for key, text in metrics_texts(metrics).items())
+    yield from (f"- Tried {attempt.way}: {_cell(attempt.error) or 'worked'}" for attempt in result.attempts)
+    yield from (f"- {_cell(note)}" for note in result.notes)
+    yield ""
+    if is_usable(result):
+        yield "```python"
+        yield from load_lines(report, result)
+        yield "```"
+        yield ""
+    yield "```sh"
+    yield reproduce_command(report.model_version, result.format, result.options)
+    yield "```"
+
+
+def load_lines(report: ExportReport, result: TargetResult) -> Iterator[str]:
+    """Yield the lines of Python that load an export and call it."""
+    interface = result.description.interface if result.description is not None else None
+    names = [spec.name or "x" for spec in interface.inputs] if interface else ["x"]
+    arrays = ", ".join(f'"{name}": {_variable(name)}' for name in names)
+    yield "import registry_export"
+    yield ""
+    yield f'with registry_export.load("{report.model_version.uri}", "{result.variant}") as model:'
+    yield f"    outputs = model.infer({{{arrays}}})"
+
+
+def _variable(name: str) -> str:
+    cleaned = "".join(character if character.isalnum() else "_" for character in name)
+    return cleaned if cleaned.isidentifier() else f"x_{cleaned}"
+
+
+def _cell(text: str) -> str:
+    """Text that came from a converter, on one line, and read as text."""
+    line = " ".join(text.split())
+    for character in "\\`*_[]<>|":
+        line = line.replace(character, f"\\{character}")
+    return line

@@ -1,0 +1,156 @@
+"""Numbers, sizes, shapes and verdicts as people read them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+
+from registry_export.entities import (
+    VERDICTS,
+    ExportReport,
+    Metrics,
+    Status,
+    TargetResult,
+    TensorSpec,
+    Tolerance,
+)
+
+MISSING = "–"
+
+_LONGEST_TAG = 500
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+_THOUSAND = 1000
+_WHOLE_FROM = 100
+_PLAIN_FROM, _PLAIN_TO = 0.01, 10_000
+_EVIDENCE = {
+    "samples": "samples of the rule",
+    "example": "the version's input example",
+    "random": "random numbers drawn from the signature: the weakest evidence",
+}
+
+
+def size_text(size_bytes: int | None) -> str:
+    """Write a size in decimal units: `44.7 MB`, `812 kB`, `312 B`."""
+    if size_bytes is None:
+        return MISSING
+    size, unit = float(size_bytes), 0
+    # Rounding must not make "1000 kB" of 999,999 bytes.
+    while round(size) >= _THOUSAND and unit < len(_UNITS) - 1:
+        size, unit = size / _THOUSAND, unit + 1
+    whole = unit == 0 or size >= _WHOLE_FROM
+    return f"{size:.0f} {_UNITS[unit]}" if whole else f"{size:.1f} {_UNITS[unit]}"
+
+
+def number_text(value: float | None) -> str:
+    """Write a measured difference: `2.4e-07`, `31.6`, and `0` for an exact match."""
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "0"
+    return f"{value:.3g}" if _PLAIN_FROM <= value < _PLAIN_TO else f"{value:.1e}"
+
+
+def shape_text(spec: TensorSpec) -> str:
+    """Write a shape: `(batch, 3, 8, 8)`; `any rank` where nothing is known."""
+    if spec.shape is None:
+        return "any rank"
+    sizes = ", ".join(str(size) for size in spec.shape)
+    return f"({sizes},)" if len(spec.shape) == 1 else f"({sizes})"
+
+
+def tolerance_text(tolerance: Tolerance | None) -> str:
+    """Write a tolerance as the inequality that it is."""
+    return MISSING if tolerance is None else f"{tolerance.atol:g} + {tolerance.rtol:g} · |expected|"
+
+
+def metrics_texts(metrics: Metrics) -> dict[str, str]:
+    """Write every metric that has a value, by its name."""
+    texts = {
+        "max abs diff": number_text(metrics.max_abs_diff),
+        "max rel diff": number_text(metrics.max_rel_diff),
+        "cosine": MISSING if metrics.cosine is None else f"{metrics.cosine:.6f}",
+        "SNR": _snr_text(metrics),
+        "top-1": MISSING if metrics.top1_agreement is None else f"{metrics.top1_agreement:.1%}",
+    }
+    return {name: text for name, text in texts.items() if text != MISSING}
+
+
+def version_text(result: TargetResult) -> str:
+    """Write the opset or the version of the file format; empty where there is neither."""
+    if result.opset_version is not None:
+        return f"opset {result.opset_version}"
+    return f"version {result.format_version}" if result.format_version else ""
+
+
+def reason_text(result: TargetResult) -> str:
+    """Say why a target is not verified; empty when it is."""
+    if result.status is Status.VERIFIED:
+        return ""
+    if result.error is not None:
+        return one_line(f"{result.error.step}: {result.error.message}")
+    return one_line(result.verification.reason) if result.verification is not None else ""
+
+
+def tag_line(result: TargetResult) -> str:
+    """Write a target's tag: `verified · opset 20 · 44.7 MB · max abs diff 2.4e-07` or `failed · Where: Why`."""
+    parts = [str(result.status)]
+    if result.status is not Status.FAILED:
+        if version := version_text(result):
+            parts.append(version)
+        if result.size_bytes is not None:
+            parts.append(size_text(result.size_bytes))
+        if result.verification is not None and result.verification.metrics.max_abs_diff is not None:
+            parts.append(f"max abs diff {number_text(result.verification.metrics.max_abs_diff)}")
+    if reason := reason_text(result):
+        parts.append(reason)
+    return shortened(" · ".join(parts), _LONGEST_TAG)
+
+
+def verdict_sentence(report: ExportReport) -> str:
+    """Sum a report up in one sentence."""
+    if report.error is not None:
+        return one_line(f"The export failed. {report.error.step}: {report.error.message}")
+    counts = Counter(result.status for result in report.targets)
+    total = len(report.targets)
+    verified = counts.pop(Status.VERIFIED, 0)
+    if total == 0:
+        return "No target was asked for."
+    if verified == total:
+        return "The target is verified." if total == 1 else f"All {total} targets are verified."
+    others = ", ".join(f"{counts[status]} {status}" for status in VERDICTS if counts[status])
+    return f"{verified} of {total} targets verified, {others}."
+
+
+def evidence_text(evidence: str) -> str:
+    """Say in words where the inputs of a verification came from."""
+    return _EVIDENCE.get(evidence, evidence)
+
+
+def time_text(moment: str) -> str:
+    """Write an ISO 8601 time in UTC for people: `2026-11-20 20:00:00 UTC`."""
+    try:
+        parsed = datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    return parsed.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if parsed.tzinfo else moment
+
+
+def is_usable(result: TargetResult) -> bool:
+    """Whether `load` and `pull` hand a target out."""
+    return result.status in (Status.VERIFIED, Status.UNVERIFIED) and result.sha256 is not None
+
+
+def one_line(text: str) -> str:
+    """Join the lines of a text."""
+    return " ".join(text.split())
+
+
+def shortened(text: str, limit: int) -> str:
+    """Cut a text to a number of characters; the cut shows."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def _snr_text(metrics: Metrics) -> str:
+    if metrics.snr_db is not None:
+        return f"{metrics.snr_db:.0f} dB"
+    return "exact" if metrics.max_abs_diff == 0 else MISSING
