@@ -22,9 +22,10 @@ from registry_export.entities import VERDICTS, Attempt, Status, Target, TargetRe
 from registry_export.errors import ExportCancelledError, RegistryExportError, VerificationError, to_record
 from registry_export.format import DYNAMIC_DIMENSIONS, Format
 from registry_export.graph import ExportPlan, PlannedTarget
-from registry_export.inference import Origin, Reference, ReferenceRequest
+from registry_export.inference import Origin
 from registry_export.isolation import ChildPool
 from registry_export.manifest import combined_digest, file_records
+from registry_export.reference import Reference, ReferenceRequest
 from registry_export.reporter import SILENT, Reporter
 from registry_export.verification import DEFAULT_TOLERANCES, dimensions_shown, verify
 
@@ -84,7 +85,7 @@ def run_reference(bench: Bench, source: Origin, sample: str, evidence: str, targ
     toolchain = bench.formats[source.format].toolchain
     with bench.step("reference"):
         outcome = bench.pool.call(
-            toolchain, "registry_export.inference:reference", msgspec.to_builtins(request), folder
+            toolchain, "registry_export.reference:reference", msgspec.to_builtins(request), folder
         )
         reference = msgspec.convert(outcome.value, Reference)
     for note in (*reference.notes, *filter(None, [reference.unstable])):

@@ -15,8 +15,10 @@ from registry_export.comparison import Sums, compare_all, finite
 from registry_export.entities import Rung, Status, Tolerance, Verification, worst
 from registry_export.errors import RuntimeAbsentError
 from registry_export.format import Toolchain
-from registry_export.inference import Origin, Reference, Replay, ReplayedRung, ReplayRequest, RungFiles
+from registry_export.inference import Origin, RungFiles
 from registry_export.isolation import ChildPool
+from registry_export.reference import Reference
+from registry_export.replay import Replay, ReplayedRung, ReplayRequest
 from registry_export.tensors import read_tensors
 
 DEFAULT_TOLERANCES = {"fp32": Tolerance(atol=1e-5, rtol=1e-3)}
@@ -44,7 +46,7 @@ def verify(
     """
     request = ReplayRequest(artifact, source.rungs, str(work))
     try:
-        outcome = pool.call(toolchain, "registry_export.inference:replay", msgspec.to_builtins(request), work)
+        outcome = pool.call(toolchain, "registry_export.replay:replay", msgspec.to_builtins(request), work)
     except RuntimeAbsentError as error:
         return Verification(Status.UNVERIFIED, evidence=source.evidence, tolerance=tolerance, reason=str(error))
     return judge(source, msgspec.convert(outcome.value, Replay), tolerance)

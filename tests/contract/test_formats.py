@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from registry_export.mlmodel import write_artifact
 
 from registry_export.checkpoint import Checkpoint, read_checkpoint
 from registry_export.config import parse_targets
@@ -20,10 +21,9 @@ from registry_export.discovery import discover_formats
 from registry_export.entities import ExportReport, ModelVersionRef, Status
 from registry_export.format import Toolchain
 from registry_export.graph import plan_export
-from registry_export.inference import Reference
 from registry_export.isolation import ChildPool, Limits
 from registry_export.manifest import read_manifest, verify_files
-from registry_export.mlmodel import write_artifact
+from registry_export.reference import Reference
 from registry_export.targets import Bench, Made, export_targets, run_reference
 from registry_export.tensors import read_tensors
 from tests.support.sources import SOURCES
@@ -62,10 +62,11 @@ class Laboratory:
         self.pool.call(toolchain, f"tests.support.sources:{builder}", {"folder": str(folder)}, work / "build")
         checkpoint = read_checkpoint(folder, FORMATS)
         bench = Bench(FORMATS, self.pool, work)
-        sample = work / "sample"
-        evidence = "example" if checkpoint.write_example(sample) else "random"
+        sample, evidence = (str(work / "sample"), "example") if checkpoint.write_example(work / "sample") else ("", "random")
         targets = parse_targets(", ".join(TARGETS), "the contract suite", FORMATS)
-        reference = run_reference(bench, checkpoint.origin, str(sample) if evidence == "example" else "", evidence, targets)
+        reference = run_reference(
+            bench, checkpoint.origin, str(sample) if evidence == "example" else "", evidence, targets
+        )
         plan = plan_export(checkpoint.format, targets, FORMATS)
         return checkpoint, reference, export_targets(bench, checkpoint.origin, plan, plan.targets, reference)
 

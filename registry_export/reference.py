@@ -1,0 +1,270 @@
+"""Run the source, inside a child, for its own answers: once for all targets.
+
+Takes and returns plain data; arrays stay in the work folder, written by `tensors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from registry_export.discovery import discover_formats, format_named
+from registry_export.entities import Dimension, Interface, TensorSpec
+from registry_export.errors import RegistryExportError, SamplesError, SourceError
+from registry_export.format import Format, Runner
+from registry_export.inference import Origin, RungFiles, one_line
+from registry_export.samples import (
+    BATCH,
+    WHAT_TO_LOG,
+    Array,
+    Group,
+    Variation,
+    bind,
+    draw,
+    groups,
+    output_specs,
+    variations,
+    with_dynamic,
+)
+from registry_export.tensors import read_tensors, write_tensors
+
+
+@dataclass(frozen=True)
+class ReferenceRequest:
+    """What the reference run is given.
+
+    Attributes:
+        origin: The source.
+        folder: Where the rungs are written.
+        sample: Folder with the rule's samples or the input example; empty: draw from the signature.
+        evidence: `samples` or `example`; `random` where `sample` is empty.
+        dynamic: Dimensions asked for by the targets: input -> axis -> name.
+    """
+
+    origin: Origin
+    folder: str
+    sample: str = ""
+    evidence: str = "random"
+    dynamic: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The source's own answers, once for all targets.
+
+    Attributes:
+        interface: The source's inputs and outputs, with names and dynamic dimensions as they really are.
+        rungs: Inputs and outputs; the first is the example.
+        trace: Folder of the inputs to trace with: every dynamic dimension has size 2 or more.
+        evidence: Where the inputs came from.
+        optional: Input -> axis -> size, of dimensions that are dynamic only because a target asked for it.
+        unstable: Why the source's outputs cannot be relied on; empty when they can.
+        notes: Sentences about the source that the report shows.
+        runtime: What ran it.
+    """
+
+    interface: Interface
+    rungs: tuple[RungFiles, ...]
+    trace: str
+    evidence: str
+    optional: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    unstable: str = ""
+    notes: tuple[str, ...] = ()
+    runtime: str = ""
+
+
+def reference(arguments: Any) -> Reference:
+    """Run the source on its samples and their variations.
+
+    Raises:
+        SourceError: It cannot be loaded, or fails on its own example.
+        SamplesError: There is nothing to run it on, or the samples do not fit.
+    """
+    request = msgspec.convert(arguments, ReferenceRequest)
+    origin = request.origin
+    origin.enter()
+    format_ = format_named(discover_formats(), origin.format)
+    declared = origin.interface
+    with _Opened(format_, origin) as runner:
+        base = _base(request, runner)
+        expected = _first_run(runner, base)
+        natural = [runner.interface, _renamed(declared, runner.interface)]
+        dimensions = groups(base, [_requested(request.dynamic), *natural]) or _assumed_batch(base, declared)
+        runs, kept, notes = _climb(runner, base, expected, dimensions)
+        interface = replace(
+            with_dynamic(runner.interface, kept, base),
+            outputs=output_specs([(v.inputs, outputs) for v, outputs in runs], kept),
+        )
+        rungs = _written(Path(request.folder), runs)
+        return Reference(
+            interface=interface,
+            rungs=rungs,
+            trace=_traceable(rungs, interface),
+            evidence=request.evidence if request.sample else "random",
+            optional=_optional(kept, groups(base, natural)),
+            unstable=_unstable(runner, base, expected),
+            notes=tuple(notes),
+            runtime=runner.runtime,
+        )
+
+
+class _Opened:
+    """A runner's context whose loading errors are named as the checkpoint's."""
+
+    def __init__(self, format_: Format, origin: Origin) -> None:
+        self._format, self._origin = format_, origin
+
+    def __enter__(self) -> Runner:
+        try:
+            self._context = self._format.open(Path(self._origin.path), self._origin.interface)
+            return self._context.__enter__()
+        except RegistryExportError:
+            raise
+        except Exception as error:
+            raise SourceError(
+                f"The checkpoint cannot be loaded: {one_line(error)}",
+                remedy="Check that `mlflow.pyfunc.load_model` loads it in this environment.",
+            ) from error
+
+    def __exit__(self, *exception: Any) -> None:
+        self._context.__exit__(*exception)
+
+
+def _base(request: ReferenceRequest, runner: Runner) -> dict[str, Array]:
+    inputs = runner.interface.inputs
+    if request.sample:
+        return bind(list(read_tensors(Path(request.sample)).items()), inputs)
+    if any(spec.shape is None or not spec.dtype for spec in inputs) or not inputs:
+        raise SamplesError("The version has no signature and no input example.", remedy=WHAT_TO_LOG)
+    return draw(inputs)
+
+
+def _requested(dynamic: Mapping[str, Mapping[str, str]]) -> Interface:
+    def shape(axes: Mapping[str, str]) -> tuple[Dimension, ...]:
+        rank = max(int(axis) for axis in axes) + 1
+        return tuple(axes.get(str(axis), -1) for axis in range(rank))
+
+    return Interface(inputs=tuple(TensorSpec(name, "", shape(axes)) for name, axes in dynamic.items() if axes))
+
+
+def _renamed(declared: Interface, resolved: Interface) -> Interface:
+    """Give a declared signature the model's names, by position where its own are not the model's."""
+    if len(declared.inputs) != len(resolved.inputs):
+        return Interface(inputs=())
+    names = {spec.name for spec in resolved.inputs}
+    if {spec.name for spec in declared.inputs} == names:
+        return declared
+    pairs = zip(declared.inputs, resolved.inputs, strict=True)
+    return Interface(inputs=tuple(replace(d, name=r.name) for d, r in pairs))
+
+
+def _assumed_batch(base: Mapping[str, Array], declared: Interface) -> tuple[Group, ...]:
+    """Take axis 0 of every input for the batch where nothing at all is declared."""
+    if declared.inputs and any(spec.shape is not None for spec in declared.inputs):
+        return ()
+    sizes = {array.shape[0] for array in base.values() if array.ndim}
+    if len(sizes) != 1 or any(array.ndim == 0 for array in base.values()):
+        return ()
+    return (Group(BATCH, tuple((name, 0) for name in base), sizes.pop()),)
+
+
+def _first_run(runner: Runner, base: Mapping[str, Array]) -> dict[str, Array]:
+    try:
+        outputs = runner.infer(base)
+    except RegistryExportError:
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"The model fails on its own example: {one_line(error)}",
+            remedy="Check the input example: names, order, dtypes and shapes.",
+        ) from error
+    if not outputs:
+        raise SourceError("The model returns no tensor.")
+    return outputs
+
+
+def _climb(
+    runner: Runner, base: Mapping[str, Array], expected: dict[str, Array], dimensions: Sequence[Group]
+) -> tuple[list[tuple[Variation, dict[str, Array]]], tuple[Group, ...], list[str]]:
+    """Run every variation; a dimension that the source itself refuses to vary is not dynamic."""
+    runs: list[tuple[Variation, dict[str, Array]]] = []
+    refused: dict[str, str] = {}
+    for variation in variations(base, dimensions):
+        if not variation.group:
+            runs.append((variation, expected))
+            continue
+        try:
+            runs.append((variation, runner.infer(variation.inputs)))
+        except Exception as error:  # noqa: BLE001  a refusal is the answer to the question asked here
+            refused.setdefault(variation.group, f"at {variation.name}: {one_line(error)}")
+    varied = {variation.group for variation, _ in runs}
+    kept = tuple(group for group in dimensions if group.name in varied)
+    notes = [_static_note(g, refused[g.name]) for g in dimensions if g.name not in varied]
+    notes += [f"The source refuses {g.name} {refused[g.name]}." for g in kept if g.name in refused]
+    return runs, kept, notes
+
+
+def _static_note(group: Group, why: str) -> str:
+    what = "batch" if group.name == BATCH else f"dimension {group.name}"
+    advice = (
+        "log it with an input example of 2 or more rows (and, for a PyTorch module, in `.eval()` mode)"
+        if group.name == BATCH
+        else "log it with that dimension dynamic"
+    )
+    return (
+        f"The checkpoint itself is static: its {what} is fixed at {group.size} ({why}). To get a dynamic one, {advice}."
+    )
+
+
+def _unstable(runner: Runner, base: Mapping[str, Array], expected: Mapping[str, Array]) -> str:
+    again = runner.infer(base)
+    for name, array in expected.items():
+        if array.shape != again[name].shape or not np.allclose(
+            array, again[name], rtol=1e-3, atol=1e-5, equal_nan=array.dtype.kind == "f"
+        ):
+            return (
+                f"source is unstable: two runs on the same input differ in output {name} "
+                "(was it logged in training mode, with dropout active?)"
+            )
+    return ""
+
+
+def _optional(kept: Sequence[Group], natural: Sequence[Group]) -> dict[str, dict[str, int]]:
+    """Return the places that vary only because a target asked for it, with their sizes in the sample."""
+    own = {place for group in natural for place in group.axes}
+    found: dict[str, dict[str, int]] = {}
+    for group in kept:
+        for name, axis in group.axes:
+            if group.name != BATCH and (name, axis) not in own:
+                found.setdefault(name, {})[str(axis)] = group.size
+    return found
+
+
+def _written(folder: Path, runs: Sequence[tuple[Variation, dict[str, Array]]]) -> tuple[RungFiles, ...]:
+    rungs = []
+    for position, (variation, outputs) in enumerate(runs):
+        inputs, expected = folder / f"{position}-inputs", folder / f"{position}-expected"
+        write_tensors(inputs, variation.inputs)
+        write_tensors(expected, outputs)
+        rungs.append(RungFiles(variation.name, variation.group, str(inputs), str(expected)))
+    return tuple(rungs)
+
+
+def _traceable(rungs: Sequence[RungFiles], interface: Interface) -> str:
+    """Choose inputs whose dynamic dimensions are all 2 or more: exporters specialise on 0 and 1."""
+
+    def score(rung: RungFiles) -> int:
+        inputs = read_tensors(Path(rung.inputs))
+        return sum(
+            inputs[spec.name].shape[axis] < 2
+            for spec in interface.inputs
+            for axis, dimension in enumerate(spec.shape or ())
+            if isinstance(dimension, str)
+        )
+
+    return min(rungs, key=score).inputs

@@ -1,0 +1,116 @@
+"""Run an artifact, inside a child, on the inputs that the source has answered.
+
+Takes and returns plain data; arrays stay in the work folder, written by `tensors`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from registry_export.discovery import discover_formats, format_named
+from registry_export.entities import Interface
+from registry_export.errors import RegistryExportError, VerificationError
+from registry_export.format import Runner
+from registry_export.inference import Origin, RungFiles, one_line
+from registry_export.samples import Array
+from registry_export.tensors import read_tensors, write_tensors
+
+_LATENCY_SECONDS = 0.5
+_MOST_LATENCY_RUNS = 50
+
+
+@dataclass(frozen=True)
+class ReplayRequest:
+    """What the run of an artifact is given; `folder` is where its outputs are written."""
+
+    origin: Origin
+    rungs: tuple[RungFiles, ...]
+    folder: str
+
+
+@dataclass(frozen=True)
+class ReplayedRung:
+    """What became of one rung: outputs in `actual`, or why there are none.
+
+    `skipped` says that the artifact's shapes are fixed at another size; `error` that the call failed.
+    """
+
+    actual: str = ""
+    skipped: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """An artifact's answers, rung by rung, and the median latency of one call in milliseconds."""
+
+    rungs: tuple[ReplayedRung, ...]
+    runtime: str
+    latency_ms: float | None
+
+
+def replay(arguments: Any) -> Replay:
+    """Run an artifact, loaded back from its files, on every rung that fits its shapes.
+
+    Raises:
+        VerificationError: It cannot be loaded.
+        RuntimeAbsentError: Its runtime is not available here.
+    """
+    request = msgspec.convert(arguments, ReplayRequest)
+    request.origin.enter()
+    format_ = format_named(discover_formats(), request.origin.format)
+    try:
+        with format_.open(Path(request.origin.path), request.origin.interface) as runner:
+            rungs = tuple(_replay_rung(runner, rung, request) for rung in request.rungs)
+            return Replay(rungs, runner.runtime, _latency(runner, request.rungs, rungs))
+    except RegistryExportError:
+        raise
+    except Exception as error:
+        raise VerificationError(f"The exported model cannot be loaded: {one_line(error)}") from error
+
+
+def _replay_rung(runner: Runner, rung: RungFiles, request: ReplayRequest) -> ReplayedRung:
+    inputs = read_tensors(Path(rung.inputs))
+    misfit = _misfit(inputs, request.origin.interface)
+    if misfit:
+        return ReplayedRung(skipped=misfit)
+    try:
+        outputs = runner.infer(inputs)
+    except Exception as error:  # noqa: BLE001  the verdict on this rung, not the end of the others
+        return ReplayedRung(error=one_line(error))
+    folder = Path(request.folder) / Path(rung.inputs).name.replace("inputs", "actual")
+    write_tensors(folder, outputs)
+    return ReplayedRung(actual=str(folder))
+
+
+def _misfit(inputs: Mapping[str, Array], interface: Interface) -> str:
+    """Say where inputs do not fit an artifact's fixed sizes; empty when they do."""
+    for spec in interface.inputs:
+        if spec.name not in inputs or spec.shape is None:
+            continue
+        for axis, (dimension, size) in enumerate(zip(spec.shape, inputs[spec.name].shape, strict=False)):
+            if isinstance(dimension, int) and dimension != size:
+                return f"axis {axis} of {spec.name} is fixed at {dimension}"
+    return ""
+
+
+def _latency(runner: Runner, rungs: Sequence[RungFiles], replayed: Sequence[ReplayedRung]) -> float | None:
+    ran = [rung for rung, result in zip(rungs, replayed, strict=True) if result.actual]
+    if not ran:
+        return None
+    inputs = {name: np.array(array) for name, array in read_tensors(Path(ran[0].inputs)).items()}
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < _MOST_LATENCY_RUNS and (not times or time.perf_counter() - began < _LATENCY_SECONDS):
+        start = time.perf_counter()
+        runner.infer(inputs)
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times)
