@@ -7,8 +7,10 @@ import threading
 
 import click
 
+from registry_export.reporter import Reporter
 
-class TerminalReporter:
+
+class TerminalReporter(Reporter):
     """Prints a line when a step ends; on a terminal the last line says what is being done meanwhile.
 
     Args:

@@ -14,8 +14,9 @@ from registry_export.cli import cli, main
 from registry_export.cli.processes import server_url, store_of
 from registry_export.cli.progress import TerminalReporter
 from registry_export.cli.tables import print_table, print_targets, size
-from registry_export.entities import ErrorRecord, Metrics, Status, TargetResult, Verification
+from registry_export.entities import ErrorRecord, Metrics, ModelVersionRef, Status, TargetResult, Verification
 from registry_export.errors import RegistryUnavailableError
+from registry_export.ledger import Ledger
 
 HEAVY = ("mlflow", "torch", "tensorflow", "numpy", "sqlalchemy", "yaml", "onnx", "jinja2", "platformdirs")
 
@@ -237,3 +238,61 @@ def test_the_hooks_database_is_the_registrys_when_stores_are_split() -> None:
     both = ["--backend-store-uri", "sqlite:///a.db", "--registry-store-uri=sqlite:///b.db"]
     assert store_of(both, {}) == ((), "sqlite:///b.db")
     assert store_of([], {"MLFLOW_BACKEND_STORE_URI": "postgresql://x"}) == ((), "postgresql://x")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger.migrate()
+    return ledger
+
+
+def test_jobs_of_a_new_ledger_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("jobs") == 0
+    assert capsys.readouterr().out.split()[:2] == ["job", "model"]
+
+
+def test_jobs_are_listed_the_newest_first_and_by_state(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    first = ledger.enqueue(ModelVersionRef("digits", "1"), "stage:Staging")
+    ledger.enqueue(ModelVersionRef("digits", "2"), "alias:champion")
+    ledger.cancel(first)
+    assert run("jobs") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[1:]] == ["digits/2", "digits/1"]
+    assert run("jobs", "list", "--state", "cancelled", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(job["id"], job["state"], job["trigger"]) for job in found] == [(first, "cancelled", "stage:Staging")]
+    assert run("jobs", "list", "--limit", "1") == 0
+    assert "digits/1" not in capsys.readouterr().out
+
+
+def test_a_jobs_error_is_cut_in_the_list_and_whole_when_shown(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job_id = ledger.enqueue(ModelVersionRef("digits", "1"), "manual")
+    job = ledger.claim("me")
+    assert job is not None
+    ledger.fail(job, "The checkpoint cannot be read, " * 10 + "at all.", transient=False)
+    assert run("jobs", "list") == 0
+    assert "at all." not in capsys.readouterr().out
+    assert run("jobs", "show", str(job_id)) == 0
+    shown = capsys.readouterr().out
+    assert "at all." in shown
+    assert "dead" in shown
+    assert run("jobs", "retry", str(job_id)) == 0
+    assert ledger.get(job_id).state == "queued"
+
+
+def test_a_running_job_is_cancelled_by_its_worker(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    job_id = ledger.enqueue(ModelVersionRef("digits", "1"), "manual")
+    ledger.claim("me")
+    assert run("jobs", "cancel", str(job_id)) == 0
+    assert "stopped by its worker" in capsys.readouterr().out
+    assert ledger.get(job_id).cancel_requested
+
+
+@pytest.mark.parametrize(("word", "code"), [("7", 1), ("0", 2), ("x", 2)])
+def test_a_job_that_is_not_there_is_a_sentence(word: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("show", "retry", "cancel"):
+        assert run("jobs", command, word) == code
+        assert word in capsys.readouterr().err
