@@ -35,6 +35,13 @@ Made = tuple[TargetResult, Path | None]
 """A target's result, and the folder of its files where there are any."""
 
 
+@dataclass
+class StepEnd:
+    """How a step ended, in a word."""
+
+    outcome: str = "done"
+
+
 @dataclass(frozen=True)
 class Bench:
     """What every step of one export works with.
@@ -54,16 +61,17 @@ class Bench:
     reporter: Reporter = SILENT
 
     @contextlib.contextmanager
-    def step(self, name: str, variant: str = "") -> Iterator[None]:
-        """Report a step's beginning and its end, the failed one too."""
+    def step(self, name: str, variant: str = "") -> Iterator[StepEnd]:
+        """Report a step's beginning and its end, the failed one too; what it yields may say how it ended."""
         began = time.monotonic()
+        end = StepEnd()
         self.reporter.step_started(name, variant)
         try:
-            yield
+            yield end
         except RegistryExportError as error:
             self.reporter.step_finished(name, variant, f"failed: {error}", time.monotonic() - began)
             raise
-        self.reporter.step_finished(name, variant, "done", time.monotonic() - began)
+        self.reporter.step_finished(name, variant, end.outcome, time.monotonic() - began)
 
 
 def run_reference(bench: Bench, source: Origin, sample: str, evidence: str, targets: Sequence[Target]) -> Reference:
@@ -184,8 +192,9 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
         return replace(blank, error=to_record(error), path=path), None
     result = _described(blank, step)
     try:
-        with bench.step("verify", variant):
+        with bench.step("verify", variant) as end:
             verification = _verify(bench, run, route, step, reference)
+            end.outcome = verification.status
     except ExportCancelledError:
         raise
     except RegistryExportError as error:
