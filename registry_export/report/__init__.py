@@ -3,17 +3,20 @@
 `report.json` is the record itself; the others are views of it.
 """
 
-from registry_export.report.description import description_block, with_block
+from registry_export.report.description import description_block, text_around, with_block
 from registry_export.report.html import to_html
 from registry_export.report.markdown import to_markdown
 from registry_export.report.record import from_json, to_json
-from registry_export.report.text import size_text, tag_line, verdict_sentence
+from registry_export.report.text import is_usable, reason_text, size_text, tag_line, verdict_sentence
 
 __all__ = [
     "description_block",
     "from_json",
+    "is_usable",
+    "reason_text",
     "size_text",
     "tag_line",
+    "text_around",
     "to_html",
     "to_json",
     "to_markdown",

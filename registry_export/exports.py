@@ -1,0 +1,149 @@
+"""The way back: find a published export, check its digests, hand it out or open it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from registry_export.config import parse_targets
+from registry_export.discovery import discover_formats
+from registry_export.entities import ExportReport, ModelVersionRef, TargetResult
+from registry_export.errors import ArtifactError, ConfigurationError
+from registry_export.format import Format
+from registry_export.manifest import OWN_FILES, Manifest, verify_files
+from registry_export.publishing import read_report
+from registry_export.pyfunc import LoadedExport
+from registry_export.registry import EXPORTS_FOLDER, Registry
+from registry_export.report import is_usable, reason_text
+
+
+def pull(
+    model_uri: str,
+    target: str,
+    output: str | Path,
+    *,
+    registry: Registry | None = None,
+    formats: Mapping[str, Format] | None = None,
+) -> Path:
+    """Fetch a published export into a folder, its digests checked.
+
+    Args:
+        model_uri: `models:/name/3`, `models:/name@alias` or `models:/name/Staging`.
+        target: A target (`onnx:opset_version=17`) or a variant (`onnx-opset17`).
+        output: Folder to put it in; made if absent. Nothing is written when the export is not whole.
+        registry: The registry; None for the one that the environment names.
+        formats: The installed formats; None finds them.
+
+    Returns:
+        The deployable file or folder in `output`.
+
+    Raises:
+        ArtifactError: There is no such export, it is neither verified nor unverified, or it is torn.
+        ModelVersionNotFoundError: There is no such version.
+    """
+    registry = registry or Registry()
+    ref = registry.resolve(model_uri)
+    variant = _variant(target, discover_formats() if formats is None else formats)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    # Beside the result, so that the last step is a rename and not another copy.
+    with tempfile.TemporaryDirectory(prefix=".registry-export-", dir=output) as work:
+        folder, manifest = _fetch(registry, ref, variant, Path(work))
+        for path in sorted(folder.iterdir()):
+            _replace(path, output / path.name)
+    return output / manifest.filename
+
+
+def load(
+    model_uri: str,
+    target: str,
+    *,
+    registry: Registry | None = None,
+    formats: Mapping[str, Format] | None = None,
+) -> LoadedExport:
+    """Open a published export for inference, its digests checked.
+
+    Args:
+        model_uri: As for `pull`.
+        target: As for `pull`.
+        registry: As for `pull`.
+        formats: As for `pull`.
+
+    Returns:
+        A runner, usable at once; closing it, or leaving its `with`, removes its temporary files.
+
+    Raises:
+        ArtifactError: As for `pull`.
+        RuntimeAbsentError: Its runtime is not available on this machine.
+    """
+    registry = registry or Registry()
+    ref = registry.resolve(model_uri)
+    variant = _variant(target, discover_formats() if formats is None else formats)
+    work = Path(tempfile.mkdtemp(prefix="registry-export-"))
+    try:
+        folder, _ = _fetch(registry, ref, variant, work)
+        loaded = LoadedExport(folder)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    loaded.call_when_closed(shutil.rmtree, work, True)
+    return loaded
+
+
+def _variant(target: str, formats: Mapping[str, Format]) -> str:
+    """Name the variant that a target means; what is no target may be a variant itself."""
+    try:
+        targets = parse_targets(target, "target", formats)
+    except ConfigurationError:
+        if ":" in target or "," in target:
+            raise
+        return target.strip()
+    if len(targets) != 1:
+        raise ConfigurationError(f"{target!r} names {len(targets)} targets; one can be fetched at a time.")
+    return targets[0].variant
+
+
+def _fetch(registry: Registry, ref: ModelVersionRef, variant: str, work: Path) -> tuple[Path, Manifest]:
+    """Download a variant's folder and check it against its manifest and the version's report."""
+    result = _published(ref, variant, read_report(registry, ref))
+    folder = registry.download_artifact(ref, f"{EXPORTS_FOLDER}/{variant}", work)
+    manifest = verify_files(folder)
+    if manifest.variant != variant or manifest.sha256 != result.sha256:
+        raise ArtifactError(
+            f"{variant} of {ref} is not what report.json speaks of: its files are of another export.",
+            remedy="An export may be under way; try again, or export it again.",
+        )
+    _drop_strangers(folder, manifest)
+    return folder, manifest
+
+
+def _published(ref: ModelVersionRef, variant: str, report: ExportReport | None) -> TargetResult:
+    results = {result.variant: result for result in report.targets} if report is not None else {}
+    result = results.get(variant)
+    if result is None:
+        has = ", ".join(results) or "none"
+        raise ArtifactError(
+            f"{ref} has no export {variant!r} (it has: {has}).", remedy=f"Run `registry-export export {ref.uri}`."
+        )
+    if not is_usable(result):
+        raise ArtifactError(f"{variant} of {ref} is not handed out: {result.status}. {reason_text(result)}".rstrip())
+    return result
+
+
+def _drop_strangers(folder: Path, manifest: Manifest) -> None:
+    """Remove files that the manifest does not name: left in the store by an earlier export, or put there."""
+    known = {record.path for record in manifest.files} | OWN_FILES
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()) and path.name != manifest.filename:
+                path.rmdir()
+        elif path.relative_to(folder).as_posix() not in known:
+            path.unlink()
+
+
+def _replace(source: Path, destination: Path) -> None:
+    if destination.is_dir() and not destination.is_symlink():
+        shutil.rmtree(destination)
+    source.replace(destination)

@@ -1,0 +1,223 @@
+"""Put an export's results where people look: files first, metrics next, tags last.
+
+A tag means that everything it speaks of is there. All of it can be done again after a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from registry_export.entities import ExportReport, ModelVersionRef, Status, TargetResult, worst
+from registry_export.errors import ArtifactError, RegistryExportError, to_record
+from registry_export.manifest import MANIFEST
+from registry_export.registry import EXPORTS_FOLDER, Registry, VersionInfo
+from registry_export.report import (
+    description_block,
+    from_json,
+    tag_line,
+    text_around,
+    to_html,
+    to_json,
+    to_markdown,
+    with_block,
+)
+
+TAG_PREFIX = "registry_export."
+STATUS_TAG = f"{TAG_PREFIX}status"
+TRIGGER_TAG = f"{TAG_PREFIX}trigger"
+RUN_TAG = f"{TAG_PREFIX}run_id"
+ERROR_TAG = f"{TAG_PREFIX}error"
+
+LONGEST_DESCRIPTION = 5000
+"""Characters that MLflow's tables hold; PostgreSQL refuses more."""
+
+_LONGEST_ERROR = 2000
+_REPORT = f"{EXPORTS_FOLDER}/report.json"
+
+_log = logging.getLogger(__name__)
+
+
+def publish(registry: Registry, report: ExportReport, artifacts: Mapping[str, Path]) -> ExportReport:
+    """Publish an export.
+
+    Args:
+        registry: Where to.
+        report: The results of this export alone.
+        artifacts: Folder of each variant that has files, as `write_artifact` left it. A verified
+            variant without one is published already and stays as it is.
+
+    Returns:
+        The report as published: with the version's other variants, their common status, and the run.
+
+    Raises:
+        RegistryExportError: The registry or its artifact store refused, or did not answer. The tags then
+            promise nothing that is not there; publishing again sets it right.
+    """
+    ref = report.model_version
+    info = registry.version(ref)
+    previous = read_report(registry, ref)
+    merged = merge(previous, report)
+    registry.set_tags(ref, {STATUS_TAG: Status.RUNNING})
+    _withdraw(registry, previous, info, frozenset(artifacts))
+    run_id = registry.create_export_run(ref, report.trigger)
+    try:
+        merged = replace(merged, run_id=run_id)
+        for variant, folder in artifacts.items():
+            registry.upload(ref, folder, f"{EXPORTS_FOLDER}/{variant}")
+        _upload_reports(registry, merged)
+        registry.log_metrics(run_id, ref, _metrics(report.targets))
+        registry.finish_run(run_id, "FINISHED")
+    except BaseException:
+        with contextlib.suppress(RegistryExportError):
+            registry.finish_run(run_id, "FAILED")
+        raise
+    _describe(registry, merged, info)
+    _tag(registry, merged)
+    return merged
+
+
+def publish_failure(registry: Registry, ref: ModelVersionRef, trigger: str, error: BaseException) -> None:
+    """Say on a version's page why a whole export failed; what was published before stays as it is.
+
+    Args:
+        registry: Where to.
+        ref: The version.
+        trigger: What asked for the export.
+        error: Why it failed.
+    """
+    record = to_record(error)
+    text = " ".join(f"{record.step}: {record.message}".split())
+    if len(text) > _LONGEST_ERROR:
+        text = text[: _LONGEST_ERROR - 1] + "…"
+    registry.set_tags(ref, {TRIGGER_TAG: trigger, ERROR_TAG: text, STATUS_TAG: Status.FAILED})
+
+
+def exported_before(registry: Registry, ref: ModelVersionRef, keys: Mapping[str, str]) -> dict[str, TargetResult]:
+    """Find what is verified already and need not be made again.
+
+    Args:
+        registry: Where to look.
+        ref: The version.
+        keys: The key that each variant would have now.
+
+    Returns:
+        Results by variant: verified, with that key, and with their files still there.
+    """
+    report = read_report(registry, ref)
+    if report is None:
+        return {}
+    candidates = {
+        result.variant: result
+        for result in report.targets
+        if result.status is Status.VERIFIED and result.key and keys.get(result.variant) == result.key
+    }
+    if not candidates:
+        return {}
+    stored = set(registry.list_artifacts(ref, EXPORTS_FOLDER))
+    return {variant: result for variant, result in candidates.items() if _is_complete(stored, variant)}
+
+
+def read_report(registry: Registry, ref: ModelVersionRef) -> ExportReport | None:
+    """Read the report that a version has, or None; a damaged one counts as none, with a warning."""
+    with tempfile.TemporaryDirectory(prefix="registry-export-") as folder:
+        try:
+            path = registry.download_artifact(ref, _REPORT, Path(folder))
+        except ArtifactError:
+            return None
+        try:
+            return from_json(path.read_bytes())
+        except ArtifactError as error:
+            _log.warning("%s: %s", ref, error)
+            return None
+
+
+def merge(previous: ExportReport | None, report: ExportReport) -> ExportReport:
+    """Add the variants that a version has to those of a new report; of each, the newest counts."""
+    if previous is None:
+        return report
+    results = {result.variant: result for result in (*previous.targets, *report.targets)}
+    status = worst(tuple(result.status for result in results.values() if result.required))
+    return replace(
+        report,
+        targets=tuple(results.values()),
+        status=Status.FAILED if report.error is not None else status,
+        source=report.source or previous.source,
+    )
+
+
+def _is_complete(stored: set[str], variant: str) -> bool:
+    """Whether a variant's folder is there.
+
+    Its files are complete as long as the report names it, because `_withdraw` takes it from the
+    report before a file is touched; but people delete folders by hand.
+    """
+    folder = f"{EXPORTS_FOLDER}/{variant}/"
+    names = {path.removeprefix(folder) for path in stored if path.startswith(folder)}
+    return MANIFEST in names and "MLmodel" in names and len(names) > len({MANIFEST, "MLmodel"})
+
+
+def _withdraw(registry: Registry, previous: ExportReport | None, info: VersionInfo, variants: frozenset[str]) -> None:
+    """Take the promises back that do not hold while files are replaced: the tags, and the report's entries."""
+    registry.delete_tags(
+        info.ref, tuple(sorted(f"{TAG_PREFIX}{v}" for v in variants if f"{TAG_PREFIX}{v}" in info.tags))
+    )
+    if previous is None or not variants.intersection(result.variant for result in previous.targets):
+        return
+    kept = tuple(result for result in previous.targets if result.variant not in variants)
+    _upload_reports(registry, replace(previous, model_version=info.ref, targets=kept))
+
+
+def _upload_reports(registry: Registry, report: ExportReport) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="registry-export-"))
+    try:
+        (folder / "report.html").write_text(to_html(report), encoding="utf-8")
+        (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
+        (folder / "report.json").write_text(to_json(report), encoding="utf-8")
+        registry.upload(report.model_version, folder, EXPORTS_FOLDER)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _metrics(results: tuple[TargetResult, ...]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for result in results:
+        verification = result.verification
+        measured = verification.metrics if verification is not None else None
+        values = {
+            "size_bytes": result.size_bytes,
+            "opset_version": result.opset_version,
+            "max_abs_diff": measured and measured.max_abs_diff,
+            "max_rel_diff": measured and measured.max_rel_diff,
+            "cosine": measured and measured.cosine,
+            "snr_db": measured and measured.snr_db,
+            "top1_agreement": measured and measured.top1_agreement,
+            "latency_ms": verification and verification.latency_ms,
+            "convert_seconds": result.convert_seconds,
+        }
+        for name, value in values.items():
+            if value is not None and math.isfinite(value):
+                metrics[f"{result.variant}/{name}"] = float(value)
+    return metrics
+
+
+def _describe(registry: Registry, report: ExportReport, info: VersionInfo) -> None:
+    place = registry.location(info.ref)
+    block = description_block(report, place.ui_link, LONGEST_DESCRIPTION - text_around(info.description))
+    description = with_block(info.description, block)
+    if description != info.description:
+        registry.set_description(info.ref, description)
+
+
+def _tag(registry: Registry, report: ExportReport) -> None:
+    ref = report.model_version
+    registry.set_tags(ref, {f"{TAG_PREFIX}{result.variant}": tag_line(result) for result in report.targets})
+    registry.set_tags(ref, {TRIGGER_TAG: report.trigger, RUN_TAG: report.run_id})
+    registry.delete_tags(ref, (ERROR_TAG,))
+    registry.set_tags(ref, {STATUS_TAG: report.status})
