@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from registry_export.entities import ExportReport, ModelVersionRef, Status, TargetResult, worst
-from registry_export.errors import ArtifactError, RegistryExportError, to_record
+from registry_export.entities import ExportReport, Metrics, ModelVersionRef, Status, TargetResult, worst
+from registry_export.errors import ArtifactError, RegistryError, RegistryExportError, to_record
 from registry_export.manifest import MANIFEST
 from registry_export.registry import EXPORTS_FOLDER, Registry, VersionInfo
 from registry_export.report import (
@@ -51,7 +51,7 @@ def publish(registry: Registry, report: ExportReport, artifacts: Mapping[str, Pa
         registry: Where to.
         report: The results of this export alone.
         artifacts: Folder of each variant that has files, as `write_artifact` left it. A verified
-            variant without one is published already and stays as it is.
+            variant without one is published already and stays as it is. Files of those that failed are left out.
 
     Returns:
         The report as published: with the version's other variants, their common status, and the run.
@@ -64,12 +64,14 @@ def publish(registry: Registry, report: ExportReport, artifacts: Mapping[str, Pa
     info = registry.version(ref)
     previous = read_report(registry, ref)
     merged = merge(previous, report)
+    failed = {result.variant for result in report.targets if result.status is Status.FAILED}
+    files = {variant: folder for variant, folder in artifacts.items() if variant not in failed}
     registry.set_tags(ref, {STATUS_TAG: Status.RUNNING})
-    _withdraw(registry, previous, info, frozenset(artifacts))
+    _withdraw(registry, previous, info, frozenset(files))
     run_id = registry.create_export_run(ref, report.trigger)
     try:
         merged = replace(merged, run_id=run_id)
-        for variant, folder in artifacts.items():
+        for variant, folder in files.items():
             registry.upload(ref, folder, f"{EXPORTS_FOLDER}/{variant}")
         _upload_reports(registry, merged)
         registry.log_metrics(run_id, ref, _metrics(report.targets))
@@ -78,7 +80,7 @@ def publish(registry: Registry, report: ExportReport, artifacts: Mapping[str, Pa
         with contextlib.suppress(RegistryExportError):
             registry.finish_run(run_id, "FAILED")
         raise
-    _describe(registry, merged, info)
+    _describe(registry, merged)
     _tag(registry, merged)
     return merged
 
@@ -165,13 +167,15 @@ def _is_complete(stored: set[str], variant: str) -> bool:
 
 def _withdraw(registry: Registry, previous: ExportReport | None, info: VersionInfo, variants: frozenset[str]) -> None:
     """Take the promises back that do not hold while files are replaced: the tags, and the report's entries."""
-    registry.delete_tags(
-        info.ref, tuple(sorted(f"{TAG_PREFIX}{v}" for v in variants if f"{TAG_PREFIX}{v}" in info.tags))
-    )
+    tags = (f"{TAG_PREFIX}{variant}" for variant in sorted(variants))
+    registry.delete_tags(info.ref, tuple(tag for tag in tags if tag in info.tags))
     if previous is None or not variants.intersection(result.variant for result in previous.targets):
         return
     kept = tuple(result for result in previous.targets if result.variant not in variants)
     _upload_reports(registry, replace(previous, model_version=info.ref, targets=kept))
+    for variant in sorted(variants):
+        with contextlib.suppress(RegistryError):  # stores may refuse to delete; a file of the same name is replaced
+            registry.delete_artifacts(info.ref, f"{EXPORTS_FOLDER}/{variant}")
 
 
 def _upload_reports(registry: Registry, report: ExportReport) -> None:
@@ -189,16 +193,16 @@ def _metrics(results: tuple[TargetResult, ...]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for result in results:
         verification = result.verification
-        measured = verification.metrics if verification is not None else None
+        measured = verification.metrics if verification is not None else Metrics()
         values = {
             "size_bytes": result.size_bytes,
             "opset_version": result.opset_version,
-            "max_abs_diff": measured and measured.max_abs_diff,
-            "max_rel_diff": measured and measured.max_rel_diff,
-            "cosine": measured and measured.cosine,
-            "snr_db": measured and measured.snr_db,
-            "top1_agreement": measured and measured.top1_agreement,
-            "latency_ms": verification and verification.latency_ms,
+            "max_abs_diff": measured.max_abs_diff,
+            "max_rel_diff": measured.max_rel_diff,
+            "cosine": measured.cosine,
+            "snr_db": measured.snr_db,
+            "top1_agreement": measured.top1_agreement,
+            "latency_ms": verification.latency_ms if verification is not None else None,
             "convert_seconds": result.convert_seconds,
         }
         for name, value in values.items():
@@ -207,12 +211,14 @@ def _metrics(results: tuple[TargetResult, ...]) -> dict[str, float]:
     return metrics
 
 
-def _describe(registry: Registry, report: ExportReport, info: VersionInfo) -> None:
-    place = registry.location(info.ref)
-    block = description_block(report, place.ui_link, LONGEST_DESCRIPTION - text_around(info.description))
-    description = with_block(info.description, block)
-    if description != info.description:
-        registry.set_description(info.ref, description)
+def _describe(registry: Registry, report: ExportReport) -> None:
+    ref = report.model_version
+    place = registry.location(ref)
+    before = registry.version(ref).description  # read late: a person may have written meanwhile
+    block = description_block(report, place.ui_link, LONGEST_DESCRIPTION - text_around(before))
+    description = with_block(before, block)
+    if description != before:
+        registry.set_description(ref, description)
 
 
 def _tag(registry: Registry, report: ExportReport) -> None:

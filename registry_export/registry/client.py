@@ -276,6 +276,16 @@ class Registry:
         with self._calls(f"upload {path} of {ref}"):
             open_repository(place.uri, self.tracking_uri).log_artifacts(str(folder), path or None)
 
+    def delete_artifacts(self, ref: ModelVersionRef, path: str) -> None:
+        """Remove a folder inside a version's folder.
+
+        Raises:
+            RegistryError: The artifact store cannot delete, or must not.
+        """
+        place = self.location(ref)
+        with self._calls(f"delete {path} of {ref}"):
+            open_repository(place.uri, self.tracking_uri).delete_artifacts(path)
+
     def read_samples(self, place: str, work: Path) -> dict[str, NDArray[np.generic]]:
         """Read the samples that a rule names.
 
