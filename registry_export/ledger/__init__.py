@@ -1,0 +1,24 @@
+"""The ledger: every export that was asked for, who works on it, and what became of it.
+
+`Ledger` owns every query on jobs, `Promotions` what the reconciler remembers. Several workers share one
+database and never talk to each other: a claim is a conditional UPDATE, held by a lease that lapses with its
+worker, and every time in it is the database's own.
+"""
+
+from registry_export.ledger.database import Database
+from registry_export.ledger.jobs import SETTLED, WAITING, Job, JobState
+from registry_export.ledger.ledger import Ledger
+from registry_export.ledger.outbox_reader import OutboxReader
+from registry_export.ledger.promotions import Promotion, Promotions
+
+__all__ = [
+    "SETTLED",
+    "WAITING",
+    "Database",
+    "Job",
+    "JobState",
+    "Ledger",
+    "OutboxReader",
+    "Promotion",
+    "Promotions",
+]

@@ -1,0 +1,236 @@
+"""The workers' half of the ledger: claim a job, keep it, settle it."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, UnaryExpression, and_, exists, or_, select
+from sqlalchemy.exc import IntegrityError
+
+from registry_export.entities import Status
+from registry_export.errors import ExportCancelledError, LedgerError, StaleLeaseError
+from registry_export.ledger.database import Database
+from registry_export.ledger.jobs import WAITING, Job, JobState
+from registry_export.ledger.rows import abandoned, exclusive_key, job_from, milliseconds, settled, stored_workspace
+from registry_export.ledger.tables import jobs
+from registry_export.outbox import database_now_ms
+
+_CANDIDATES = 8
+
+
+class Claims:
+    """Jobs in one database, as those who work on them see them.
+
+    Args:
+        uri: SQLAlchemy URL; a SQLite file's folder is made where it is absent.
+        max_attempts: After so many attempts a job is dead.
+        backoff_s: Mean delay after the first failed attempt; it doubles with each one.
+        max_backoff_s: Where the doubling stops.
+    """
+
+    def __init__(
+        self, uri: str, *, max_attempts: int = 5, backoff_s: float = 10.0, max_backoff_s: float = 900.0
+    ) -> None:
+        self.database = Database(uri, "ledger")
+        self.max_attempts = max_attempts
+        self._backoff_s = backoff_s
+        self._max_backoff_s = max_backoff_s
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self.database.dispose()
+
+    def get(self, job_id: int) -> Job:
+        """Return one job.
+
+        Raises:
+            LedgerError: there is no such job.
+        """
+        found = self._select(jobs.c.id == job_id)
+        if not found:
+            raise LedgerError(f"The ledger has no job {job_id}.", remedy="`registry-export jobs list` shows them.")
+        return found[0]
+
+    def claim(
+        self, worker: str, lease_s: float = 60.0, *, job_id: int | None = None, workspace: str | None = None
+    ) -> Job | None:
+        """Claim the oldest job that may run now, or exactly `job_id`; None where there is none.
+
+        A job of a worker that vanished may run again when its lease has lapsed. Two jobs of the same version never
+        run at once.
+
+        Args:
+            worker: Who claims it, for people to read.
+            lease_s: How long the claim holds without `renew`, in seconds.
+            job_id: Claim this job and no other.
+            workspace: Claim jobs of this MLflow workspace.
+        """
+        which = jobs.c.workspace == stored_workspace(workspace) if job_id is None else jobs.c.id == job_id
+        conditions = (which, self._claimable(), ~_version_is_busy())
+        for candidate in self._select(*conditions, order=jobs.c.id.asc(), limit=_CANDIDATES):
+            lease = uuid.uuid4().hex
+            if self._claim_one(candidate, worker, lease, lease_s):
+                job = self.get(candidate.id)
+                return job if job.lease == lease else None
+        return None
+
+    def hold(self, job: Job, checkpoint: str) -> bool:
+        """Keep the checkpoint that the version rests on to this job while it runs; False where another job has it.
+
+        Versions that share a logged model share the folder of its exports.
+
+        Raises:
+            StaleLeaseError: the job is another worker's by now.
+        """
+        with self.database.write() as connection:
+            try:
+                with connection.begin_nested():
+                    held = self._update(connection, job, running_checkpoint=exclusive_key(job.workspace, checkpoint))
+            except IntegrityError:
+                return False
+        if not held:
+            raise self._stale(job)
+        return True
+
+    def renew(self, job: Job, lease_s: float = 60.0) -> None:
+        """Prolong the claim.
+
+        Raises:
+            StaleLeaseError: the job is another worker's by now.
+            ExportCancelledError: a person wants it to stop; the claim is prolonged, settle it with `cancelled`.
+        """
+        with self.database.write() as connection:
+            held = self._update(connection, job, lease_expires_at_ms=database_now_ms() + milliseconds(lease_s))
+            wanted = connection.execute(select(jobs.c.cancel_requested).where(jobs.c.id == job.id)).scalar()
+        if not held:
+            raise self._stale(job)
+        if wanted:
+            raise ExportCancelledError(f"Job {job.id} was cancelled.")
+
+    # Jobs are settled. Each of these raises StaleLeaseError when the job is another worker's by now.
+
+    def complete(self, job: Job, status: Status, run_id: str = "") -> None:
+        """The export went through, whatever the verdict on its targets."""
+        self._settle(job, JobState.DONE, status=status.value, run_id=run_id, error="")
+
+    def fail(self, job: Job, error: str, *, transient: bool) -> Job:
+        """The attempt failed as a whole: wait for the next one where that may help, else the job is dead.
+
+        Returns:
+            The job as it stands now: `FAILED`, `DEAD`, or `CANCELLED` where that was wanted meanwhile.
+        """
+        if self.get(job.id).cancel_requested:
+            self._settle(job, JobState.CANCELLED, error=error)
+        elif not transient:
+            self._settle(job, JobState.DEAD, status=Status.FAILED.value, error=error)
+        elif job.attempt >= self.max_attempts:
+            error = f"{error} Given up after {job.attempt} attempts."
+            self._settle(job, JobState.DEAD, status=Status.FAILED.value, error=error)
+        else:
+            available = database_now_ms() + milliseconds(self._delay_s(job.attempt))
+            self._settle(job, JobState.FAILED, error=error, available_at_ms=available)
+        return self.get(job.id)
+
+    def ignore(self, job: Job, reason: str) -> None:
+        """No rule wants the promotion."""
+        self._settle(job, JobState.IGNORED, error=reason)
+
+    def cancelled(self, job: Job) -> None:
+        """The running export has stopped, as a person wanted."""
+        self._settle(job, JobState.CANCELLED, error="Cancelled.")
+
+    def postpone(self, job: Job, delay_s: float, reason: str) -> None:
+        """Give the job back as if it had not been claimed; nobody takes it for `delay_s` seconds."""
+        if self.get(job.id).cancel_requested:
+            return self.cancelled(job)
+        available = database_now_ms() + milliseconds(delay_s)
+        return self._settle(job, JobState.QUEUED, error=reason, attempt=job.attempt - 1, available_at_ms=available)
+
+    def lapsed(self, workspace: str | None = None) -> tuple[Job, ...]:
+        """The jobs whose worker vanished for good: after the last attempt, or while it should have stopped."""
+        return self._select(self._lapsed(), jobs.c.workspace == stored_workspace(workspace))
+
+    def bury(self, job: Job) -> bool:
+        """Settle a lapsed job; False where another worker did."""
+        state = JobState.CANCELLED if job.cancel_requested else JobState.DEAD
+        reason = "Cancelled." if job.cancel_requested else abandoned(job)
+        with self.database.write() as connection:
+            statement = jobs.update().where(self._lapsed(), jobs.c.id == job.id, jobs.c.lease == job.lease)
+            return connection.execute(statement.values(**settled(state), error=reason)).rowcount == 1
+
+    def _claim_one(self, candidate: Job, worker: str, lease: str, lease_s: float) -> bool:
+        now = database_now_ms()
+        statement = jobs.update().where(jobs.c.id == candidate.id, self._claimable())
+        values = {
+            "state": JobState.RUNNING.value,
+            "attempt": jobs.c.attempt + 1,
+            "worker": worker,
+            "lease": lease,
+            "lease_expires_at_ms": now + milliseconds(lease_s),
+            "running_version": exclusive_key(candidate.workspace, str(candidate.model_version)),
+            "running_checkpoint": None,
+            "updated_at_ms": now,
+        }
+        with self.database.write() as connection:
+            try:
+                with connection.begin_nested():
+                    return connection.execute(statement.values(values)).rowcount == 1
+            except IntegrityError:
+                return False  # another job of this version was claimed in the same moment
+
+    def _claimable(self) -> ColumnElement[bool]:
+        now = database_now_ms()
+        return or_(
+            and_(jobs.c.state.in_(WAITING), jobs.c.available_at_ms <= now),
+            and_(
+                jobs.c.state == JobState.RUNNING,
+                jobs.c.lease_expires_at_ms <= now,
+                jobs.c.attempt < self.max_attempts,
+                ~jobs.c.cancel_requested,
+            ),
+        )
+
+    def _lapsed(self) -> ColumnElement[bool]:
+        return and_(
+            jobs.c.state == JobState.RUNNING,
+            jobs.c.lease_expires_at_ms <= database_now_ms(),
+            or_(jobs.c.attempt >= self.max_attempts, jobs.c.cancel_requested),
+        )
+
+    def _settle(self, job: Job, state: JobState, **values: Any) -> None:
+        with self.database.write() as connection:
+            if self._update(connection, job, **settled(state), **values):
+                return
+        raise self._stale(job)
+
+    def _update(self, connection: Connection, job: Job, **values: Any) -> bool:
+        """Change a job as the holder of its lease; False where it is another worker's by now."""
+        mine = (jobs.c.id == job.id, jobs.c.lease == job.lease, jobs.c.state == JobState.RUNNING)
+        return connection.execute(jobs.update().where(*mine).values(**values)).rowcount == 1
+
+    def _stale(self, job: Job) -> StaleLeaseError:
+        now = self.get(job.id)
+        holder = f"worker {now.worker} holds it" if now.state is JobState.RUNNING else f"it is {now.state}"
+        return StaleLeaseError(f"The claim on job {job.id} ({job.model_version}) has lapsed: {holder} now.")
+
+    def _delay_s(self, attempt: int) -> float:
+        # Jitter spreads the retries of jobs that failed together, when a server that was down comes back.
+        jitter = random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+        return min(self._backoff_s * 2.0 ** (attempt - 1), self._max_backoff_s) * jitter
+
+    def _select(
+        self, *conditions: ColumnElement[bool], order: UnaryExpression[int] | None = None, limit: int = 100
+    ) -> tuple[Job, ...]:
+        newest_first: UnaryExpression[int] = jobs.c.id.desc()
+        query = select(jobs).where(*conditions).order_by(newest_first if order is None else order).limit(limit)
+        with self.database.read() as connection:
+            return tuple(job_from(row) for row in connection.execute(query))
+
+
+def _version_is_busy() -> ColumnElement[bool]:
+    """Another job of the same version runs. It spares vain claims; the unique column `running_version` decides."""
+    other = jobs.alias("other")
+    same_version = (other.c[name] == jobs.c[name] for name in ("workspace", "model_name", "version"))
+    return exists().where(*same_version, other.c.id != jobs.c.id, other.c.state == JobState.RUNNING)

@@ -1,0 +1,71 @@
+"""A job as the ledger hands it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from registry_export.entities import ModelVersionRef, Status
+
+
+class JobState(StrEnum):
+    """Where a job stands. `FAILED` waits for its next attempt; `DEAD` needs a person, and says why."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FAILED = "failed"
+    DONE = "done"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+    IGNORED = "ignored"
+
+
+WAITING = (JobState.QUEUED, JobState.FAILED)
+"""A worker may claim these."""
+
+SETTLED = (JobState.DONE, JobState.DEAD, JobState.CANCELLED, JobState.IGNORED)
+"""Nothing happens to these unless a person retries them."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One export that was asked for. Times are the ledger database's, in UTC.
+
+    Attributes:
+        id: Its number in the ledger.
+        model_version: What to export; written once, when the promotion happened.
+        trigger: What asked for it (`stage:Staging`, `alias:champion`, `manual`, ...).
+        state: Where it stands.
+        attempt: How many times it was claimed; 0 before the first.
+        created_at: When it came into the ledger.
+        updated_at: When its state changed last.
+        available_at: Before this time nobody claims it.
+        status: The verdict on the version, once done.
+        error: Why the latest attempt failed, or why nothing was done.
+        run_id: The export run.
+        workspace: MLflow's workspace; None where the server has none.
+        previous_status: What the version's status tag said before the hook wrote `queued`.
+        worker: Who claimed it last.
+        lease: Proof of the claim, which settling asks for; empty when nobody holds it.
+        lease_expires_at: When the claim lapses unless it is renewed.
+        cancel_requested: Whether a person wants the running export to stop.
+    """
+
+    id: int
+    model_version: ModelVersionRef
+    trigger: str
+    state: JobState
+    attempt: int
+    created_at: datetime
+    updated_at: datetime
+    available_at: datetime
+    status: Status | None = None
+    error: str = ""
+    run_id: str = ""
+    workspace: str | None = None
+    previous_status: str | None = None
+    worker: str = ""
+    lease: str = ""
+    lease_expires_at: datetime | None = None
+    cancel_requested: bool = False

@@ -1,0 +1,164 @@
+"""`Ledger`: every query on jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy.exc import IntegrityError
+
+from registry_export.entities import ModelVersionRef, Status
+from registry_export.errors import LedgerError
+from registry_export.ledger.claims import Claims
+from registry_export.ledger.jobs import SETTLED, WAITING, Job, JobState
+from registry_export.ledger.outbox_reader import OutboxReader
+from registry_export.ledger.rows import settled, stored_workspace
+from registry_export.ledger.tables import jobs, migrate
+from registry_export.outbox import database_now_ms
+
+_BATCH = 200
+_UNSETTLED_STATUSES = (Status.QUEUED, Status.RUNNING)
+
+
+class Ledger(Claims):
+    """The jobs in one database, which any number of workers share.
+
+    Every method raises `LedgerUnavailableError` when the database does not answer, `LedgerError` when it refuses.
+    """
+
+    def migrate(self) -> None:
+        """Create the tables or bring them up to date. Only workers do, and commands that write into the ledger."""
+        migrate(self.database)
+
+    # Jobs come in.
+
+    def enqueue(
+        self,
+        ref: ModelVersionRef,
+        trigger: str,
+        *,
+        workspace: str | None = None,
+        previous_status: str | None = None,
+    ) -> int:
+        """Add a job and return its number."""
+        with self.database.write() as connection:
+            return self._insert(connection, ref, trigger, workspace, previous_status)
+
+    def drain_outbox(self, outbox: OutboxReader) -> int:
+        """Move the promotions that the hook wrote into the ledger, each one once, and return how many came.
+
+        The two may be different databases. A row is deleted after its job is committed; where that is
+        interrupted, the row is read again and found to have come already.
+        """
+        moved = 0
+        while rows := outbox.read(_BATCH):
+            with self.database.write() as connection:
+                for row in rows:
+                    moved += self._insert_once(
+                        connection, row.event, row.model_version, row.trigger, row.workspace, row.previous_status
+                    )
+            outbox.delete(rows)
+        return moved
+
+    # People look and decide.
+
+    def list(
+        self, states: Collection[JobState] = (), ref: ModelVersionRef | None = None, limit: int = 100
+    ) -> tuple[Job, ...]:
+        """Return jobs, newest first: of these states where any are named, of this version where one is."""
+        conditions: list[ColumnElement[bool]] = []
+        if states:
+            conditions.append(jobs.c.state.in_([state.value for state in states]))
+        if ref is not None:
+            conditions += [jobs.c.model_name == ref.name, jobs.c.version == ref.version]
+        return self._select(*conditions, limit=limit)
+
+    def cancel(self, job_id: int) -> Job:
+        """Cancel a job that waits; ask the worker of a running one to stop. Settled jobs stay as they are.
+
+        Returns:
+            The job as it stands now; `cancel_requested` while its worker has yet to stop.
+        """
+        with self.database.write() as connection:
+            waiting = jobs.update().where(jobs.c.id == job_id, jobs.c.state.in_(WAITING))
+            connection.execute(waiting.values(**settled(JobState.CANCELLED), error="Cancelled."))
+            running = jobs.update().where(jobs.c.id == job_id, jobs.c.state == JobState.RUNNING)
+            connection.execute(running.values(cancel_requested=True))
+        return self.get(job_id)
+
+    def retry(self, job_id: int) -> Job:
+        """Let a settled job, or one that waits for its next attempt, run now with all its attempts.
+
+        Raises:
+            LedgerError: there is no such job, or it runs.
+        """
+        with self.database.write() as connection:
+            statement = jobs.update().where(jobs.c.id == job_id, jobs.c.state.in_([*SETTLED, *WAITING]))
+            values = settled(JobState.QUEUED) | {"attempt": 0, "available_at_ms": database_now_ms()}
+            done = connection.execute(statement.values(**values, error="", status=None)).rowcount
+        job = self.get(job_id)
+        if not done:
+            raise LedgerError(f"Job {job_id} is {job.state} and cannot be retried now.", remedy="Cancel it first.")
+        return job
+
+    def earlier_status(self, job: Job) -> str | None:
+        """What the version's status tag said before the hook wrote `queued` for this job; None: nothing."""
+        for earlier in self.list(ref=job.model_version):
+            if earlier.id < job.id and earlier.state in (JobState.DONE, JobState.DEAD):
+                return earlier.status
+            if earlier.id <= job.id and earlier.previous_status not in _UNSETTLED_STATUSES:
+                return earlier.previous_status
+        return None
+
+    def _insert_once(
+        self,
+        connection: Connection,
+        event: str,
+        ref: ModelVersionRef,
+        trigger: str,
+        workspace: str | None,
+        previous_status: str | None,
+    ) -> int:
+        try:
+            with connection.begin_nested():
+                self._insert(connection, ref, trigger, workspace, previous_status, event)
+        except IntegrityError:
+            return 0
+        return 1
+
+    def _insert(
+        self,
+        connection: Connection,
+        ref: ModelVersionRef,
+        trigger: str,
+        workspace: str | None,
+        previous_status: str | None,
+        event: str | None = None,
+    ) -> int:
+        now = database_now_ms()
+        row: dict[str, Any] = {
+            "event": event,
+            "workspace": stored_workspace(workspace),
+            "model_name": ref.name,
+            "version": ref.version,
+            "trigger": trigger,
+            "previous_status": previous_status,
+            "attempt": 0,
+            "run_id": "",
+            "worker": "",
+            "available_at_ms": now,
+            "created_at_ms": now,
+        }
+        twin = connection.execute(
+            select(jobs.c.id).where(
+                *(jobs.c[name] == row[name] for name in ("workspace", "model_name", "version", "trigger")),
+                jobs.c.state == JobState.QUEUED,
+            )
+        ).scalar()
+        # The same promotion asked again before anybody began with it: the one that waits will do.
+        state = JobState.QUEUED if twin is None or event is None else JobState.IGNORED
+        error = "" if state is JobState.QUEUED else f"Job {twin} was waiting for the same promotion already."
+        inserted = connection.execute(jobs.insert().values(**row, **settled(state), error=error)).inserted_primary_key
+        assert inserted is not None, "a single row was inserted"
+        return int(inserted[0])

@@ -1,0 +1,69 @@
+"""The worker's end of the outbox: read the rows in order, delete those that have arrived in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from registry_export.entities import ModelVersionRef
+from registry_export.ledger.database import Database
+from registry_export.outbox import create_outbox, outbox, outbox_exists
+
+
+@dataclass(frozen=True)
+class OutboxRow:
+    """A promotion as the hook wrote it: see :data:`registry_export.outbox.outbox`."""
+
+    id: int
+    event: str
+    model_version: ModelVersionRef
+    trigger: str
+    workspace: str | None
+    previous_status: str | None
+
+
+class OutboxReader:
+    """Reads the outbox in the registry's database.
+
+    Args:
+        uri: SQLAlchemy URL of the registry's database.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._database = Database(uri, "registry")
+
+    def create(self) -> None:
+        """Create the outbox where no hook has done so yet."""
+        with self._database.read() as connection:
+            if outbox_exists(connection):
+                return
+        with self._database.write() as connection:
+            create_outbox(connection)
+
+    def read(self, limit: int) -> tuple[OutboxRow, ...]:
+        """Return the oldest rows, at most `limit` of them."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(outbox).order_by(outbox.c.id).limit(limit)).all()
+        return tuple(
+            OutboxRow(
+                id=row.id,
+                event=row.event,
+                model_version=ModelVersionRef(row.model_name, row.version),
+                trigger=row.trigger,
+                workspace=row.workspace,
+                previous_status=row.previous_status,
+            )
+            for row in rows
+        )
+
+    def delete(self, rows: Iterable[OutboxRow]) -> None:
+        """Delete rows; those that another worker has deleted already are no error."""
+        ids = [row.id for row in rows]
+        with self._database.write() as connection:
+            connection.execute(outbox.delete().where(outbox.c.id.in_(ids)))
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self._database.dispose()

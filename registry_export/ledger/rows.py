@@ -1,0 +1,77 @@
+"""Between rows of the tables and values in Python."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Row
+
+from registry_export.entities import ModelVersionRef, Status
+from registry_export.ledger.jobs import Job, JobState
+from registry_export.outbox import database_now_ms
+
+_DEFAULT_WORKSPACE = "default"
+
+
+def stored_workspace(workspace: str | None) -> str:
+    """Give the one name of no workspace at all: MLflow calls it `default` in its tables and nothing elsewhere."""
+    return "" if workspace in (None, _DEFAULT_WORKSPACE) else str(workspace)
+
+
+def milliseconds(seconds: float) -> int:
+    """Return whole milliseconds."""
+    return round(seconds * 1000)
+
+
+def exclusive_key(workspace: str | None, name: str) -> str:
+    """Return what the unique columns hold while a job runs."""
+    return f"{stored_workspace(workspace)}|{name}"
+
+
+def settled(state: JobState) -> dict[str, Any]:
+    """Return the columns of a job that nobody holds."""
+    return {
+        "state": state.value,
+        "lease": "",
+        "lease_expires_at_ms": None,
+        "running_version": None,
+        "running_checkpoint": None,
+        "cancel_requested": False,
+        "updated_at_ms": database_now_ms(),
+    }
+
+
+def abandoned(job: Job) -> str:
+    """Return why a job whose worker vanished is dead."""
+    return (
+        f"Its worker {job.worker} ended without a word in attempt {job.attempt}, the last one. "
+        "See the worker's log, then `registry-export jobs retry`."
+    )
+
+
+def job_from(row: Row[Any]) -> Job:
+    """Read a row of the jobs' table."""
+    return Job(
+        id=row.id,
+        model_version=ModelVersionRef(row.model_name, row.version),
+        trigger=row.trigger,
+        state=JobState(row.state),
+        attempt=row.attempt,
+        created_at=_time(row.created_at_ms),
+        updated_at=_time(row.updated_at_ms),
+        available_at=_time(row.available_at_ms),
+        status=None if row.status is None else Status(row.status),
+        error=row.error,
+        run_id=row.run_id,
+        workspace=row.workspace or None,
+        previous_status=row.previous_status,
+        worker=row.worker,
+        lease=row.lease,
+        lease_expires_at=None if row.lease_expires_at_ms is None else _time(row.lease_expires_at_ms),
+        cancel_requested=bool(row.cancel_requested),
+    )
+
+
+def _time(milliseconds_since_1970: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds_since_1970 / 1000, UTC)

@@ -1,0 +1,125 @@
+"""The ledger's tables and their schema version, which has nothing to do with MLflow's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    inspect,
+    select,
+    text,
+)
+
+from registry_export.errors import LedgerError
+from registry_export.ledger.database import Database
+
+metadata = MetaData()
+
+_ID = BigInteger().with_variant(Integer, "sqlite")
+
+jobs = Table(
+    "registry_export_jobs",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    # The outbox row it came from: a row that is read twice becomes one job.
+    Column("event", String(32), nullable=True, unique=True),
+    Column("workspace", String(63), nullable=True),
+    Column("model_name", String(256), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("trigger", String(320), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("status", String(16), nullable=True),
+    Column("error", Text, nullable=False),
+    Column("run_id", String(64), nullable=False),
+    Column("previous_status", String(64), nullable=True),
+    Column("worker", String(256), nullable=False),
+    Column("lease", String(32), nullable=False),
+    Column("lease_expires_at_ms", BigInteger, nullable=True),
+    Column("cancel_requested", Boolean, nullable=False),
+    # Set while running, and unique: two jobs that would publish into the same folder never run at once, whoever
+    # claims them. NULL, which is never equal to NULL, otherwise.
+    Column("running_version", String(360), nullable=True, unique=True),
+    Column("running_checkpoint", String(360), nullable=True, unique=True),
+    Column("available_at_ms", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Index("registry_export_jobs_by_state", "state", "available_at_ms"),
+    Index("registry_export_jobs_by_version", "model_name", "version"),
+    sqlite_autoincrement=True,
+)
+
+promotions = Table(
+    "registry_export_promotions",
+    metadata,
+    Column("workspace", String(63), primary_key=True),
+    Column("model_name", String(256), primary_key=True),
+    Column("promotion", String(300), primary_key=True),
+    Column("version", String(32), primary_key=True),
+    Column("missing", String(64), nullable=False),
+    Column("checked_at_ms", BigInteger, nullable=False),
+    Index("registry_export_promotions_by_check", "workspace", "checked_at_ms"),
+)
+"""What the reconciler has seen promoted. `missing`: digest of what it queued an export for; empty: all was there."""
+
+cursors = Table(
+    "registry_export_cursors",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("value_ms", BigInteger, nullable=False),
+)
+
+schema = Table("registry_export_schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = ()
+"""Steps from schema version 1 on: the first leads from 1 to 2."""
+
+SCHEMA_VERSION = 1 + len(MIGRATIONS)
+
+_ADVISORY_LOCK = 7_243_118_026
+_REGISTRY_TABLE = "registered_models"
+
+
+def migrate(database: Database) -> None:
+    """Create the tables, or bring older ones up to date. Any number of workers may do so at once.
+
+    Raises:
+        LedgerError: the tables were written by a newer version of this package.
+        LedgerUnavailableError: the database does not answer.
+    """
+    _use_write_ahead_log(database)
+    with database.write() as connection:
+        if database.dialect == "postgresql":
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
+        if not inspect(connection).has_table(schema.name):
+            metadata.create_all(connection)
+            connection.execute(schema.insert().values(version=SCHEMA_VERSION))
+            return
+        found = connection.execute(select(schema.c.version)).scalar_one()
+        if found > SCHEMA_VERSION:
+            raise LedgerError(
+                f"The ledger's tables have schema version {found}, but this registry-export knows {SCHEMA_VERSION}.",
+                remedy="Upgrade registry-export on this machine.",
+            )
+        for step in MIGRATIONS[found - 1 :]:
+            step(connection)
+        connection.execute(schema.update().values(version=SCHEMA_VERSION))
+
+
+def _use_write_ahead_log(database: Database) -> None:
+    """Let readers and a writer of our own SQLite file not wait for each other; MLflow's file stays as it is."""
+    if database.dialect != "sqlite":
+        return
+    with database.read() as connection:
+        if not inspect(connection).has_table(_REGISTRY_TABLE):
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")

@@ -1,0 +1,507 @@
+"""One suite for every database that can keep the ledger."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy
+
+from registry_export.entities import ModelVersionRef, Status
+from registry_export.errors import ExportCancelledError, LedgerError, LedgerUnavailableError, StaleLeaseError
+from registry_export.ledger import Database, JobState, Ledger, OutboxReader, Promotion, Promotions
+from registry_export.outbox import create_outbox, database_now_ms, outbox
+
+DIGITS = ModelVersionRef("digits", "1")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def make_uri(request, tmp_path, postgres_uri):
+    """A factory of empty databases."""
+    numbers = iter(range(100))
+    return (lambda: f"sqlite:///{tmp_path / f'{next(numbers)}.db'}") if request.param == "sqlite" else postgres_uri
+
+
+@pytest.fixture
+def ledger(make_uri):
+    ledger = Ledger(make_uri(), backoff_s=0.01)
+    ledger.migrate()
+    yield ledger
+    ledger.dispose()
+
+
+def same(ledger):
+    return ledger.database.engine.url.render_as_string(hide_password=False)
+
+
+def promote(uri, *triggers, ref=DIGITS, previous_status=None):
+    """Leave rows in the outbox, as the hook does."""
+    database = Database(uri, "registry")
+    with database.write() as connection:
+        create_outbox(connection)
+        for trigger in triggers:
+            connection.execute(
+                outbox.insert().values(
+                    event=f"{time.monotonic_ns():032d}",
+                    workspace="default",
+                    model_name=ref.name,
+                    version=ref.version,
+                    trigger=trigger,
+                    previous_status=previous_status,
+                    created_at_ms=database_now_ms(),
+                )
+            )
+    database.dispose()
+
+
+def test_a_job_goes_from_queued_to_done(ledger):
+    number = ledger.enqueue(DIGITS, "manual")
+    assert ledger.get(number).state is JobState.QUEUED
+    job = ledger.claim("worker")
+    assert (job.id, job.model_version, job.trigger, job.attempt) == (number, DIGITS, "manual", 1)
+    assert job.state is JobState.RUNNING
+    ledger.complete(job, Status.MISMATCH, run_id="run")
+    settled = ledger.get(number)
+    assert (settled.state, settled.status, settled.run_id, settled.lease) == (
+        JobState.DONE,
+        Status.MISMATCH,
+        "run",
+        "",
+    )
+    assert ledger.claim("worker") is None
+
+
+def test_jobs_are_claimed_in_the_order_of_their_arrival(ledger):
+    numbers = [ledger.enqueue(ModelVersionRef("digits", str(version)), "manual") for version in range(3)]
+    assert [ledger.claim("worker").id for _ in numbers] == numbers
+
+
+def test_a_particular_job_can_be_claimed(ledger):
+    ledger.enqueue(DIGITS, "manual")
+    wanted = ledger.enqueue(ModelVersionRef("digits", "2"), "manual")
+    assert ledger.claim("worker", job_id=wanted).id == wanted
+    assert ledger.claim("worker", job_id=wanted) is None
+
+
+def test_two_jobs_of_one_version_never_run_at_once(ledger):
+    first, second = ledger.enqueue(DIGITS, "stage:Staging"), ledger.enqueue(DIGITS, "alias:champion")
+    other = ledger.enqueue(ModelVersionRef("digits", "2"), "manual")
+    running = ledger.claim("a")
+    assert running.id == first
+    assert ledger.claim("b").id == other
+    assert ledger.claim("c") is None
+    assert ledger.claim("c", job_id=second) is None
+    ledger.complete(running, Status.VERIFIED)
+    assert ledger.claim("c").id == second
+
+
+def test_versions_that_share_a_checkpoint_never_run_at_once(ledger):
+    ledger.enqueue(DIGITS, "manual")
+    ledger.enqueue(ModelVersionRef("digits-production", "1"), "manual")
+    first, second = ledger.claim("a"), ledger.claim("b")
+    assert ledger.hold(first, "m-1")
+    assert ledger.hold(first, "m-1"), "asking again is no conflict with oneself"
+    assert not ledger.hold(second, "m-1")
+    ledger.postpone(second, 0.0, "waits")
+    assert ledger.get(second.id).attempt == 0, "waiting for another job is no attempt"
+    ledger.complete(first, Status.VERIFIED)
+    assert ledger.hold(ledger.claim("b"), "m-1")
+
+
+def test_a_job_of_a_vanished_worker_runs_again_and_its_old_lease_settles_nothing(ledger):
+    ledger.enqueue(DIGITS, "manual")
+    vanished = ledger.claim("vanished", lease_s=0.05)
+    assert ledger.claim("other") is None
+    time.sleep(0.1)
+    taken = ledger.claim("other")
+    assert (taken.id, taken.attempt) == (vanished.id, 2)
+    for settle in (
+        lambda: ledger.complete(vanished, Status.VERIFIED),
+        lambda: ledger.fail(vanished, "too late", transient=True),
+        lambda: ledger.ignore(vanished, "too late"),
+        lambda: ledger.postpone(vanished, 1.0, "too late"),
+        lambda: ledger.cancelled(vanished),
+        lambda: ledger.hold(vanished, "m-1"),
+        lambda: ledger.renew(vanished),
+    ):
+        with pytest.raises(StaleLeaseError, match="other"):
+            settle()
+    ledger.complete(taken, Status.VERIFIED)
+
+
+def test_a_heartbeat_keeps_a_job(ledger):
+    ledger.enqueue(DIGITS, "manual")
+    job = ledger.claim("worker", lease_s=1.0)
+    for _ in range(4):
+        time.sleep(0.3)
+        ledger.renew(job, 1.0)
+    assert ledger.claim("other") is None
+    ledger.complete(job, Status.VERIFIED)
+
+
+def test_a_transient_failure_is_tried_again_later_and_less_and_less_often(make_uri):
+    ledger = Ledger(make_uri(), backoff_s=100.0, max_backoff_s=300.0)
+    ledger.migrate()
+    number = ledger.enqueue(DIGITS, "manual")
+    delays = []
+    for attempt in range(1, 4):
+        job = ledger.claim("worker")
+        assert job.attempt == attempt
+        failed = ledger.fail(job, "The server is down.", transient=True)
+        assert (failed.state, failed.error) == (JobState.FAILED, "The server is down.")
+        delays.append((failed.available_at - failed.updated_at).total_seconds())
+        assert ledger.claim("worker") is None, "not before its time"
+        with ledger.database.write() as connection:
+            connection.exec_driver_sql("UPDATE registry_export_jobs SET available_at_ms = 0")
+    for delay, mean in zip(delays, (100, 200, 300), strict=True):
+        assert 0.49 * mean <= delay <= 1.51 * mean
+    assert ledger.get(number).attempt == 3
+
+
+def test_a_job_that_keeps_failing_ends_dead_and_says_why(make_uri):
+    ledger = Ledger(make_uri(), max_attempts=2, backoff_s=0.001)
+    ledger.migrate()
+    ledger.enqueue(DIGITS, "manual")
+    assert ledger.fail(ledger.claim("worker"), "Down.", transient=True).state is JobState.FAILED
+    time.sleep(0.01)
+    dead = ledger.fail(ledger.claim("worker"), "Down.", transient=True)
+    assert (dead.state, dead.status, dead.error) == (JobState.DEAD, Status.FAILED, "Down. Given up after 2 attempts.")
+
+
+def test_a_permanent_failure_is_dead_at_once(ledger):
+    ledger.enqueue(DIGITS, "manual")
+    assert ledger.fail(ledger.claim("worker"), "Corrupt.", transient=False).state is JobState.DEAD
+    assert ledger.claim("worker") is None
+
+
+def test_a_job_that_takes_every_worker_down_is_buried_with_a_reason(make_uri):
+    ledger = Ledger(make_uri(), max_attempts=2)
+    ledger.migrate()
+    ledger.enqueue(DIGITS, "manual")
+    for _ in range(2):
+        ledger.claim("worker", lease_s=0.01)
+        time.sleep(0.05)
+    assert ledger.claim("worker") is None
+    (lapsed,) = ledger.lapsed()
+    assert ledger.bury(lapsed)
+    assert not ledger.bury(lapsed), "one worker buries it"
+    buried = ledger.get(lapsed.id)
+    assert buried.state is JobState.DEAD
+    assert buried.error.startswith("Its worker worker ended without a word in attempt 2")
+    assert ledger.lapsed() == ()
+
+
+def test_a_waiting_job_is_cancelled_at_once(ledger):
+    number = ledger.enqueue(DIGITS, "manual")
+    assert ledger.cancel(number).state is JobState.CANCELLED
+    assert ledger.claim("worker") is None
+
+
+def test_a_running_job_hears_of_its_cancellation_at_its_next_heartbeat(ledger):
+    job = ledger.get(ledger.enqueue(DIGITS, "manual"))
+    job = ledger.claim("worker")
+    asked = ledger.cancel(job.id)
+    assert (asked.state, asked.cancel_requested) == (JobState.RUNNING, True)
+    with pytest.raises(ExportCancelledError):
+        ledger.renew(job)
+    ledger.cancelled(job)
+    assert ledger.get(job.id).state is JobState.CANCELLED
+
+
+def test_a_cancelled_job_that_fails_before_it_hears_of_it_is_not_tried_again(ledger):
+    ledger.enqueue(DIGITS, "manual")
+    job = ledger.claim("worker")
+    ledger.cancel(job.id)
+    assert ledger.fail(job, "Down.", transient=True).state is JobState.CANCELLED
+
+
+def test_a_cancelled_job_whose_worker_vanished_does_not_run_again(ledger):
+    ledger.enqueue(DIGITS, "manual")
+    job = ledger.claim("worker", lease_s=0.01)
+    ledger.cancel(job.id)
+    time.sleep(0.05)
+    assert ledger.claim("other") is None
+    (lapsed,) = ledger.lapsed()
+    ledger.bury(lapsed)
+    assert ledger.get(job.id).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("settle", ["done", "dead", "cancelled", "failed"])
+def test_a_person_can_retry_what_is_settled(make_uri, settle):
+    ledger = Ledger(make_uri(), backoff_s=1000.0)
+    ledger.migrate()
+    ledger.enqueue(DIGITS, "manual")
+    job = ledger.claim("worker")
+    with pytest.raises(LedgerError, match="running"):
+        ledger.retry(job.id)
+    match settle:
+        case "done":
+            ledger.complete(job, Status.FAILED)
+        case "dead":
+            ledger.fail(job, "Corrupt.", transient=False)
+        case "cancelled":
+            ledger.cancelled(job)
+        case "failed":
+            ledger.fail(job, "Down.", transient=True)
+    again = ledger.retry(job.id)
+    assert (again.state, again.attempt, again.error, again.status) == (JobState.QUEUED, 0, "", None)
+    assert ledger.claim("worker").id == job.id
+
+
+def test_an_unknown_job_is_named(ledger):
+    for ask in (ledger.get, ledger.retry, ledger.cancel):
+        with pytest.raises(LedgerError, match="no job 77"):
+            ask(77)
+
+
+def test_list_shows_the_newest_first_and_filters(ledger):
+    first, second = ledger.enqueue(DIGITS, "manual"), ledger.enqueue(ModelVersionRef("other", "1"), "manual")
+    ledger.complete(ledger.claim("worker"), Status.VERIFIED)
+    assert [job.id for job in ledger.list()] == [second, first]
+    assert [job.id for job in ledger.list(states=[JobState.DONE])] == [first]
+    assert [job.id for job in ledger.list(ref=ModelVersionRef("other", "1"))] == [second]
+    assert [job.id for job in ledger.list(limit=1)] == [second]
+
+
+def test_a_worker_leaves_the_jobs_of_other_workspaces_alone(ledger):
+    number = ledger.enqueue(DIGITS, "manual", workspace="team")
+    default = ledger.enqueue(DIGITS, "manual", workspace="default")
+    assert ledger.claim("worker").id == default
+    assert ledger.claim("worker") is None
+    assert ledger.claim("worker", workspace="team").id == number
+
+
+# The outbox.
+
+
+@pytest.mark.parametrize("place", ["the same database", "another database"])
+def test_the_outbox_moves_into_the_ledger_once(ledger, make_uri, place):
+    uri = same(ledger) if place == "the same database" else make_uri()
+    promote(uri, "stage:Staging", "alias:champion", previous_status="verified")
+    reader = OutboxReader(uri)
+    assert ledger.drain_outbox(reader) == 2
+    assert ledger.drain_outbox(reader) == 0
+    assert [(job.trigger, job.previous_status, job.workspace) for job in reversed(ledger.list())] == [
+        ("stage:Staging", "verified", None),
+        ("alias:champion", "verified", None),
+    ]
+
+
+def test_a_drain_that_is_interrupted_before_the_rows_are_deleted_moves_nothing_twice(ledger, make_uri):
+    uri = make_uri()
+    promote(uri, "stage:Staging", "alias:champion")
+    reader = OutboxReader(uri)
+    rows = reader.read(10)
+
+    class Interrupted(OutboxReader):
+        def delete(self, rows):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ledger.drain_outbox(Interrupted(uri))
+    assert len(reader.read(10)) == 2, "the rows are still there"
+    assert ledger.drain_outbox(reader) == 0
+    assert reader.read(10) == ()
+    assert len(ledger.list()) == len(rows)
+
+
+def test_several_workers_draining_at_once_move_every_row_once(ledger, make_uri):
+    uri = make_uri()
+    promote(uri, *(f"alias:a{number}" for number in range(20)))
+    with ThreadPoolExecutor(4) as pool:
+        moved = sum(pool.map(lambda _: ledger.drain_outbox(OutboxReader(uri)), range(4)))
+    assert moved == 20
+    assert sorted(job.trigger for job in ledger.list()) == sorted(f"alias:a{number}" for number in range(20))
+
+
+def test_an_outbox_that_is_made_anew_does_not_lose_its_first_rows(ledger, make_uri):
+    for _ in range(2):
+        uri = make_uri()  # numbers begin at 1 again
+        promote(uri, "stage:Staging", ref=ModelVersionRef("digits", uri[-8:]))
+        assert ledger.drain_outbox(OutboxReader(uri)) == 1
+
+
+def test_the_same_promotion_asked_twice_before_anybody_began_is_one_export(ledger, make_uri):
+    uri = make_uri()
+    promote(uri, "stage:Staging", "stage:Staging", "alias:champion")
+    ledger.drain_outbox(OutboxReader(uri))
+    third, second, first = ledger.list()
+    assert (first.state, second.state, third.state) == (JobState.QUEUED, JobState.IGNORED, JobState.QUEUED)
+    assert f"Job {first.id}" in second.error
+    ledger.complete(ledger.claim("worker"), Status.VERIFIED)
+    promote(uri, "stage:Staging")
+    ledger.drain_outbox(OutboxReader(uri))
+    assert ledger.list()[0].state is JobState.QUEUED, "asked again later, it is a wish to export again"
+
+
+def test_a_missing_outbox_is_created_by_the_worker(make_uri):
+    reader = OutboxReader(make_uri())
+    reader.create()
+    reader.create()
+    assert reader.read(10) == ()
+
+
+def test_the_earlier_status_is_found_behind_other_waiting_promotions(ledger):
+    first = ledger.enqueue(DIGITS, "alias:a", previous_status="verified")
+    second = ledger.enqueue(DIGITS, "alias:b", previous_status="queued")
+    assert ledger.earlier_status(ledger.get(first)) == "verified"
+    assert ledger.earlier_status(ledger.get(second)) == "verified"
+    ledger.complete(ledger.claim("worker"), Status.MISMATCH)
+    assert ledger.earlier_status(ledger.get(second)) == "mismatch"
+    fresh = ledger.enqueue(ModelVersionRef("fresh", "1"), "alias:a")
+    assert ledger.earlier_status(ledger.get(fresh)) is None
+
+
+# Several workers at once.
+
+
+def test_many_workers_run_every_job_exactly_once(ledger):
+    versions = [ModelVersionRef("digits", str(number % 7)) for number in range(21)]
+    for number, ref in enumerate(versions):
+        ledger.enqueue(ref, f"alias:a{number}")
+    running, done, guard = set(), [], threading.Lock()
+
+    def work(name):
+        own = Ledger(same(ledger))
+        while len(done) < len(versions):
+            job = own.claim(name)
+            if job is None:
+                time.sleep(0.005)
+                continue
+            with guard:
+                assert job.model_version not in running, "two jobs of one version at once"
+                running.add(job.model_version)
+            time.sleep(0.002)
+            with guard:
+                running.remove(job.model_version)
+            own.complete(job, Status.VERIFIED)
+            done.append(job.id)
+        own.dispose()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, [f"worker {number}" for number in range(6)]))
+    assert sorted(done) == sorted(job.id for job in ledger.list())
+    assert {job.attempt for job in ledger.list()} == {1}
+
+
+WORKER = """
+import sys
+from registry_export.entities import Status
+from registry_export.ledger import Ledger
+ledger = Ledger(sys.argv[1])
+ledger.migrate()
+while (job := ledger.claim(sys.argv[2], lease_s=30)) is not None:
+    ledger.renew(job)
+    ledger.complete(job, Status.VERIFIED)
+    print(job.id, flush=True)
+"""
+
+
+def test_worker_processes_share_the_ledger_without_a_lock_error(make_uri):
+    uri = make_uri()
+    ledger = Ledger(uri)
+    ledger.migrate()
+    for number in range(60):
+        ledger.enqueue(ModelVersionRef("digits", str(number)), "manual")
+    command = [sys.executable, "-c", textwrap.dedent(WORKER), uri]
+    workers = [
+        subprocess.Popen([*command, f"w{number}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for number in range(4)
+    ]
+    outputs = [worker.communicate(timeout=120) for worker in workers]
+    assert [error for _, error in outputs] == [""] * 4
+    done = [int(line) for output, _ in outputs for line in output.split()]
+    assert len(done) == len(set(done)) == 60
+    ledger.dispose()
+
+
+def test_several_workers_may_migrate_an_empty_database_at_once(make_uri):
+    uri = make_uri()
+    barrier = threading.Barrier(4)
+
+    def migrate(_):
+        ledger = Ledger(uri)
+        barrier.wait()
+        ledger.migrate()
+        ledger.dispose()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrate, range(4)))
+
+
+def test_a_ledger_of_a_newer_version_is_refused(ledger):
+    with ledger.database.write() as connection:
+        connection.exec_driver_sql("UPDATE registry_export_schema SET version = 99")
+    with pytest.raises(LedgerError, match=r"schema version 99.*Upgrade"):
+        ledger.migrate()
+
+
+def test_times_are_the_databases_own(ledger, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    job = ledger.get(ledger.enqueue(DIGITS, "manual"))
+    assert job.created_at.year > 2020
+
+
+def test_a_database_that_is_down_is_transient_and_keeps_the_password_to_itself():
+    ledger = Ledger("postgresql+psycopg2://user:secret@127.0.0.1:1/nowhere")
+    with pytest.raises(LedgerUnavailableError) as caught:
+        ledger.claim("worker")
+    assert caught.value.transient
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["nonsense", "nosuchdialect://x/y"])
+def test_an_address_that_is_none_is_refused(uri):
+    with pytest.raises(LedgerError, match="no SQLAlchemy URL"):
+        Ledger(uri)
+
+
+def test_the_write_ahead_log_is_for_our_own_file_and_never_for_mlflows(tmp_path):
+    own, theirs = (f"sqlite:///{tmp_path / name}.db" for name in ("own", "mlflow"))
+    engine = sqlalchemy.create_engine(theirs)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE registered_models (name TEXT)")
+    modes = []
+    for uri in (own, theirs):
+        Ledger(uri).migrate()
+        with sqlalchemy.create_engine(uri).connect() as connection:
+            modes.append(connection.exec_driver_sql("PRAGMA journal_mode").scalar())
+    assert modes == ["wal", "delete"]
+
+
+# The reconciler's memory.
+
+
+def test_one_worker_takes_the_turn_in_each_interval(ledger):
+    first, second = Promotions(ledger.database), Promotions(ledger.database)
+    assert first.take_turn(0.2)
+    assert not second.take_turn(0.2)
+    time.sleep(0.25)
+    assert second.take_turn(0.2)
+    assert Promotions(ledger.database, "team").take_turn(60.0), "another workspace has its own"
+
+
+def test_promotions_are_remembered_per_workspace(ledger):
+    promotions, others = Promotions(ledger.database), Promotions(ledger.database, "team")
+    stage, alias = Promotion(DIGITS, "stage:Staging", "abc"), Promotion(DIGITS, "alias:champion")
+    promotions.put(stage)
+    promotions.put(alias)
+    promotions.put(Promotion(DIGITS, "stage:Staging", ""))
+    assert promotions.of_kind("alias") == (alias,)
+    assert set(promotions.of_version(DIGITS)) == {alias, Promotion(DIGITS, "stage:Staging", "")}
+    assert others.of_version(DIGITS) == ()
+    promotions.forget([alias])
+    assert promotions.of_kind("alias") == ()
+
+
+def test_cursors_are_remembered(ledger):
+    promotions = Promotions(ledger.database)
+    assert promotions.cursor("stages") == 0
+    promotions.set_cursor("stages", 5)
+    promotions.set_cursor("stages", 7)
+    assert promotions.cursor("stages") == 7
