@@ -1,0 +1,175 @@
+"""What a person sees and clicks: a promotion in the old registry UI, its exports on the new one's page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from registry_export.entities import ModelVersionRef
+from registry_export.isolation import ChildPool
+from registry_export.registry import Registry
+from tests.support.registered import TORCH
+from tests.support.server import MlflowServer
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SCREENSHOTS = Path(os.environ.get("REGISTRY_EXPORT_SCREENSHOTS", "") or os.devnull)
+"""Where the pictures of the documents are made anew; by default none are kept."""
+
+_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+_FLAGS += ["--disable-component-update", "--disable-sync", "--no-first-run"]
+_OLD_UI = "localStorage.setItem('_mlflow_user_setting_dismiss_next_model_registry_ui', 'true')"
+
+_RULES = """
+rules:
+  - models: "*"
+    promotions: {stages: [Staging, Production], aliases: [champion], copied: true}
+    targets: [onnx, "onnx:opset_version=17", torchscript, exported_program]
+"""
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: nobody looked at the pages"),
+]
+
+
+class Site:
+    """A server with a registered model, a worker, and a browser."""
+
+    def __init__(self, server: MlflowServer, browser):
+        self.server, self.browser = server, browser
+        self.registry = Registry(server.uri)
+
+    def page(self, *, old: bool = False, width: int = 1280, height: int = 1000):
+        context = self.browser.new_context(viewport={"width": width, "height": height})
+        if old:
+            context.add_init_script(_OLD_UI)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        return page
+
+    def open_version(self, page, ref: ModelVersionRef) -> None:
+        page.goto(f"{self.server.uri}/#/models/{ref.name}/versions/{ref.version}")
+        page.get_by_text(f"Version {ref.version}", exact=True).first.wait_for()
+
+    def await_status(self, ref: ModelVersionRef, wanted: str) -> None:
+        deadline = time.monotonic() + 180
+        status = ""
+        while time.monotonic() < deadline and status != wanted:
+            status = self.registry.version(ref).tags.get("registry_export.status", "")
+            time.sleep(0.5)
+        assert status == wanted
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    from playwright.sync_api import sync_playwright
+
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "rules.yaml").write_text(_RULES)
+    os.environ["PYTHONPATH"] = str(Path.cwd())
+    with MlflowServer(folder / "server") as server, sync_playwright() as playwright:
+        with ChildPool() as pool:
+            pool.call(TORCH, "tests.support.registered:pickled", {"uri": server.uri, "name": "digits"}, folder)
+        environment = {
+            **os.environ,
+            "MLFLOW_TRACKING_URI": server.uri,
+            "REGISTRY_EXPORT_OUTBOX_URI": server.database_uri,
+            "REGISTRY_EXPORT_CONFIG": str(folder / "rules.yaml"),
+        }
+        with (folder / "worker.log").open("wb") as log:
+            command = [sys.executable, "-m", "registry_export.cli", "worker"]
+            worker = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        try:
+            yield Site(server, browser)
+        finally:
+            browser.close()
+            worker.terminate()
+            worker.wait(30)
+            del os.environ["PYTHONPATH"]
+
+
+DIGITS = ModelVersionRef("digits", "1")
+
+
+@pytest.fixture(scope="module")
+def promoted(site):
+    """Promote in the old UI, as a person does, and wait for the exports."""
+    page = site.page(old=True)
+    site.open_version(page, DIGITS)
+    page.get_by_text("None", exact=True).first.click()
+    page.get_by_text("Staging", exact=True).first.click()
+    page.get_by_role("button", name="OK").click()
+    site.await_status(DIGITS, "verified")
+    page.context.close()
+    return DIGITS
+
+
+def _picture(page, name: str) -> None:
+    if SCREENSHOTS.is_dir():
+        page.screenshot(path=SCREENSHOTS / name)
+
+
+def test_a_click_in_the_old_ui_leads_to_verified_exports(site, promoted):
+    tags = site.registry.version(promoted).tags
+    assert tags["registry_export.trigger"] == "stage:Staging"
+
+
+def test_the_new_ui_shows_the_table_and_the_tags(site, promoted):
+    page = site.page()
+    site.open_version(page, promoted)
+    page.get_by_role("table").filter(has_text="onnx-opset17").first.wait_for()
+    body = page.inner_text("body")
+    for text in ("onnx-opset17", "torchscript", "exported_program", "verified", "registry_export.status"):
+        assert text in body, body
+    assert "registry-export:begin" not in body
+    page.wait_for_timeout(500)
+    _picture(page, "version-page.png")
+    page.context.close()
+
+
+def test_the_tables_link_opens_the_report(site, promoted):
+    page = site.page()
+    site.open_version(page, promoted)
+    page.get_by_role("link", name="report").first.click()
+    frame = page.frame_locator("iframe").first
+    frame.get_by_text("onnx-opset17").first.wait_for()
+    page.wait_for_timeout(500)
+    _picture(page, "report-in-mlflow.png")
+    page.context.close()
+
+
+def test_the_new_uis_promote_button_exports_the_copy(site, promoted):
+    import mlflow
+
+    mlflow.MlflowClient(site.server.uri).create_registered_model("digits-prod")
+    page = site.page()
+    site.open_version(page, promoted)
+    page.get_by_role("button", name="Promote model").click()
+    page.get_by_role("dialog").get_by_role("combobox").first.click()
+    page.get_by_text("digits-prod").last.click()
+    page.get_by_role("dialog").get_by_role("button", name="Promote").click()
+    copied = ModelVersionRef("digits-prod", "1")
+    site.await_status(copied, "verified")
+    assert site.registry.version(copied).tags["registry_export.trigger"] == "copied:digits/1"
+    page.context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_report_stands_alone_and_fits_the_width(site, promoted, tmp_path, width):
+    path = site.registry.download_artifact(promoted, "exports/report.html", tmp_path)
+    page = site.page(width=width)
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    page.get_by_text("onnx-opset17").first.wait_for()
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    _picture(page, f"report-{width}.png")
+    page.context.close()

@@ -1,0 +1,119 @@
+"""Models registered on a real server, built and logged in children so that the tests import no framework.
+
+Every builder takes `{"uri": ..., "name": ...}` and returns the new version's number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.support.sources import TENSORFLOW, TORCH
+
+__all__ = ["TENSORFLOW", "TORCH"]
+
+
+def _log_torch(arguments, net, **rest):
+    import mlflow
+
+    mlflow.set_tracking_uri(arguments["uri"])
+    logged = mlflow.pytorch.log_model(net, name="model", registered_model_name=arguments["name"], **rest)
+    return str(logged.registered_model_version)
+
+
+def _mlp():
+    import torch
+
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+
+
+def rows(count, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, 4)).astype(np.float32)
+
+
+def pickled(arguments):
+    return _log_torch(arguments, _mlp(), input_example=rows(4), serialization_format="pickle")
+
+
+def without_signature(arguments):
+    return _log_torch(arguments, _mlp(), serialization_format="pickle")
+
+
+def static_pt2(arguments):
+    """A pt2 logged from a batch of 1 has that batch for ever."""
+    return _log_torch(arguments, _mlp(), input_example=rows(1))
+
+
+def training_pt2(arguments):
+    """A pt2 logged in training mode has its dropout baked in."""
+    import torch
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3))
+    return _log_torch(arguments, net.train(), input_example=rows(4))
+
+
+def branching(arguments):
+    """A Python `if` on data: a trace keeps only the branch that it saw."""
+    from tests.support.branch import Branch
+
+    return _log_torch(
+        arguments,
+        Branch().eval(),
+        input_example=rows(4),
+        serialization_format="pickle",
+        code_paths=["tests/support/branch.py"],
+    )
+
+
+def from_a_run(arguments):
+    """A version of MLflow 2's kind: its files are a folder among a run's artifacts."""
+    import tempfile
+    from pathlib import Path
+
+    import mlflow
+
+    mlflow.set_tracking_uri(arguments["uri"])
+    client = mlflow.MlflowClient()
+    experiment = client.create_experiment(arguments["name"])
+    run = client.create_run(experiment)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "classifier")
+        mlflow.pytorch.save_model(_mlp(), path, input_example=rows(4), serialization_format="pickle")
+        client.log_artifacts(run.info.run_id, str(path), "classifier")
+    client.set_terminated(run.info.run_id)
+    client.create_registered_model(arguments["name"])
+    source = f"{run.info.artifact_uri}/classifier"
+    return str(client.create_model_version(arguments["name"], source, run.info.run_id).version)
+
+
+def corrupt(arguments):
+    """A checkpoint whose bytes are noise."""
+    import tempfile
+    from pathlib import Path
+
+    import mlflow
+
+    mlflow.set_tracking_uri(arguments["uri"])
+    client = mlflow.MlflowClient()
+    run = client.create_run(client.create_experiment(arguments["name"]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model")
+        mlflow.pytorch.save_model(_mlp(), path, input_example=rows(4), serialization_format="pickle")
+        (path / "data" / "model.pth").write_bytes(b"noise" * 100)
+        client.log_artifacts(run.info.run_id, str(path), "model")
+    client.create_registered_model(arguments["name"])
+    return str(
+        client.create_model_version(arguments["name"], f"{run.info.artifact_uri}/model", run.info.run_id).version
+    )
+
+
+def keras_without_signature(arguments):
+    import mlflow
+
+    import keras
+
+    mlflow.set_tracking_uri(arguments["uri"])
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, activation="gelu"), keras.layers.Dense(3)])
+    logged = mlflow.keras.log_model(model, name="model", registered_model_name=arguments["name"])
+    return str(logged.registered_model_version)
