@@ -197,6 +197,7 @@ def _metrics(results: tuple[TargetResult, ...]) -> dict[str, float]:
         values = {
             "size_bytes": result.size_bytes,
             "opset_version": result.opset_version,
+            "format_version": _number(result.format_version),
             "max_abs_diff": measured.max_abs_diff,
             "max_rel_diff": measured.max_rel_diff,
             "cosine": measured.cosine,
@@ -209,6 +210,14 @@ def _metrics(results: tuple[TargetResult, ...]) -> dict[str, float]:
             if value is not None and math.isfinite(value):
                 metrics[f"{result.variant}/{name}"] = float(value)
     return metrics
+
+
+def _number(version: str | None) -> float | None:
+    """A metric is a number; a version of several parts is in the report alone."""
+    try:
+        return float(version) if version is not None else None
+    except ValueError:
+        return None
 
 
 def _describe(registry: Registry, report: ExportReport) -> None:
