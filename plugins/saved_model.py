@@ -1,0 +1,150 @@
+"""TensorFlow SavedModel: as a source (MLflow's `tensorflow` flavor) and as a target.
+
+What is written has one signature, `serving_default`. Its arguments are the source's input names where
+TensorFlow can take them (Python identifiers; other characters become underscores), its outputs are
+the source's output names as they are.
+
+Source: https://www.tensorflow.org/guide/saved_model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from registry_export.entities import Description, Interface, TensorSpec
+from registry_export.errors import SourceError
+from registry_export.format import (
+    DYNAMIC_DIMENSIONS,
+    KERAS_MODEL,
+    ONNX_MODEL,
+    TF_FUNCTION,
+    Array,
+    Conversion,
+    ConversionRequest,
+    ConversionResult,
+    Runner,
+    Tensors,
+)
+from registry_export_plugins._tensorflow import SERVING_SIGNATURE, TensorFlowFunction, dimensions, load, retrace, save
+from registry_export_plugins._toolchains import TENSORFLOW
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+
+def from_keras_model(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Trace a Keras model in inference mode and save it."""
+    from registry_export_plugins._tensorflow_keras import to_function
+
+    save(to_function(model, request.interface), output)
+    return ConversionResult()
+
+
+def from_onnx_model(model: Path, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Translate every operator of an ONNX file to TensorFlow, layouts at the interface kept, and save it."""
+    from registry_export_plugins._onnx_to_tf import translate
+
+    save(translate(model, request.interface), output)
+    return ConversionResult()
+
+
+def from_tf_function(model: TensorFlowFunction, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Save a loaded function again, with the sizes asked for."""
+    wanted = {spec.name: spec for spec in request.interface.inputs}
+    save(retrace(model, [wanted.get(spec.name, spec) for spec in model.interface.inputs]), output)
+    return ConversionResult()
+
+
+class SavedModel:
+    """The format `saved_model`; see `registry_export.format.Format` for what its members mean."""
+
+    name = "saved_model"
+    summary = "TensorFlow SavedModel"
+    extra = "saved_model"
+    requirements = ("tensorflow",)
+    toolchain = TENSORFLOW
+    kind = TF_FUNCTION
+    filename = "model.savedmodel"
+    options = (DYNAMIC_DIMENSIONS,)
+    conversions = (
+        Conversion(KERAS_MODEL, from_keras_model, TENSORFLOW, cost=1.0, requirements=("keras",)),
+        Conversion(TF_FUNCTION, from_tf_function, TENSORFLOW, cost=1.0),
+        Conversion(ONNX_MODEL, from_onnx_model, TENSORFLOW, cost=1.5, requirements=("onnx",)),
+    )
+    verified_by = "TensorFlow on the CPU"
+
+    def locate(self, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> Path | None:
+        """Find the folder that holds `saved_model.pb`."""
+        candidates = [folder, folder / self.filename]
+        if flavors:
+            flavor = flavors.get("tensorflow") or flavors.get("keras")
+            if flavor is None:
+                return None
+            data = folder / str(flavor.get("data", "data"))
+            candidates = [folder / str(flavor.get("saved_model_dir", "tf2model")), data / "model", data]
+        return next((path for path in candidates if (path / "saved_model.pb").is_file()), None)
+
+    def load(self, path: Path, interface: Interface) -> TensorFlowFunction:
+        """Load the serving function."""
+        return load(path, interface)
+
+    @contextmanager
+    def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
+        """Load the serving function for inference."""
+        yield _SavedModelRunner(load(path, interface))
+
+    def describe(self, path: Path) -> Description:
+        """Read the signature and the producer version from `saved_model.pb`."""
+        from tensorflow.core.protobuf import saved_model_pb2
+
+        proto = saved_model_pb2.SavedModel()
+        proto.ParseFromString((path / "saved_model.pb").read_bytes())
+        graph = proto.meta_graphs[0]
+        signatures = {name: value for name, value in graph.signature_def.items() if not name.startswith("__")}
+        if not signatures:
+            raise SourceError(f"The SavedModel {path.name} has no signature.")
+        signature = signatures.get(SERVING_SIGNATURE) or next(iter(signatures.values()))
+        return Description(
+            interface=Interface(_specs(signature.inputs), _specs(signature.outputs)),
+            format_version=str(graph.graph_def.versions.producer),
+            details={"tensorflow": graph.meta_info_def.tensorflow_version},
+        )
+
+
+class _SavedModelRunner:
+    """Calls the serving function; outputs come back in the interface's order."""
+
+    def __init__(self, function: TensorFlowFunction) -> None:
+        import tensorflow as tf
+
+        self._function = function
+        self.interface = function.interface
+        self.runtime = f"tensorflow {tf.__version__}"
+
+    def infer(self, inputs: Tensors) -> dict[str, Array]:
+        """Run once; arrays are given the dtypes of the signature."""
+        import tensorflow as tf
+
+        tensors = [
+            tf.constant(np.asarray(inputs[spec.name]), dtype=tf.as_dtype(spec.dtype)) for spec in self.interface.inputs
+        ]
+        results = self._function(*tensors)
+        return {spec.name: result.numpy() for spec, result in zip(self.interface.outputs, results, strict=True)}
+
+
+def _specs(tensors: Mapping[str, Message]) -> tuple[TensorSpec, ...]:
+    """Read one side of a signature; a protobuf map has no order, so its names are sorted."""
+    import tensorflow as tf
+
+    return tuple(_spec(name, tensors[name], tf) for name in sorted(tensors))
+
+
+def _spec(name: str, info: Any, tf: Any) -> TensorSpec:
+    unknown = info.tensor_shape.unknown_rank
+    shape = None if unknown else dimensions(name, [size.size for size in info.tensor_shape.dim])
+    return TensorSpec(name, tf.dtypes.as_dtype(info.dtype).name, shape)
