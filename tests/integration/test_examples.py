@@ -1,0 +1,74 @@
+"""The examples do what their READMEs say."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def with_c_array(tmp_path_factory):
+    """The environment of processes that have the third-party package installed; this one has not."""
+    folder = tmp_path_factory.mktemp("third-party")
+    shutil.copytree(EXAMPLES / "third_party_format", folder / "source", ignore=shutil.ignore_patterns("*.egg-info"))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    run([*pip, "--target", folder / "installed", folder / "source"], dict(os.environ))
+    path = os.pathsep.join(filter(None, [str(folder / "installed"), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def run(command, environment, **rest) -> str:
+    finished = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, **rest)
+    assert finished.returncode == 0, f"{finished.stdout[-6000:]}\n{finished.stderr[-3000:]}"
+    return finished.stdout
+
+
+def test_a_strangers_format_is_listed_with_its_sources_and_its_option(with_c_array):
+    printed = run([sys.executable, "-m", "registry_export.cli", "formats", "c_array"], with_c_array)
+    assert re.search(r"c_array +yes +.*\bkeras\b.*\bonnx\b.*\bpytorch\b", printed), printed
+    assert re.search(r"symbol +str +model_onnx", printed), printed
+
+
+def test_the_contract_suite_passes_on_a_strangers_format(with_c_array):
+    suite = ["tests/contract/test_formats.py", "-k", "c_array and (pytorch or keras or onnx)"]
+    printed = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suite], with_c_array)
+    assert re.search(r"^9 passed", printed, re.MULTILINE), printed
+
+
+HEADER_TO_BYTES = """
+#include <stdio.h>
+#include "model.h"
+int main(void) { return fwrite(digits, 1, digits_len, stdout) != digits_len; }
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_header_compiles_to_the_very_bytes_of_the_onnx_file(with_c_array, tmp_path):
+    script = """
+import sys
+from pathlib import Path
+import onnx
+from onnx import TensorProto, helper
+from registry_export.entities import Interface
+from registry_export.format import ConversionRequest
+from registry_export_c_array import CArray
+value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in "xy"]
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "graph", value[:1], value[1:])
+folder = Path(sys.argv[1])
+onnx.save(helper.make_model(graph), folder / "model.onnx")
+request = ConversionRequest({"symbol": "digits"}, Interface(()), {}, folder)
+CArray.conversions[0].function(folder / "model.onnx", folder / "model.h", request)
+"""
+    run([sys.executable, "-c", script, tmp_path], with_c_array)
+    (tmp_path / "main.c").write_text(HEADER_TO_BYTES)
+    run(["cc", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "main", tmp_path / "main.c"], dict(os.environ))
+    assert subprocess.check_output([tmp_path / "main"]) == (tmp_path / "model.onnx").read_bytes()
