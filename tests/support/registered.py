@@ -108,9 +108,8 @@ def corrupt(arguments):
 
 
 def keras_without_signature(arguments):
-    import mlflow
-
     import keras
+    import mlflow
 
     mlflow.set_tracking_uri(arguments["uri"])
     keras.utils.set_random_seed(0)
