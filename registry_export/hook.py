@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 import uuid
 import weakref
 from collections.abc import Callable
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _PROMPT_TAG = "mlflow.prompt.is_prompt"
-_COPY_SOURCE = re.compile(r"models:/+(?P<name>[^/@]+)/(?P<version>\d+)/?")
 
 _Listener = Callable[[Any, "Connection", Any], None]
 
@@ -88,9 +86,11 @@ def _version_updated(_mapper: Any, connection: Connection, target: Any) -> None:
 @_harmless
 def _version_inserted(_mapper: Any, connection: Connection, target: Any) -> None:
     """A version was created from another registered version: the UI's "Promote model"."""
-    copied = _COPY_SOURCE.fullmatch(target.source or "")
-    if copied is not None:
-        _queue(connection, target, f"copied:{copied['name']}/{copied['version']}", pending_tags=_pending_tags(target))
+    from registry_export.outbox import copied_from
+
+    original = copied_from(target.source)
+    if original is not None:
+        _queue(connection, target, f"copied:{original}", pending_tags=_pending_tags(target))
 
 
 @_harmless

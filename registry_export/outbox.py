@@ -7,6 +7,7 @@ The table has a `MetaData` of its own, because a table in MLflow's would break M
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, inspect
@@ -26,7 +27,15 @@ VERIFIED_ALIAS_SUFFIX = "-verified"
 UNPROMOTED_STAGES = frozenset({"None", "Archived", "Deleted_Internal"})
 """The stages that are no promotion. MLflow marks a deleted version with the last one."""
 
+_COPY_SOURCE = re.compile(r"models:/+(?P<name>[^/@]+)/(?P<version>\d+)/?")
+
 metadata = MetaData()
+
+
+def copied_from(source: str | None) -> str | None:
+    """Return `name/version` of the registered version that a version's source names; None where it is no copy."""
+    found = _COPY_SOURCE.fullmatch(source or "")
+    return f"{found['name']}/{found['version']}" if found else None
 
 
 class database_now_ms(FunctionElement[int]):  # noqa: N801 - stands in SQL expressions as `func.now()` does

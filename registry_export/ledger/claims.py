@@ -13,7 +13,15 @@ from registry_export.entities import Status
 from registry_export.errors import ExportCancelledError, LedgerError, StaleLeaseError
 from registry_export.ledger.database import Database
 from registry_export.ledger.jobs import WAITING, Job, JobState
-from registry_export.ledger.rows import abandoned, exclusive_key, job_from, milliseconds, settled, stored_workspace
+from registry_export.ledger.rows import (
+    abandoned,
+    exclusive_key,
+    held,
+    job_from,
+    milliseconds,
+    settled,
+    stored_workspace,
+)
 from registry_export.ledger.tables import jobs
 from registry_export.outbox import database_now_ms
 
@@ -31,7 +39,7 @@ class Claims:
     """
 
     def __init__(
-        self, uri: str, *, max_attempts: int = 5, backoff_s: float = 10.0, max_backoff_s: float = 900.0
+        self, uri: str, *, max_attempts: int = 10, backoff_s: float = 10.0, max_backoff_s: float = 900.0
     ) -> None:
         self.database = Database(uri, "ledger")
         self.max_attempts = max_attempts
@@ -87,10 +95,10 @@ class Claims:
         with self.database.write() as connection:
             try:
                 with connection.begin_nested():
-                    held = self._update(connection, job, running_checkpoint=exclusive_key(job.workspace, checkpoint))
+                    is_mine = self._update(connection, job, running_checkpoint=exclusive_key(job.workspace, checkpoint))
             except IntegrityError:
                 return False
-        if not held:
+        if not is_mine:
             raise self._stale(job)
         return True
 
@@ -102,9 +110,9 @@ class Claims:
             ExportCancelledError: a person wants it to stop; the claim is prolonged, settle it with `cancelled`.
         """
         with self.database.write() as connection:
-            held = self._update(connection, job, lease_expires_at_ms=database_now_ms() + milliseconds(lease_s))
+            is_mine = self._update(connection, job, lease_expires_at_ms=database_now_ms() + milliseconds(lease_s))
             wanted = connection.execute(select(jobs.c.cancel_requested).where(jobs.c.id == job.id)).scalar()
-        if not held:
+        if not is_mine:
             raise self._stale(job)
         if wanted:
             raise ExportCancelledError(f"Job {job.id} was cancelled.")
@@ -161,18 +169,9 @@ class Claims:
             return connection.execute(statement.values(**settled(state), error=reason)).rowcount == 1
 
     def _claim_one(self, candidate: Job, worker: str, lease: str, lease_s: float) -> bool:
-        now = database_now_ms()
         statement = jobs.update().where(jobs.c.id == candidate.id, self._claimable())
-        values = {
-            "state": JobState.RUNNING.value,
-            "attempt": jobs.c.attempt + 1,
-            "worker": worker,
-            "lease": lease,
-            "lease_expires_at_ms": now + milliseconds(lease_s),
-            "running_version": exclusive_key(candidate.workspace, str(candidate.model_version)),
-            "running_checkpoint": None,
-            "updated_at_ms": now,
-        }
+        values = held(candidate.workspace, candidate.model_version, worker, lease, lease_s)
+        values["attempt"] = jobs.c.attempt + 1
         with self.database.write() as connection:
             try:
                 with connection.begin_nested():

@@ -41,6 +41,7 @@ class Job:
         created_at: When it came into the ledger.
         updated_at: When its state changed last.
         available_at: Before this time nobody claims it.
+        targets: Targets that were asked for with the job, as they are typed; empty: those of the rule.
         status: The verdict on the version, once done.
         error: Why the latest attempt failed, or why nothing was done.
         run_id: The export run.
@@ -60,6 +61,7 @@ class Job:
     created_at: datetime
     updated_at: datetime
     available_at: datetime
+    targets: str = ""
     status: Status | None = None
     error: str = ""
     run_id: str = ""

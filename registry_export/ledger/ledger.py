@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection
 from typing import Any
 
@@ -12,8 +13,8 @@ from registry_export.entities import ModelVersionRef, Status
 from registry_export.errors import LedgerError
 from registry_export.ledger.claims import Claims
 from registry_export.ledger.jobs import SETTLED, WAITING, Job, JobState
-from registry_export.ledger.outbox_reader import OutboxReader
-from registry_export.ledger.rows import settled, stored_workspace
+from registry_export.ledger.outbox_reader import OutboxReader, OutboxRow
+from registry_export.ledger.rows import held, settled, stored_workspace
 from registry_export.ledger.tables import jobs, migrate
 from registry_export.outbox import database_now_ms
 
@@ -38,12 +39,40 @@ class Ledger(Claims):
         ref: ModelVersionRef,
         trigger: str,
         *,
+        targets: str = "",
         workspace: str | None = None,
         previous_status: str | None = None,
     ) -> int:
-        """Add a job and return its number."""
+        """Add a job that waits for a worker, and return its number."""
+        row = _new_row(ref, trigger, workspace, previous_status, targets)
         with self.database.write() as connection:
-            return self._insert(connection, ref, trigger, workspace, previous_status)
+            return _insert(connection, {**row, **settled(JobState.QUEUED)})
+
+    def begin(
+        self,
+        ref: ModelVersionRef,
+        trigger: str,
+        worker: str,
+        lease_s: float = 60.0,
+        *,
+        targets: str = "",
+        workspace: str | None = None,
+    ) -> Job | None:
+        """Add a job that the caller runs itself, claimed from its first moment.
+
+        Returns:
+            The claimed job; None while another job of this version runs.
+        """
+        row = _new_row(ref, trigger, workspace, None, targets)
+        lease = uuid.uuid4().hex
+        claimed = {**settled(JobState.RUNNING), **held(workspace, ref, worker, lease, lease_s), "attempt": 1}
+        with self.database.write() as connection:
+            try:
+                with connection.begin_nested():
+                    number = _insert(connection, {**row, **claimed})
+            except IntegrityError:
+                return None
+        return self.get(number)
 
     def drain_outbox(self, outbox: OutboxReader) -> int:
         """Move the promotions that the hook wrote into the ledger, each one once, and return how many came.
@@ -54,10 +83,7 @@ class Ledger(Claims):
         moved = 0
         while rows := outbox.read(_BATCH):
             with self.database.write() as connection:
-                for row in rows:
-                    moved += self._insert_once(
-                        connection, row.event, row.model_version, row.trigger, row.workspace, row.previous_status
-                    )
+                moved += sum(_insert_once(connection, row) for row in rows)
             outbox.delete(rows)
         return moved
 
@@ -111,54 +137,45 @@ class Ledger(Claims):
                 return earlier.previous_status
         return None
 
-    def _insert_once(
-        self,
-        connection: Connection,
-        event: str,
-        ref: ModelVersionRef,
-        trigger: str,
-        workspace: str | None,
-        previous_status: str | None,
-    ) -> int:
-        try:
-            with connection.begin_nested():
-                self._insert(connection, ref, trigger, workspace, previous_status, event)
-        except IntegrityError:
-            return 0
-        return 1
 
-    def _insert(
-        self,
-        connection: Connection,
-        ref: ModelVersionRef,
-        trigger: str,
-        workspace: str | None,
-        previous_status: str | None,
-        event: str | None = None,
-    ) -> int:
-        now = database_now_ms()
-        row: dict[str, Any] = {
-            "event": event,
-            "workspace": stored_workspace(workspace),
-            "model_name": ref.name,
-            "version": ref.version,
-            "trigger": trigger,
-            "previous_status": previous_status,
-            "attempt": 0,
-            "run_id": "",
-            "worker": "",
-            "available_at_ms": now,
-            "created_at_ms": now,
-        }
-        twin = connection.execute(
-            select(jobs.c.id).where(
-                *(jobs.c[name] == row[name] for name in ("workspace", "model_name", "version", "trigger")),
-                jobs.c.state == JobState.QUEUED,
-            )
-        ).scalar()
-        # The same promotion asked again before anybody began with it: the one that waits will do.
-        state = JobState.QUEUED if twin is None or event is None else JobState.IGNORED
-        error = "" if state is JobState.QUEUED else f"Job {twin} was waiting for the same promotion already."
-        inserted = connection.execute(jobs.insert().values(**row, **settled(state), error=error)).inserted_primary_key
-        assert inserted is not None, "a single row was inserted"
-        return int(inserted[0])
+def _new_row(
+    ref: ModelVersionRef, trigger: str, workspace: str | None, previous_status: str | None, targets: str = ""
+) -> dict[str, Any]:
+    now = database_now_ms()
+    return {
+        "workspace": stored_workspace(workspace),
+        "model_name": ref.name,
+        "version": ref.version,
+        "trigger": trigger,
+        "targets": targets,
+        "previous_status": previous_status,
+        "attempt": 0,
+        "error": "",
+        "run_id": "",
+        "worker": "",
+        "available_at_ms": now,
+        "created_at_ms": now,
+    }
+
+
+def _insert(connection: Connection, row: dict[str, Any]) -> int:
+    inserted = connection.execute(jobs.insert().values(row)).inserted_primary_key
+    assert inserted is not None, "a single row was inserted"
+    return int(inserted[0])
+
+
+def _insert_once(connection: Connection, promotion: OutboxRow) -> int:
+    """Add the job of an outbox row; 0 where it has one already."""
+    row = _new_row(promotion.model_version, promotion.trigger, promotion.workspace, promotion.previous_status)
+    same = [jobs.c[name] == row[name] for name in ("workspace", "model_name", "version", "trigger")]
+    twin = connection.execute(select(jobs.c.id).where(*same, jobs.c.state == JobState.QUEUED)).scalar()
+    row |= {"event": promotion.event, **settled(JobState.QUEUED)}
+    if twin is not None:
+        # The same promotion asked again before anybody began with it: the job that waits will do.
+        row |= {"state": JobState.IGNORED, "error": f"Job {twin} was waiting for the same promotion already."}
+    try:
+        with connection.begin_nested():
+            _insert(connection, row)
+    except IntegrityError:
+        return 0
+    return 1

@@ -42,6 +42,20 @@ def settled(state: JobState) -> dict[str, Any]:
     }
 
 
+def held(workspace: str | None, ref: ModelVersionRef, worker: str, lease: str, lease_s: float) -> dict[str, Any]:
+    """Return the columns of a job that a worker holds."""
+    now = database_now_ms()
+    return {
+        "state": JobState.RUNNING.value,
+        "worker": worker,
+        "lease": lease,
+        "lease_expires_at_ms": now + milliseconds(lease_s),
+        "running_version": exclusive_key(workspace, str(ref)),
+        "running_checkpoint": None,
+        "updated_at_ms": now,
+    }
+
+
 def abandoned(job: Job) -> str:
     """Return why a job whose worker vanished is dead."""
     return (
@@ -61,6 +75,7 @@ def job_from(row: Row[Any]) -> Job:
         created_at=_time(row.created_at_ms),
         updated_at=_time(row.updated_at_ms),
         available_at=_time(row.available_at_ms),
+        targets=row.targets,
         status=None if row.status is None else Status(row.status),
         error=row.error,
         run_id=row.run_id,

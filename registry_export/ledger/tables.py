@@ -37,6 +37,7 @@ jobs = Table(
     Column("model_name", String(256), nullable=False),
     Column("version", String(32), nullable=False),
     Column("trigger", String(320), nullable=False),
+    Column("targets", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("status", String(16), nullable=True),

@@ -88,6 +88,15 @@ def test_a_particular_job_can_be_claimed(ledger):
     assert ledger.claim("worker", job_id=wanted) is None
 
 
+def test_a_job_that_its_asker_runs_is_claimed_from_its_first_moment(ledger):
+    job = ledger.begin(DIGITS, "manual", "shell", targets="onnx, tflite")
+    assert (job.state, job.worker, job.attempt, job.targets) == (JobState.RUNNING, "shell", 1, "onnx, tflite")
+    assert ledger.claim("worker") is None
+    assert ledger.begin(DIGITS, "manual", "another shell") is None, "one export of a version at a time"
+    ledger.complete(job, Status.VERIFIED)
+    assert ledger.begin(DIGITS, "manual", "another shell") is not None
+
+
 def test_two_jobs_of_one_version_never_run_at_once(ledger):
     first, second = ledger.enqueue(DIGITS, "stage:Staging"), ledger.enqueue(DIGITS, "alias:champion")
     other = ledger.enqueue(ModelVersionRef("digits", "2"), "manual")
