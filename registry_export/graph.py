@@ -153,17 +153,24 @@ def _no_route(
         route = min(found, key=lambda r: len(_missing(r)))
         missing = ", ".join(dict.fromkeys(_missing(route)))
         lacking = next(edge.format for edge in route if missing_requirements(_requirements(edge)))
+        command = install_command(lacking)
         return MissingPackageError(
             f"{target.variant} needs packages that are not installed: {missing}.",
-            remedy=f"Run `{install_command(lacking)}`.",
+            remedy=f"Run `{command}`." if command else "",
         )
-    refusals = [c.accepts(target.options) for c in format_.conversions if c.kind == source.kind]
-    reason = next((refusal for refusal in refusals if refusal), "")
+    reason = _refusal(source, target, format_)
     reachable = sorted({name for name, other in formats.items() if other.kind and _reaches(other, format_, formats)})
     return UnsupportedTargetError(
         f"{target.variant} cannot be made from a {source.name} checkpoint{': ' + reason if reason else ''}.",
         remedy=f"It can be made from: {', '.join(reachable) or 'nothing that is installed'}.",
     )
+
+
+def _refusal(source: Format, target: Target, format_: Format) -> str:
+    """Say why the edge from the source, or else every edge into the format, refuses the options."""
+    refusals = [(edge.kind == source.kind, edge.accepts(target.options)) for edge in format_.conversions]
+    refused = [refusal for direct, refusal in refusals if refusal and (direct or all(r for _, r in refusals))]
+    return refused[0] if refused else ""
 
 
 def _reaches(source: Format, format_: Format, formats: Mapping[str, Format]) -> bool:

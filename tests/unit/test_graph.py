@@ -120,6 +120,19 @@ def test_a_target_without_a_route_says_where_it_can_be_reached_from():
     assert planned.targets[1].routes == ("saved_model/onnx",)
 
 
+def test_options_that_no_edge_serves_are_refused_with_the_edges_reason():
+    class Header(StubFormat):
+        name = "header"
+        options = (Option("symbol", str, "model", "{value}"),)
+        conversions = (edge(ONNX_MODEL, accepts=lambda options: f"no {options['symbol']}"),)
+
+    formats = FORMATS | {"header": Header()}
+    planned = plan_export(FORMATS["pytorch"], parse_targets("header:symbol=x", "test", formats), formats)
+    error = planned.targets[0].error
+    assert error is not None
+    assert "header-x cannot be made from a pytorch checkpoint: no x." in error.message
+
+
 def test_a_missing_package_is_named_with_what_installs_it():
     error = plan("pytorch", "broken").targets[0].error
     assert error is not None
