@@ -1,0 +1,125 @@
+"""TorchScript from modules and from `torch.export` programs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from registry_export.entities import Interface
+from registry_export.errors import ConversionError, UnsupportedModelError
+from registry_export_plugins._torch_calls import first_line
+from registry_export_plugins._torch_programs import ProgramCall
+
+
+def trace(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[torch.jit.ScriptModule, tuple[str, ...]]:
+    """Record what a module does with the inputs given.
+
+    Returns:
+        The trace, and a sentence for each decision on data that it has frozen: it will be wrong for inputs
+        that decide otherwise.
+
+    Raises:
+        ConversionError: The module cannot be traced.
+    """
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", torch.jit.TracerWarning)
+        try:
+            # The trace is judged at other sizes later on; running it twice more here would tell less.
+            traced = torch.jit.trace(module, tuple(inputs), check_trace=False, strict=False)
+        except Exception as error:  # tracing raises whatever the model raises
+            raise ConversionError(f"torch.jit.trace refused the model: {first_line(error)}") from error
+    return traced, tuple(dict.fromkeys(_frozen(warning) for warning in caught if _decides(warning)))
+
+
+def _decides(warning: warnings.WarningMessage) -> bool:
+    """Say whether a warning is of a branch in the author's code; PyTorch's own only check sizes."""
+    own = Path(torch.__file__).parent in Path(warning.filename).parents
+    frozen = issubclass(warning.category, torch.jit.TracerWarning) and "Python boolean" in str(warning.message)
+    return frozen and not own
+
+
+def _frozen(warning: warnings.WarningMessage) -> str:
+    return f"The trace has fixed the decision in line {warning.lineno} of {Path(warning.filename).name}."
+
+
+def script(module: torch.nn.Module) -> torch.jit.ScriptModule:
+    """Compile a module's source; control flow is kept.
+
+    Raises:
+        UnsupportedModelError: The source uses what TorchScript has no word for.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return module
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.script(module)
+    except Exception as error:  # the compiler raises errors of many classes, none of them its own
+        raise UnsupportedModelError(
+            f"torch.jit.script cannot compile the model: {first_line(error)}", remedy="Use method=trace."
+        ) from error
+
+
+class ProgramModule(torch.nn.Module):
+    """A `torch.export` program as a module that `torch.jit.trace` can follow at any size.
+
+    A program calls its operators with sizes as plain numbers, which a trace would keep. Here those calls
+    go through the functions of `torch`, where sizes are traced.
+    """
+
+    def __init__(self, program: torch.export.ExportedProgram, interface: Interface) -> None:
+        super().__init__()
+        self._call = ProgramCall(program, interface)
+        self.body = _unguarded(program)
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Run on one tensor per input and return one tensor per output."""
+        leaves = self._call.leaves(tensors)
+        outputs = _Interpreter(self.body).run(*leaves, enable_io_processing=False)
+        return tuple(output for output in pytree.tree_leaves(outputs) if isinstance(output, torch.Tensor))
+
+
+def _unguarded(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
+    """Return a program's graph without the checks on its sizes, which a trace would take for decisions."""
+    module = program.module()
+    for node in [node for node in module.graph.nodes if node.op == "call_module" and node.target == "_guards_fn"]:
+        module.graph.erase_node(node)
+    checks = ("_assert", "sym_constrain_range")
+    for node in [node for node in module.graph.nodes if any(check in str(node.target) for check in checks)]:
+        module.graph.erase_node(node)
+    module.recompile()
+    return module
+
+
+class _Interpreter(torch.fx.Interpreter):
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if isinstance(target, torch._ops.HigherOrderOperator):
+            raise UnsupportedModelError(
+                f"The program contains {target.name()}, which a trace cannot follow.",
+                remedy="Log the module pickled and export it with method=script.",
+            )
+        if target is torch.ops.aten.sym_size.int:
+            return args[0].shape[args[1]]
+        if isinstance(target, torch._ops.OpOverload) and target.namespace == "aten" and _has_size(target):
+            return _through_python(target, args, kwargs)
+        return super().call_function(target, args, kwargs)
+
+
+def _has_size(target: torch._ops.OpOverload) -> bool:
+    return any("SymInt" in str(argument.real_type) for argument in target._schema.arguments)
+
+
+def _through_python(target: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    name = target._schema.name.removeprefix("aten::")
+    if args and isinstance(args[0], torch.Tensor) and hasattr(torch.Tensor, name):
+        return getattr(args[0], name)(*args[1:], **kwargs)
+    for place in (torch, torch.nn.functional, torch._C._nn):
+        if hasattr(place, name):
+            return getattr(place, name)(*args, **kwargs)
+    return target(*args, **kwargs)

@@ -1,0 +1,116 @@
+"""`torch.export` programs (`.pt2`): what MLflow 3 logs a PyTorch model as, and a target for the others.
+
+Source: https://pytorch.org/docs/stable/export.html
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from registry_export.entities import Attempt, Description, Interface
+from registry_export.errors import ConversionError
+from registry_export.format import (
+    DYNAMIC_DIMENSIONS,
+    EXPORTED_PROGRAM,
+    TORCH_MODULE,
+    Conversion,
+    ConversionRequest,
+    ConversionResult,
+    Runner,
+)
+from registry_export_plugins._toolchains import TORCH
+from registry_export_plugins._torch_files import pytorch_file
+
+
+def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    from registry_export_plugins._torch_export import export_program
+
+    exported = export_program(model, request)
+    _save(exported.program, output)
+    return ConversionResult(exported.attempts)
+
+
+def _from_exported_program(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    asked = request.options.get(DYNAMIC_DIMENSIONS.name)
+    _save(model, output)
+    notes = ("A program's dimensions are as it was logged: dynamic_dimensions cannot add to them.",) if asked else ()
+    return ConversionResult((Attempt("torch.export.save"),), notes)
+
+
+def _save(program: Any, output: Path) -> None:
+    import torch
+
+    # Stack traces name the files of the machine that traced; without them equal models are equal files.
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    program._example_inputs = None
+    try:
+        torch.export.save(program, str(output))
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError) as error:
+        raise ConversionError(f"torch.export.save refused the program: {error}") from error
+
+
+class ExportedProgram:
+    """The format `exported_program`; see `registry_export.format.Format` for what its members mean."""
+
+    name = "exported_program"
+    summary = "torch.export program (.pt2)"
+    extra = "exported_program"
+    requirements = ("torch",)
+    toolchain = TORCH
+    kind = EXPORTED_PROGRAM
+    filename = "model.pt2"
+    options = (DYNAMIC_DIMENSIONS,)
+    conversions = (
+        Conversion(TORCH_MODULE, _from_torch_module, TORCH, cost=2.0),
+        Conversion(EXPORTED_PROGRAM, _from_exported_program, TORCH, cost=0.5),
+    )
+    verified_by = "PyTorch on the CPU"
+
+    def locate(self, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> Path | None:
+        """Find the program of the flavor `pytorch`; a pickled module beside it takes its place."""
+        path = pytorch_file(folder, flavors, self.filename)
+        return path if path is not None and not path.with_name("model.pth").is_file() else None
+
+    def load(self, path: Path, interface: Interface) -> Any:
+        """Load a `torch.export.ExportedProgram`."""
+        from registry_export_plugins._torch_programs import load_program
+
+        return load_program(path)
+
+    @contextmanager
+    def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
+        """Load a program for inference; its own guards refuse sizes that it was not made for."""
+        from registry_export_plugins._torch_modules import TorchRunner
+        from registry_export_plugins._torch_programs import ProgramCall
+
+        call = ProgramCall(self.load(path, interface), interface)
+        yield TorchRunner(call, Interface(call.inputs, interface.outputs), "torch.export, torch")
+
+    def describe(self, path: Path) -> Description:
+        """Read inputs, outputs, dynamic dimensions and precision from the program."""
+        from registry_export_plugins._torch_modules import precision_of
+        from registry_export_plugins._torch_programs import load_program, program_interface
+
+        program = load_program(path)
+        tensors = (*program.state_dict.values(), *program.constants.values())
+        return Description(
+            program_interface(program),
+            format_version=_archive_version(path),
+            precision=precision_of(tensors),
+            details={"nodes": str(len(program.graph.nodes))},
+        )
+
+
+def _archive_version(path: Path) -> str | None:
+    """Read the version of the archive's own format."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.namelist():
+            if entry.endswith("archive_version"):
+                return archive.read(entry).decode().strip()
+    return None
