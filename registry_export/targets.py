@@ -231,7 +231,8 @@ def _described(blank: TargetResult, step: StepResult) -> TargetResult:
 def _verify(bench: Bench, run: PlanRun, route: str, step: StepResult, reference: Reference) -> Verification:
     work = run.folder / f"verify-{list(run.plan.steps).index(route)}"
     work.mkdir()
-    tolerance = bench.tolerance or DEFAULT_TOLERANCES[step.description.precision]
+    # A precision without a default of its own is judged by the strictest one.
+    tolerance = bench.tolerance or DEFAULT_TOLERANCES.get(step.description.precision, DEFAULT_TOLERANCES["fp32"])
     toolchain = bench.formats[step.step.format].toolchain
     return verify(bench.pool, toolchain, step.origin, reference, tolerance, work)
 
