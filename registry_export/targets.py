@@ -167,7 +167,8 @@ def _export_target(bench: Bench, run: PlanRun, planned: PlannedTarget, reference
         if good:
             break
     result, folder = best or (blank, None)
-    return replace(result, attempts=(*attempts, *result.attempts)), folder
+    told = attempts if len(attempts) > 1 or any(attempt.error for attempt in attempts) else []
+    return replace(result, attempts=(*told, *result.attempts)), folder
 
 
 def _rank(made: Made) -> int:
