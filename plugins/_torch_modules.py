@@ -59,23 +59,27 @@ def is_bfloat16(module: torch.nn.Module) -> bool:
 
 
 def adapt(module: torch.nn.Module, interface: Interface) -> TorchAdapter:
-    """Wrap a module; its inputs are bound to `forward` as `_torch_calls.bind` does.
-
-    Tracers name a graph's inputs after the parameters of `forward`, so each adapter has a `forward` whose
-    signature carries the names of its own inputs.
-    """
+    """Wrap a module; its inputs are bound to `forward` as `_torch_calls.bind` does."""
     binding = bind(module, interface)
-
-    def forward(self: TorchAdapter, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return TorchAdapter.forward(self, *tensors)
-
-    names = [spec.name if spec.name.isidentifier() else f"input_{i}" for i, spec in enumerate(binding.inputs)]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    if "self" not in names and len(set(names)) == len(names):
-        parameters = [inspect.Parameter(name, kind) for name in ("self", *names)]
-        forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    named: type[TorchAdapter] = type("TorchAdapter", (TorchAdapter,), {"forward": forward})
+    named: type[TorchAdapter] = with_argument_names(TorchAdapter, [spec.name for spec in binding.inputs])
     return named(module, binding)
+
+
+def with_argument_names(base: type[Any], names: Sequence[str]) -> type[Any]:
+    """Derive a module class whose `forward(*tensors)` shows other argument names.
+
+    Tracers and exporters name a graph's inputs after the parameters of `forward`.
+    """
+
+    def forward(self: Any, *tensors: torch.Tensor) -> Any:
+        return base.forward(self, *tensors)
+
+    arguments = [name if name.isidentifier() else f"input_{i}" for i, name in enumerate(names)]
+    if "self" not in arguments and len(set(arguments)) == len(arguments):
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [inspect.Parameter(name, kind) for name in ("self", *arguments)]
+        forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return type(base.__name__, (base,), {"forward": forward})
 
 
 def to_tensor(array: Array) -> torch.Tensor:

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from registry_export.entities import Interface
 from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export_plugins._torch_calls import first_line
+from registry_export_plugins._torch_modules import with_argument_names
 from registry_export_plugins._torch_programs import ProgramCall
 
 
@@ -66,6 +67,16 @@ def script(module: torch.nn.Module) -> torch.jit.ScriptModule:
         ) from error
 
 
+def program_module(program: torch.export.ExportedProgram, interface: Interface) -> ProgramModule:
+    """Wrap a program so that it can be traced; the trace's arguments have the interface's names.
+
+    Raises:
+        UnsupportedModelError: It contains control flow.
+    """
+    named: type[ProgramModule] = with_argument_names(ProgramModule, [spec.name for spec in interface.inputs])
+    return named(program, interface)
+
+
 class ProgramModule(torch.nn.Module):
     """A `torch.export` program as a module that `torch.jit.trace` can follow at any size.
 
@@ -86,8 +97,18 @@ class ProgramModule(torch.nn.Module):
 
 
 def _unguarded(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
-    """Return a program's graph without the checks on its sizes, which a trace would take for decisions."""
+    """Return a program's graph without the checks on its sizes, which a trace would take for decisions.
+
+    Raises:
+        UnsupportedModelError: It contains control flow.
+    """
     module = program.module()
+    for node in module.graph.nodes:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise UnsupportedModelError(
+                f"The program contains {node.target.name()}, which a trace cannot follow.",
+                remedy="Log the module pickled and export it with method=script.",
+            )
     for node in [node for node in module.graph.nodes if node.op == "call_module" and node.target == "_guards_fn"]:
         module.graph.erase_node(node)
     checks = ("_assert", "sym_constrain_range")
@@ -98,25 +119,25 @@ def _unguarded(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
 
 
 class _Interpreter(torch.fx.Interpreter):
+    def run_node(self, n: torch.fx.Node) -> Any:
+        symbolic = (torch.SymInt, torch.SymFloat)
+        aten = isinstance(n.target, torch._ops.OpOverload) and n.target.namespace == "aten"
+        if not aten or not any(isinstance(source.meta.get("val"), symbolic) for source in n.all_input_nodes):
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        return _through_python(n.target, args, kwargs)
+
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if isinstance(target, torch._ops.HigherOrderOperator):
-            raise UnsupportedModelError(
-                f"The program contains {target.name()}, which a trace cannot follow.",
-                remedy="Log the module pickled and export it with method=script.",
-            )
         if target is torch.ops.aten.sym_size.int:
             return args[0].shape[args[1]]
-        if isinstance(target, torch._ops.OpOverload) and target.namespace == "aten" and _has_size(target):
-            return _through_python(target, args, kwargs)
         return super().call_function(target, args, kwargs)
 
 
-def _has_size(target: torch._ops.OpOverload) -> bool:
-    return any("SymInt" in str(argument.real_type) for argument in target._schema.arguments)
-
-
-def _through_python(target: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _through_python(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     name = target._schema.name.removeprefix("aten::")
+    if name == "slice":
+        axis, *bounds = (*args[1:], None)[:4]
+        return args[0][(*[slice(None)] * axis, slice(*bounds))]
     if args and isinstance(args[0], torch.Tensor) and hasattr(torch.Tensor, name):
         return getattr(args[0], name)(*args[1:], **kwargs)
     for place in (torch, torch.nn.functional, torch._C._nn):

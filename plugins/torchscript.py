@@ -47,9 +47,9 @@ _ADVICE = "A trace follows one branch only; method=script keeps both."
 
 def _from_exported_program(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     from registry_export_plugins._torch_export import trace_inputs
-    from registry_export_plugins._torch_tracing import ProgramModule, trace
+    from registry_export_plugins._torch_tracing import program_module, trace
 
-    traced, notes = trace(ProgramModule(model, request.interface), trace_inputs(request))
+    traced, notes = trace(program_module(model, request.interface), trace_inputs(request))
     return _save(traced, output, request, "torch.jit.trace of the program", notes)
 
 
