@@ -6,9 +6,8 @@ import functools
 from typing import TYPE_CHECKING
 
 from registry_export.entities import VERDICTS, ExportReport, Status
-from registry_export.manifest import reproduce_command
 from registry_export.report import text
-from registry_export.report.markdown import load_lines
+from registry_export.report.markdown import load_lines, reproduce_commands
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -25,10 +24,7 @@ def to_html(report: ExportReport) -> str:
         symbols=_SYMBOLS,
         sentence=text.verdict_sentence(report),
         load={result.variant: "\n".join(load_lines(report, result)) for result in report.targets},
-        commands={
-            result.variant: reproduce_command(report.model_version, result.format, result.options)
-            for result in report.targets
-        },
+        commands=reproduce_commands(report),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from registry_export.discovery import discover_formats
 from registry_export.entities import ExportReport, TargetResult
 from registry_export.manifest import reproduce_command
 from registry_export.report.text import (
@@ -44,8 +45,9 @@ def _lines(report: ExportReport) -> Iterator[str]:
         yield "| target | status | version | size | max abs diff | tolerance | seconds |"
         yield "|---|---|---|---|---|---|---|"
         yield from (_row(result) for result in report.targets)
+    commands = reproduce_commands(report)
     for result in report.targets:
-        yield from _target(report, result)
+        yield from _target(report, result, commands[result.variant])
     if report.tools:
         yield ""
         yield "Made with " + ", ".join(f"{name} {version}" for name, version in report.tools.items()) + "."
@@ -65,7 +67,7 @@ def _row(result: TargetResult) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _target(report: ExportReport, result: TargetResult) -> Iterator[str]:
+def _target(report: ExportReport, result: TargetResult, command: str) -> Iterator[str]:
     yield ""
     yield f"## {result.variant}: {result.status}"
     yield ""
@@ -96,8 +98,17 @@ def _target(report: ExportReport, result: TargetResult) -> Iterator[str]:
         yield "```"
         yield ""
     yield "```sh"
-    yield reproduce_command(report.model_version, result.format, result.options)
+    yield command
     yield "```"
+
+
+def reproduce_commands(report: ExportReport) -> dict[str, str]:
+    """Return the command that makes each variant again."""
+    formats = discover_formats()
+    return {
+        result.variant: reproduce_command(report.model_version, result.format, result.options, formats)
+        for result in report.targets
+    }
 
 
 def load_lines(report: ExportReport, result: TargetResult) -> Iterator[str]:
