@@ -224,7 +224,8 @@ class Graph:
         values.update(zip(function.input, [*inputs, *[None] * len(function.input)], strict=False))
         for inner in function.node:
             self._step(inner, values, {})
-        return [values[name] for name in function.output]
+        # An output that the node does not use may be left uncomputed by the definition.
+        return [values.get(name) for name in function.output]
 
 
 def _initial(tensor: Any) -> Any:

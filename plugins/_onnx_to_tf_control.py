@@ -95,7 +95,8 @@ def _looped(once: Any, limit: Any, go: Any, state: list[Any], count: int) -> lis
     def body(position: Any, go: Any, *inner: Any) -> tuple[Any, ...]:
         following, *outputs = once(position, go, list(inner[:count]))
         grown = [
-            tf.concat([rows, row[None]], 0) for rows, row in zip(inner[count:], outputs[count:], strict=True)
+            tf.concat([_fitting(tf, rows, row, position), row[None]], 0)
+            for rows, row in zip(inner[count:], outputs[count:], strict=True)
         ]
         return (position + 1, tf.reshape(following, []), *outputs[:count], *grown)
 
@@ -122,8 +123,15 @@ def _merged(first: Any, second: Any) -> Any:
     return first if first.rank == second.rank else tf.TensorShape(None)
 
 
+def _fitting(tf: Any, rows: Any, row: Any, position: Any) -> Any:
+    """Give rows that are still none the sizes of the first one."""
+    if row.shape.is_fully_defined():
+        return rows
+    return tf.reshape(rows, tf.concat([tf.cast(position, tf.int32)[None], tf.shape(row)], 0))
+
+
 def _empty(spec: Any) -> Any:
-    """No rows yet; sizes that a step decides start at 0, and concatenating to nothing ignores them."""
+    """No rows yet; sizes that a step decides start at 0."""
     import tensorflow as tf
 
     return tf.zeros([0, *[size or 0 for size in spec.shape.as_list()]], spec.dtype)

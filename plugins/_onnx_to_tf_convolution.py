@@ -131,7 +131,7 @@ def _convolved(last: Any, weight: Any, shape: list[int], window: Window, padding
     channels = last.shape[-1]
     strides_equal = len(set(window.strides)) == 1 or set(window.dilations) == {1}
     if groups > 1 and groups == channels and count == 2 and strides_equal and _square_depthwise(window):
-        kernel = _changed(weight, "depthwise", lambda w: _depthwise(w, groups))
+        kernel = _depthwise_kernel(weight, groups)
         return tf.nn.depthwise_conv2d(
             last, plain(kernel), [1, *window.strides, 1], padding, dilations=window.dilations
         )
@@ -149,11 +149,16 @@ def _square_depthwise(window: Window) -> bool:
     return len(set(window.strides)) == 1 and (set(window.dilations) == {1} or set(window.strides) == {1})
 
 
-def _depthwise(weight: Any, groups: int) -> Any:
+def _depthwise_kernel(weight: Any, groups: int) -> Any:
     """From (channels * multiplier, 1, h, w) to (h, w, channels, multiplier)."""
-    multiplier = weight.shape[0] // groups
-    split = weight.reshape(groups, multiplier, *weight.shape[2:])
-    return np.transpose(split, [2, 3, 0, 1])
+    import tensorflow as tf
+
+    def change(array: Any) -> Any:
+        return np.transpose(array.reshape(groups, -1, *array.shape[2:]), [2, 3, 0, 1])
+
+    if isinstance(weight, Weight) or static(weight) is not None:
+        return _changed(weight, "depthwise", change)
+    return tf.transpose(tf.reshape(weight, [groups, -1, *weight.shape[2:]]), [2, 3, 0, 1])
 
 
 def _changed(weight: Any, name: str, change: Any) -> Any:
@@ -168,9 +173,7 @@ def _changed(weight: Any, name: str, change: Any) -> Any:
             return tf.constant(np.ascontiguousarray(change(known)))
     if name == "wide":
         return tf.expand_dims(weight, 2)
-    if name == "last":
-        return tf.transpose(weight, [*range(2, weight.shape.rank), 1, 0])
-    raise ValueError("a depthwise convolution's weights are computed by the model")
+    return tf.transpose(weight, [*range(2, weight.shape.rank), 1, 0])
 
 
 @operator("ConvTranspose", images=True)
@@ -289,14 +292,12 @@ def _max_pool(node: Node, x: Any) -> Any:
     window = _window(node, list(node.get("kernel_shape")))
     space = _space(last)
     padding = _padding(node, space, window)
-    if node.get("auto_pad", "NOTSET") == "SAME_UPPER" or (not node.get("ceil_mode", 0) and _same(padding, window, node)):
-        result = tf.nn.pool(last, window.kernel, "MAX", window.strides, "SAME", dilations=window.dilations)
-        return Image(tf.cast(result, dtype))
+    if _poolable(window) and not node.get("ceil_mode", 0) and _same(padding, window, node):
+        return Image(tf.cast(_pooled(last, window, "MAX", "SAME"), dtype))
     wider = _ceiling(node, space, padding, window)
     padding = [(b, a + extra) for (b, a), (_, extra) in zip(padding, wider, strict=True)]
     last = _padded(last, padding, last.dtype.min)
-    result = tf.nn.pool(last, window.kernel, "MAX", window.strides, "VALID", dilations=window.dilations)
-    return Image(tf.cast(result, dtype))
+    return Image(tf.cast(_pooled(last, window, "MAX", "VALID"), dtype))
 
 
 @operator("AveragePool", images=True)
@@ -322,9 +323,30 @@ def _averaged(last: Any, window: Window) -> Any:
         kernel = tf.ones([*window.kernel, 1, 1], last.dtype) / size
         parts = tf.split(last, last.shape[-1], -1)
         return tf.concat(
-            [tf.nn.convolution(part, kernel, window.strides, "VALID", dilations=window.dilations) for part in parts], -1
+            [
+                tf.nn.convolution(part, kernel, [1] * 3, "VALID", dilations=window.dilations)[
+                    (slice(None), *(slice(None, None, stride) for stride in window.strides))
+                ]
+                for part in parts
+            ],
+            -1,
         )
-    return tf.nn.pool(last, window.kernel, "AVG", window.strides, "VALID", dilations=window.dilations)
+    return _pooled(last, window, "AVG", "VALID")
+
+
+def _poolable(window: Window) -> bool:
+    """Whether TensorFlow's pooling takes these strides."""
+    shorter = all(stride <= size for stride, size in zip(window.strides, window.kernel, strict=True))
+    return shorter and (set(window.dilations) == {1} or set(window.strides) == {1})
+
+
+def _pooled(last: Any, window: Window, kind: str, padding: str) -> Any:
+    import tensorflow as tf
+
+    if _poolable(window):
+        return tf.nn.pool(last, window.kernel, kind, window.strides, padding, dilations=window.dilations)
+    dense = tf.nn.pool(last, window.kernel, kind, [1] * len(window.kernel), padding, dilations=window.dilations)
+    return dense[(slice(None), *(slice(None, None, stride) for stride in window.strides))]
 
 
 def _shares(last: Any, padding: Any, wider: Any, window: Window, counted: bool) -> Any:

@@ -150,7 +150,9 @@ def _one_hot(node: Node, indices: Any, depth: Any, values: Any) -> Any:
     count = int(known.reshape(-1)[0]) if known is not None else tf.cast(tf.reshape(depth, []), tf.int32)
     whole = indices if indices.dtype.is_integer else tf.cast(indices, tf.int64)
     places = tf.where(whole < 0, whole + tf.cast(count, whole.dtype), whole)
-    return tf.one_hot(places, count, on_value=values[1], off_value=values[0], axis=node.get("axis", -1))
+    axis = node.get("axis", -1)
+    axis = axis + indices.shape.rank + 1 if axis < -1 else axis
+    return tf.one_hot(places, count, on_value=values[1], off_value=values[0], axis=axis)
 
 
 @operator("NonZero")

@@ -146,6 +146,9 @@ def _gemm(node: Node, x: Any, y: Any, addend: Any = None) -> Any:
         result *= tf.cast(alpha, result.dtype)
     if addend is None:
         return result
+    if addend.shape.rank == 2 and addend.shape[0] == 1:
+        # TensorFlow's optimizer fuses the sum and then refuses a bias of two dimensions.
+        addend = addend[0]
     return result + (addend if beta == 1.0 else addend * tf.cast(beta, result.dtype))
 
 

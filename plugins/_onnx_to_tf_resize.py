@@ -34,8 +34,9 @@ def _resize(node: Node, x: Any, *inputs: Any) -> Any:
     if transform == "tf_crop_and_resize":
         raise node.refuse("it crops a region first")
     del roi
+    scaled = node.get("keep_aspect_ratio_policy", "stretch") != "stretch"
     wanted, factors = _targets(node, x, axes, scales, target)
-    native = _native(node, x, axes, wanted, factors, transform)
+    native = _native(node, x, axes, wanted, factors, transform, _gives(target) and not scaled)
     if native is not None:
         return native
     result = plain(x)
@@ -56,7 +57,7 @@ def _upsample(node: Node, x: Any, scales: Any = None) -> Any:
 def _targets(node: Node, x: Any, axes: list[int], scales: Any, target: Any) -> tuple[list[Any], list[Any]]:
     """Return the new size and the scale of each axis."""
     own = [sizes(plain(x))[axis] for axis in axes]
-    if target is not None and (target.shape.rank is None or target.shape[0] != 0):
+    if _gives(target):
         known = partly_known(target) or [None] * len(axes)
         wanted = [target[i] if size is None else size for i, size in enumerate(known)]
         policy = node.get("keep_aspect_ratio_policy", "stretch")
@@ -72,6 +73,11 @@ def _targets(node: Node, x: Any, axes: list[int], scales: Any, target: Any) -> t
         raise node.refuse("its scales are computed by the model")
     factors = [float(value) for value in values]
     return [_scaled(old, factor) for old, factor in zip(own, factors, strict=True)], factors
+
+
+def _gives(target: Any) -> bool:
+    """Whether the input that holds sizes is there and not empty."""
+    return target is not None and (target.shape.rank is None or target.shape[0] != 0)
 
 
 def _ratio(new: Any, old: Any) -> Any:
@@ -92,8 +98,14 @@ def _scaled(size: Any, factor: float) -> Any:
     return tf.cast(tf.floor(tf.cast(size, tf.float32) * factor), tf.int32)
 
 
-def _native(node: Node, x: Any, axes: list[int], wanted: list[Any], factors: list[Any], transform: str) -> Any:
-    """Use TensorFlow's kernel for images where it computes exactly this."""
+def _native(
+    node: Node, x: Any, axes: list[int], wanted: list[Any], factors: list[Any], transform: str, given: bool
+) -> Any:
+    """Use TensorFlow's kernel for images where it computes exactly this.
+
+    Args:
+        given: Whether the model gives sizes; the scales follow from them then, in the kernel as in ONNX.
+    """
     import tensorflow as tf
 
     rank = x.last.shape.rank if isinstance(x, Image) else plain(x).shape.rank
@@ -109,7 +121,8 @@ def _native(node: Node, x: Any, axes: list[int], wanted: list[Any], factors: lis
     mode = node.get("mode", "nearest")
     aligned = transform == "align_corners"
     # A size that was rounded down keeps its scale in ONNX; the kernel would compute its own.
-    exact = all(isinstance(scale[i], float) and scale[i] == int(scale[i]) for i in (2, 3)) or aligned
+    exact = all(isinstance(scale[i], float) and scale[i] == int(scale[i]) for i in (2, 3))
+    exact = exact or (given and (aligned or transform == "half_pixel"))
     half = transform in ("half_pixel", "pytorch_half_pixel")
     if mode == "linear" and exact and (aligned or half):
         return Image(
@@ -148,16 +161,18 @@ def _along(node: Node, x: Any, axis: int, size: Any, factor: Any, transform: str
 
 def _origin(tf: Any, transform: str, positions: Any, old: Any, new: Any, factor: Any) -> Any:
     """Where in the input each position of the output lies."""
-    old_size, new_size = tf.cast(old, tf.float32), tf.cast(new, tf.float32)
+    old_size = tf.cast(old, tf.float32)
+    # With scales, ONNX places the corners by the size before it is rounded down.
+    new_size = old_size * factor
     if transform == "asymmetric":
         return positions / factor
     if transform == "align_corners":
         return tf.where(new_size > 1, positions * (old_size - 1) / tf.maximum(new_size - 1, 1.0), 0.0)
     half = (positions + 0.5) / factor - 0.5
     if transform == "pytorch_half_pixel":
-        return tf.where(new_size > 1, half, tf.zeros_like(half))
+        return tf.where(new > 1, half, tf.zeros_like(half))
     if transform == "half_pixel_symmetric":
-        adjustment = new_size / (factor * old_size)
+        adjustment = tf.cast(new, tf.float32) / new_size
         centre = old_size / 2
         return centre * (1 - adjustment) + half
     return half

@@ -90,6 +90,8 @@ def _reshape(node: Node, x: Any, shape: Any = None) -> Any:
     wanted = list(node.get("shape")) if shape is None else partly_known(shape)
     if wanted is None:
         return tf.reshape(x, shape)
+    if set(wanted) == {None} and len(wanted) > 1 and not node.get("allowzero", 0):
+        return tf.reshape(x, _copied(tf, x, shape))
     if not node.get("allowzero", 0):
         own = sizes(x) if 0 in wanted else []
         wanted = [own[i] if size == 0 else size for i, size in enumerate(wanted)]
@@ -101,6 +103,14 @@ def _reshape(node: Node, x: Any, shape: Any = None) -> Any:
             # One open size follows from the others; this also holds where it is a -1 that was computed.
             wanted = [-1 if size is None else size for size in wanted]
     return tf.reshape(x, _packed(wanted, x))
+
+
+def _copied(tf: Any, x: Any, shape: Any) -> Any:
+    """Put the input's own sizes where a shape that the model computes has zeros."""
+    own = tf.shape(x, out_type=shape.dtype)[: shape.shape[0]]
+    missing = shape.shape[0] - x.shape.rank
+    own = own if missing <= 0 else tf.pad(own, [(0, missing)])
+    return tf.where(tf.equal(shape, 0), own, shape)
 
 
 def _packed(wanted: list[Any], x: Any) -> Any:
@@ -249,7 +259,7 @@ def _split(node: Node, x: Any, lengths: Any = None) -> list[Any]:
 
     axis = node.get("axis", 0) % x.shape.rank
     given = numbers(node, lengths, "lengths") if lengths is not None else node.get("split")
-    count = node.get("num_outputs", len(node.outputs))
+    count = node.get("num_outputs") or len(node.outputs)
     if given is not None:
         return list(tf.split(x, list(given), axis))
     size = x.shape[axis]
@@ -406,7 +416,8 @@ def _space_to_depth(node: Node, x: Any) -> Any:
     block = node.get("blocksize")
     batch, channels, height, width = sizes(x)
     split = tf.reshape(x, _packed([batch, channels, height // block, block, width // block, block], x))
-    moved = tf.transpose(split, [0, 3, 5, 1, 2, 4])
+    order = [0, 3, 5, 1, 2, 4] if node.get("mode", "DCR") == "DCR" else [0, 1, 3, 5, 2, 4]
+    moved = tf.transpose(split, order)
     return tf.reshape(moved, _packed([batch, channels * block * block, height // block, width // block], x))
 
 
