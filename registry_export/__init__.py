@@ -12,6 +12,7 @@ them). The core holds what is true of all formats and imports none. Imports go d
 
     cli, demo             arguments and printing
     api                   what this package offers to Python
+    recorded              an export that a person asked for, as a job of the ledger
     hook, worker          the two ends of the queue
     export, exports       the spine; and the way back: find a verified export, check it, open it
     conversion, verification, publishing
@@ -39,12 +40,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractContextManager
     from os import PathLike
     from pathlib import Path
 
     from registry_export.entities import ExportReport, Tolerance
-    from registry_export.format import Runner
+    from registry_export.pyfunc import LoadedExport
     from registry_export.reporter import Reporter
 
 __all__ = ["export", "load", "pull"]
@@ -81,15 +81,18 @@ def export(
     return api.export(model_uri, targets, samples=samples, tolerance=tolerance, force=force, reporter=reporter).report
 
 
-def load(model_uri: str, target: str) -> AbstractContextManager[Runner]:
+def load(model_uri: str, target: str) -> LoadedExport:
     """Open a published export for inference, its digests checked.
 
     Args:
         model_uri: As for `export`.
         target: A target (`onnx:opset_version=17`) or a variant (`onnx-opset17`).
 
+    Returns:
+        A `Runner`, usable at once; leaving its `with`, or closing it, removes its temporary files.
+
     Raises:
-        ArtifactError: There is none, it is not verified, or it is torn.
+        ArtifactError: There is none, it is neither verified nor unverified, or it is torn.
         RuntimeAbsentError: Its runtime is not available on this machine.
     """
     from registry_export import api
@@ -106,10 +109,10 @@ def pull(model_uri: str, target: str, output: str | PathLike[str]) -> Path:
         output: The folder to put it in.
 
     Returns:
-        The folder that holds the model file.
+        The deployable file or folder in `output`.
 
     Raises:
-        ArtifactError: There is none, it is not verified, or it is torn.
+        ArtifactError: There is none, it is neither verified nor unverified, or it is torn.
     """
     from registry_export import api
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from registry_export.config import load_configuration, missing_rule, parse_targets, requested_targets
 from registry_export.discovery import discover_formats
 from registry_export.errors import ConfigurationError
+from registry_export.recorded import MANUAL, Request, run_recorded
 from registry_export.registry import Registry
 from registry_export.settings import Settings
 
@@ -20,33 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from os import PathLike
 
-    from registry_export.config import Configuration, Rule
-    from registry_export.entities import ExportReport, ModelVersionRef, Target, Tolerance
+    from registry_export.config import Configuration
+    from registry_export.entities import ExportReport, ModelVersionRef, Tolerance
     from registry_export.format import Format
     from registry_export.graph import ExportPlan
+    from registry_export.pyfunc import LoadedExport
     from registry_export.reporter import Reporter
 
-MANUAL = "manual"
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What one call asks for, everything looked up.
-
-    Attributes:
-        ref: The version that the URI meant when it was asked.
-        targets: What to export.
-        samples: Absolute path or artifact URI; None: the input example.
-        tolerance: None: the precision's default.
-        rule: The rule that supplied what the call left open, where one matched.
-    """
-
-    ref: ModelVersionRef
-    targets: tuple[Target, ...]
-    samples: str | None
-    tolerance: Tolerance | None
-    rule: Rule | None
 
 
 class Session:
@@ -95,31 +77,25 @@ class Session:
             ConfigurationError: A word is not understood, or nothing says which targets.
             ModelVersionNotFoundError: There is no such version.
         """
-        chosen = self.parse(targets)
+        asked = _joined(targets)
+        chosen = parse_targets(asked, "--target", self.formats) if asked else None
         ref = self.registry.resolve(model_uri)
         info = self.registry.version(ref)
-        rule = self.configuration.rule_for(ref.name, MANUAL)
+        # Without a file the rule has only targets to give, and whoever named some need not have its format.
+        is_settled = chosen is not None and self.settings.config_path is None
+        rule = None if is_settled else self.configuration.rule_for(ref.name, MANUAL)
         if chosen is None:
             tags = {**self.registry.model_tags(ref.name), **info.tags}
             chosen = requested_targets(rule, tags, str(ref), self.formats)
         if chosen is None:
             raise missing_rule(self.configuration, ref.name)
         return Request(
-            ref=ref,
+            version=info,
             targets=chosen,
+            asked=asked,
             samples=_absolute(samples) if samples else rule.samples if rule else None,
             tolerance=tolerance or (rule.tolerance if rule else None),
-            rule=rule,
         )
-
-    def parse(self, targets: str | Sequence[str] | None) -> tuple[Target, ...] | None:
-        """Parse targets as typed; empty text counts as nothing said.
-
-        Raises:
-            ConfigurationError: Names the target and the choices.
-        """
-        text = targets if isinstance(targets, str) or targets is None else ",".join(targets)
-        return parse_targets(text, "--target", self.formats) if text and text.strip(", ") else None
 
 
 @dataclass(frozen=True)
@@ -152,28 +128,24 @@ def export(
 
     session = Session()
     request = session.request(model_uri, targets, samples=samples, tolerance=tolerance)
-    report = _export_alone(session, request, force, reporter or SILENT)
-    return Exported(report, page_of(session.registry.tracking_uri, request.ref))
+    report = run_recorded(session.settings, session.registry, session.formats, request, force, reporter or SILENT)
+    return Exported(report, page_of(session.registry.tracking_uri, request.version.ref))
 
 
-def _export_alone(session: Session, request: Request, force: bool, reporter: Reporter) -> ExportReport:
-    from registry_export.export import export_model_version
-    from registry_export.isolation import ChildPool, Limits
+def pull(model_uri: str, target: str, output: str | PathLike[str]) -> Path:
+    """Fetch a published export. Arguments and errors as for `registry_export.pull`."""
+    from registry_export import exports
 
-    limits = Limits(session.settings.child_timeout_s, session.settings.child_memory_bytes)
-    with ChildPool(limits) as pool:
-        return export_model_version(
-            request.ref,
-            targets=request.targets,
-            trigger=MANUAL,
-            registry=session.registry,
-            formats=session.formats,
-            pool=pool,
-            samples=request.samples,
-            tolerance=request.tolerance,
-            force=force,
-            reporter=reporter,
-        )
+    session = Session()
+    return exports.pull(model_uri, target, Path(output), registry=session.registry, formats=session.formats)
+
+
+def load(model_uri: str, target: str) -> LoadedExport:
+    """Open a published export. Arguments and errors as for `registry_export.load`."""
+    from registry_export import exports
+
+    session = Session()
+    return exports.load(model_uri, target, registry=session.registry, formats=session.formats)
 
 
 def plan(model_uri: str, targets: str | Sequence[str] | None = None) -> ExportPlan:
@@ -192,7 +164,7 @@ def plan(model_uri: str, targets: str | Sequence[str] | None = None) -> ExportPl
     session = Session()
     request = session.request(model_uri, targets)
     with tempfile.TemporaryDirectory(prefix="registry-export-") as folder:
-        checkpoint = read_checkpoint(session.registry.download(request.ref, Path(folder)), session.formats)
+        checkpoint = read_checkpoint(session.registry.download(request.version.ref, Path(folder)), session.formats)
         return plan_export(checkpoint.format, request.targets, session.formats)
 
 
@@ -201,6 +173,11 @@ def page_of(tracking_uri: str, ref: ModelVersionRef) -> str:
     if not tracking_uri.startswith(("http://", "https://")):
         return ""
     return f"{tracking_uri.rstrip('/')}/#/models/{quote(ref.name, safe='')}/versions/{ref.version}"
+
+
+def _joined(targets: str | Sequence[str] | None) -> str:
+    """Targets as one text; empty text counts as nothing said."""
+    return (targets if isinstance(targets, str) else ",".join(targets or ())).strip(", ")
 
 
 def _absolute(samples: str | PathLike[str]) -> str:

@@ -20,9 +20,12 @@ def worker(once: bool) -> None:
     from registry_export.settings import Settings
     from registry_export.worker import run_worker
 
+    settings = Settings.from_environment()
     log = logging.getLogger("registry_export")
     log.setLevel(min(log.level or logging.INFO, logging.INFO))
-    run_worker(Settings.from_environment(), once=once)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    run_worker(settings, once=once)
 
 
 @click.command(

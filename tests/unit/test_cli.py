@@ -82,7 +82,7 @@ def test_the_commands_are_those_of_the_contract() -> None:
         (["export", "models:/m/1", "--atol", "1"], "--rtol"),
         (["export", "models:/m/1", "--atol", "-1", "--rtol", "0"], "-1"),
         (["export", "models:/m/1", "--target", "nothing"], "unknown format 'nothing'; the choices are"),
-        (["plan", "models:/m/1", "--target", "onnx:opset=17"], "did you mean 'opset_version'?"),
+        (["plan", "models:/m/1", "--target", "torchscript:methd=trace"], "did you mean 'method'?"),
         (["export", "models:/m/1"], "MLFLOW_TRACKING_URI is not set"),
         (["pull", "models:/m/1", "--target", "onnx"], "--output"),
         (["formats", "nothing"], "unknown format 'nothing'"),

@@ -1,0 +1,152 @@
+"""An export that a person asked for: run here and now, and kept in the ledger like any other job."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from registry_export.errors import ExportCancelledError, LedgerError, RegistryExportError
+from registry_export.export import export_model_version
+from registry_export.isolation import ChildPool, Limits
+from registry_export.ledger import Ledger
+from registry_export.outbox import STATUS_TAG
+from registry_export.publishing import TRIGGER_TAG
+from registry_export.worker import LEASE_S, run_begun_job, worker_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from registry_export.entities import ExportReport, Target, Tolerance
+    from registry_export.format import Format
+    from registry_export.ledger import Job
+    from registry_export.registry import Registry, VersionInfo
+    from registry_export.reporter import Reporter
+    from registry_export.settings import Settings
+
+MANUAL = "manual"
+"""The trigger of such an export."""
+
+_POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one call asks for, everything looked up.
+
+    Attributes:
+        version: The version that the URI meant when it was asked.
+        targets: What to export.
+        asked: The targets as the caller typed them; empty where a tag or a rule supplied them.
+        samples: Absolute path or artifact URI; None: the input example.
+        tolerance: None: the precision's default.
+    """
+
+    version: VersionInfo
+    targets: tuple[Target, ...]
+    asked: str
+    samples: str | None
+    tolerance: Tolerance | None
+
+
+def run_recorded(
+    settings: Settings,
+    registry: Registry,
+    formats: Mapping[str, Format],
+    request: Request,
+    force: bool,
+    reporter: Reporter,
+) -> ExportReport:
+    """Run an export as a job of the ledger; where the ledger cannot be reached, say so and run it alone.
+
+    While another job of the same version or checkpoint runs, this one waits: both write into one folder.
+
+    Args:
+        settings: Where the ledger is, and the limits of children.
+        registry: Where the version is.
+        formats: The installed formats by name.
+        request: What to export.
+        force: Convert and verify anew even what is verified already.
+        reporter: Hears of every step.
+
+    Raises:
+        RegistryExportError: The export failed as a whole; `ExportCancelledError` where a person cancelled the job.
+    """
+    ref = request.version.ref
+    with ChildPool(Limits(settings.child_timeout_s, settings.child_memory_bytes)) as pool:
+
+        def run() -> ExportReport:
+            with _tagged_as_running(registry, request.version):
+                return export_model_version(
+                    ref,
+                    targets=request.targets,
+                    trigger=MANUAL,
+                    registry=registry,
+                    formats=formats,
+                    pool=pool,
+                    samples=request.samples,
+                    tolerance=request.tolerance,
+                    force=force,
+                    reporter=reporter,
+                )
+
+        try:
+            ledger = Ledger(settings.ledger_uri)
+            ledger.migrate()
+            job = _begin(ledger, request, settings.workspace, reporter)
+        except LedgerError as error:
+            reporter.note(f"Works alone, so that `jobs` will not show this export. {error}")
+            return run()
+
+        def run_when_free() -> ExportReport:
+            _await_checkpoint(ledger, job, request.version, pool, reporter)
+            return run()
+
+        reporter.note(f"This is job {job.id}.")
+        return run_begun_job(ledger, job, pool, run_when_free)
+
+
+def _begin(ledger: Ledger, request: Request, workspace: str | None, reporter: Reporter) -> Job:
+    """Claim a job of our own, as soon as no other job of the version runs."""
+    ref = request.version.ref
+    waited = False
+    while True:
+        job = ledger.begin(ref, MANUAL, worker_name(), LEASE_S, targets=request.asked, workspace=workspace)
+        if job is not None:
+            return job
+        if not waited:
+            reporter.note(f"Another export of {ref} is running; waiting for its end.")
+            waited = True
+        time.sleep(_POLL_S)
+
+
+def _await_checkpoint(ledger: Ledger, job: Job, version: VersionInfo, pool: ChildPool, reporter: Reporter) -> None:
+    """Wait until no other version of the same logged model is being exported."""
+    waited = False
+    while version.logged_model_id and not ledger.hold(job, version.logged_model_id):
+        if not waited:
+            reporter.note("Another version of the same checkpoint is being exported; waiting for its end.")
+            waited = True
+        if pool.cancelled.wait(_POLL_S):
+            raise ExportCancelledError(f"Job {job.id} was cancelled.")
+
+
+@contextlib.contextmanager
+def _tagged_as_running(registry: Registry, version: VersionInfo) -> Iterator[None]:
+    """Say on the version's page that an export runs; take that back where none comes to an end."""
+    registry.set_tags(version.ref, {TRIGGER_TAG: MANUAL, STATUS_TAG: "running"})
+    try:
+        yield
+    except BaseException as error:
+        told = isinstance(error, RegistryExportError) and not error.transient
+        if isinstance(error, ExportCancelledError) or not told:  # a final failure is on the page already
+            with contextlib.suppress(RegistryExportError):
+                _restore(registry, version)
+        raise
+
+
+def _restore(registry: Registry, version: VersionInfo) -> None:
+    earlier = {name: version.tags[name] for name in (TRIGGER_TAG, STATUS_TAG) if name in version.tags}
+    registry.delete_tags(version.ref, tuple(name for name in (TRIGGER_TAG, STATUS_TAG) if name not in earlier))
+    registry.set_tags(version.ref, earlier)
