@@ -6,6 +6,7 @@ worker, and every time in it is the database's own.
 """
 
 from registry_export.ledger.database import Database
+from registry_export.ledger.heartbeat import Heartbeat
 from registry_export.ledger.jobs import SETTLED, WAITING, Job, JobState
 from registry_export.ledger.ledger import Ledger
 from registry_export.ledger.outbox_reader import OutboxReader
@@ -15,6 +16,7 @@ __all__ = [
     "SETTLED",
     "WAITING",
     "Database",
+    "Heartbeat",
     "Job",
     "JobState",
     "Ledger",

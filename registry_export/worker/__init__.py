@@ -1,0 +1,7 @@
+"""The worker: claim a job, export, settle; in between, move the outbox and find what was promoted unseen."""
+
+from registry_export.worker.begun import run_begun_job
+from registry_export.worker.loop import Worker, run_worker
+from registry_export.worker.parts import LEASE_S, Exporter, Parts, worker_name
+
+__all__ = ["LEASE_S", "Exporter", "Parts", "Worker", "run_begun_job", "run_worker", "worker_name"]

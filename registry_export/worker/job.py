@@ -1,0 +1,178 @@
+"""One claimed job: from its trigger to the rule, through the export, to a settled row and a tag that says so."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Mapping
+
+from registry_export.config import Rule, parse_targets, requested_targets
+from registry_export.entities import ModelVersionRef, Status, Target
+from registry_export.errors import (
+    ConfigurationError,
+    ExportCancelledError,
+    RegistryExportError,
+    RegistryUnavailableError,
+    StaleLeaseError,
+)
+from registry_export.isolation import ChildPool
+from registry_export.ledger import WAITING, Heartbeat, Job, JobState
+from registry_export.outbox import STATUS_TAG
+from registry_export.publishing import TRIGGER_TAG, publish_failure
+from registry_export.reporter import Reporter
+from registry_export.worker.parts import LEASE_S, Parts
+
+_logger = logging.getLogger(__name__)
+_BUSY_CHECKPOINT_S = 2.0
+
+
+class JobRunner:
+    """Runs claimed jobs, one at a time.
+
+    Args:
+        parts: What it works with.
+        abort: When set, the running export stops and its job is given back.
+    """
+
+    def __init__(self, parts: Parts, abort: threading.Event) -> None:
+        self._parts = parts
+        self._ledger = parts.ledger
+        self._registry = parts.registry
+        self._abort = abort
+
+    def run(self, job: Job) -> None:
+        """Run one claimed job and settle it; only errors of the ledger come out of here."""
+        _logger.info("%s: attempt %d of job %d (%s)", job.model_version, job.attempt, job.id, job.trigger)
+        self._parts.pool.cancelled.clear()
+        if self._abort.is_set():
+            self._parts.pool.cancel()
+        try:
+            self._attempt(job)
+        except StaleLeaseError as error:
+            _logger.warning("%s What was exported is left to whoever has the job.", error)
+
+    def _attempt(self, job: Job) -> None:
+        try:
+            with Heartbeat(self._ledger, job, LEASE_S, self._parts.pool.cancel) as heartbeat:
+                self._export(job)
+        except StaleLeaseError:
+            raise
+        except RegistryExportError as error:
+            self._settle_failure(job, error, heartbeat.verdict)
+        except Exception as error:
+            # A mistake of ours or of a plugin must not take the worker down with it, and is not hidden either.
+            _logger.exception("%s: job %d", job.model_version, job.id)
+            self._settle_failure(job, RegistryExportError(f"{type(error).__name__}: {error}"), heartbeat.verdict)
+
+    def _export(self, job: Job) -> None:
+        parts = self._parts
+        rule = parts.configuration.rule_for(job.model_version.name, job.trigger)
+        if rule is None and not job.targets:
+            self._ignore(job)
+            return
+        info = self._registry.version(job.model_version)
+        if info.logged_model_id and not self._ledger.hold(job, info.logged_model_id):
+            self._ledger.postpone(job, _BUSY_CHECKPOINT_S, "Another version of the same checkpoint is being exported.")
+            return
+        tags = {**self._registry.model_tags(job.model_version.name), **info.tags}
+        targets = self._targets(job, rule, tags)
+        self._registry.set_tags(job.model_version, {TRIGGER_TAG: job.trigger, STATUS_TAG: Status.RUNNING})
+        report = parts.export(
+            job.model_version,
+            targets=targets,
+            trigger=job.trigger,
+            registry=parts.registry,
+            formats=parts.formats,
+            pool=parts.pool,
+            samples=rule.samples if rule else None,
+            tolerance=rule.tolerance if rule else None,
+            reporter=LogReporter(job.model_version, parts.pool),
+        )
+        self._ledger.complete(job, report.status, report.run_id)
+        _logger.info("%s: %s", job.model_version, report.status)
+
+    def _targets(self, job: Job, rule: Rule | None, tags: Mapping[str, str]) -> tuple[Target, ...]:
+        formats = self._parts.formats
+        if job.targets:
+            return parse_targets(job.targets, f"job {job.id}", formats)
+        targets = requested_targets(rule, tags, str(job.model_version), formats)
+        if targets is None:
+            raise ConfigurationError(f"Nothing says what {job.model_version} is to be exported to.")
+        return targets
+
+    def _ignore(self, job: Job) -> None:
+        """Settle a promotion that no rule wants, and take the hook's `queued` tag back."""
+        reason = f"No rule wants {job.trigger} of {job.model_version.name}."
+        unsettled = self._ledger.list(WAITING, job.model_version)
+        tags = self._registry.version(job.model_version).tags
+        if tags.get(STATUS_TAG) == Status.QUEUED and not unsettled:
+            earlier = self._ledger.earlier_status(job)
+            if earlier is None:
+                self._registry.delete_tags(job.model_version, (STATUS_TAG,))
+            else:
+                self._registry.set_tags(job.model_version, {STATUS_TAG: earlier})
+        self._ledger.ignore(job, reason)
+        _logger.info("%s: ignored. %s", job.model_version, reason)
+
+    def _settle_failure(self, job: Job, error: RegistryExportError, verdict: RegistryExportError | None) -> None:
+        if isinstance(verdict, StaleLeaseError):
+            raise verdict
+        if isinstance(error, ExportCancelledError):
+            _logger.info("%s: stopped.", job.model_version)
+            if verdict is None and self._abort.is_set():
+                self._ledger.postpone(job, 0.0, "Its worker was stopped.")
+            else:
+                self._ledger.cancelled(job)
+        else:
+            _logger.error("%s: %s", job.model_version, error)
+            self._ledger.fail(job, str(error), transient=error.transient)
+        settled = self._ledger.get(job.id)
+        if settled.state in WAITING:
+            self._show_waiting(settled)
+        else:
+            self.publish_death(settled, error)
+
+    def _show_waiting(self, job: Job) -> None:
+        _logger.info("%s: the next attempt is at %s.", job.model_version, f"{job.available_at:%H:%M:%S} UTC")
+        # The registry may be what failed; the tag says `running` then until the next attempt.
+        with contextlib.suppress(RegistryExportError):
+            self._registry.set_tags(job.model_version, {STATUS_TAG: Status.QUEUED})
+
+    def publish_death(self, job: Job, error: RegistryExportError | None = None) -> None:
+        """Say on the version's page why its export is given up; the reconciler does it later where this fails."""
+        if job.state is JobState.CANCELLED:
+            error = ExportCancelledError(f"Job {job.id} was cancelled.")
+        try:
+            publish_failure(self._registry, job.model_version, job.trigger, error or RegistryExportError(job.error))
+        except RegistryUnavailableError as unavailable:
+            _logger.warning("%s: %s", job.model_version, unavailable)
+        except RegistryExportError as refused:
+            # A version that was deleted has no page to say it on.
+            _logger.info("%s: %s", job.model_version, refused)
+
+
+class LogReporter(Reporter):
+    """Writes a line to the log for every step that ends, and lets a cancelled export publish nothing.
+
+    Args:
+        ref: The version that is exported.
+        pool: The pool whose cancellation is the export's.
+    """
+
+    def __init__(self, ref: ModelVersionRef, pool: ChildPool) -> None:
+        self._ref = ref
+        self._pool = pool
+
+    def step_started(self, step: str, variant: str) -> None:
+        """Stop before the steps in which no child would notice the cancellation."""
+        if step in ("download", "publish") and not variant and self._pool.cancelled.is_set():
+            raise ExportCancelledError("The export was stopped.", step=step)
+
+    def step_finished(self, step: str, variant: str, outcome: str, seconds: float) -> None:
+        """Log the step."""
+        _logger.info("%s: %s  %s (%.1f s)", self._ref, " ".join(filter(None, (step, variant))), outcome, seconds)
+
+    def note(self, text: str) -> None:
+        """Log the note."""
+        _logger.info("%s: %s", self._ref, text)

@@ -1,0 +1,164 @@
+"""The worker's loop, and how it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from registry_export.errors import ConfigurationError, LedgerError, RegistryExportError
+from registry_export.isolation import ChildPool, Limits
+from registry_export.ledger import JobState
+from registry_export.reconcile import Reconciler
+from registry_export.settings import OUTBOX_URI, Settings
+from registry_export.worker.job import JobRunner
+from registry_export.worker.parts import LEASE_S, Exporter, Parts, gather_parts, worker_name
+
+_logger = logging.getLogger(__name__)
+
+_RECONCILE_S = 30.0
+_LONGEST_PAUSE_S = 30.0
+_IDLE_TOOLCHAIN_S = 600.0
+
+
+def run_worker(
+    settings: Settings,
+    *,
+    once: bool = False,
+    poll_s: float = 1.0,
+    reconcile_s: float = _RECONCILE_S,
+    stop: threading.Event | None = None,
+    export: Exporter | None = None,
+) -> None:
+    """Export what is promoted, until stopped.
+
+    SIGTERM and SIGINT let the running export end; a second one gives its job back at once.
+
+    Args:
+        settings: Where things are.
+        once: Do what is there to do now, then return.
+        poll_s: Pause between looks at the outbox and the ledger, in seconds.
+        reconcile_s: Pause between comparisons of the registry with what has been exported, in seconds.
+        stop: Set it to stop as a signal does; for callers outside of the main thread.
+        export: In place of `registry_export.export.export_model_version`.
+
+    Raises:
+        RegistryExportError: the configuration or the ledger is wrong; with `once`, also that something is down.
+    """
+    stop = stop or threading.Event()
+    limits = Limits(settings.child_timeout_s, settings.child_memory_bytes)
+    with ChildPool(limits) as pool:
+        worker = Worker(gather_parts(settings, pool, export), stop)
+        with _signals(worker):
+            _announce(settings, once)
+            worker.run(once=once, poll_s=poll_s, reconcile_s=reconcile_s)
+
+
+class Worker:
+    """One worker, with one export at a time.
+
+    Args:
+        parts: What it works with.
+        stop: When set, it stops after the running export.
+    """
+
+    def __init__(self, parts: Parts, stop: threading.Event) -> None:
+        self._parts = parts
+        self._ledger = parts.ledger
+        self._reconciler = Reconciler(
+            parts.registry, parts.ledger, parts.configuration, parts.formats, parts.outbox, parts.workspace
+        )
+        self._name = worker_name()
+        self._abort = threading.Event()
+        self._runner = JobRunner(parts, self._abort)
+        self.stop = stop
+
+    def stop_at_once(self) -> None:
+        """Stop the running export as well, and give its job back."""
+        self.stop.set()
+        self._abort.set()
+        self._parts.pool.cancel()
+
+    def run(self, *, once: bool, poll_s: float, reconcile_s: float) -> None:
+        """Work until stopped, or with `once` until there is nothing to do.
+
+        Raises:
+            RegistryExportError: the ledger refused; with `once`, also that a database or the server is down.
+        """
+        pause_s = poll_s
+        if once:
+            self._reconciler.sweep()
+        while not self.stop.is_set():
+            try:
+                worked = self.step(None if once else reconcile_s)
+            except RegistryExportError as error:
+                if once or (isinstance(error, (ConfigurationError, LedgerError)) and not error.transient):
+                    raise
+                _logger.warning("%s", error)
+                self.stop.wait(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                continue
+            pause_s = poll_s
+            if worked:
+                continue
+            if once:
+                self._say_what_waits()
+                return
+            self._parts.pool.stop_idle(_IDLE_TOOLCHAIN_S)
+            self.stop.wait(poll_s)
+
+    def step(self, reconcile_s: float | None) -> bool:
+        """Do one thing that is there to do; whether there was any."""
+        if self._parts.outbox is not None:
+            self._ledger.drain_outbox(self._parts.outbox)
+        for lapsed in self._ledger.lapsed(self._parts.workspace):
+            if self._ledger.bury(lapsed):
+                self._runner.publish_death(self._ledger.get(lapsed.id))
+        if reconcile_s is not None and self._reconciler.take_turn(reconcile_s):
+            self._reconciler.sweep()
+        job = self._ledger.claim(self._name, LEASE_S, workspace=self._parts.workspace)
+        if job is None:
+            return False
+        self._runner.run(job)
+        return True
+
+    def _say_what_waits(self) -> None:
+        waiting = self._ledger.list((JobState.FAILED,))
+        if waiting:
+            _logger.warning("%d jobs wait for their next attempt; see `registry-export jobs list`.", len(waiting))
+
+
+def _announce(settings: Settings, once: bool) -> None:
+    _logger.info("Worker %s exports what is promoted at %s.", worker_name(), settings.tracking_uri)
+    if settings.outbox_uri is None:
+        _logger.info("%s is not set: promotions are found by comparing, through HTTP alone.", OUTBOX_URI)
+    if once:
+        _logger.info("It ends when nothing is left to do.")
+
+
+@contextmanager
+def _signals(worker: Worker) -> Iterator[None]:
+    """Stop after the running export at the first signal, at once at the second; the third is Python's own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _frame: Any) -> None:
+        name = signal.Signals(number).name
+        if not worker.stop.is_set():
+            _logger.info("%s: stopping after the running export; again to stop at once.", name)
+            worker.stop.set()
+            return
+        _logger.info("%s: stopping at once.", name)
+        worker.stop_at_once()
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -1,0 +1,111 @@
+"""What a worker works with."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from registry_export.config import Configuration, load_configuration
+from registry_export.discovery import discover_formats
+from registry_export.entities import ExportReport, ModelVersionRef, Target, Tolerance
+from registry_export.errors import ConfigurationError
+from registry_export.format import Format
+from registry_export.isolation import ChildPool
+from registry_export.ledger import Ledger, OutboxReader
+from registry_export.registry import Registry
+from registry_export.reporter import Reporter
+from registry_export.settings import Settings
+
+LEASE_S = 60.0
+"""How long a claim holds when its worker falls silent."""
+
+
+class Exporter(Protocol):
+    """What `registry_export.export.export_model_version` is to the worker."""
+
+    def __call__(
+        self,
+        ref: ModelVersionRef,
+        *,
+        targets: tuple[Target, ...],
+        trigger: str,
+        registry: Registry,
+        formats: Mapping[str, Format],
+        pool: ChildPool,
+        samples: str | None,
+        tolerance: Tolerance | None,
+        reporter: Reporter,
+    ) -> ExportReport:
+        """Export one version; raises RegistryExportError when it failed as a whole."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a worker works with.
+
+    Attributes:
+        ledger: The jobs.
+        registry: The models.
+        formats: The installed formats by name.
+        configuration: The rules.
+        pool: Runs the children.
+        export: Exports one version.
+        outbox: The hook's end; None: the registry is reached through HTTP alone.
+        workspace: The MLflow workspace to work in.
+    """
+
+    ledger: Ledger
+    registry: Registry
+    formats: Mapping[str, Format]
+    configuration: Configuration
+    pool: ChildPool
+    export: Exporter
+    outbox: OutboxReader | None = None
+    workspace: str | None = None
+
+
+def worker_name() -> str:
+    """Return what a worker is called in the ledger: machine and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def gather_parts(settings: Settings, pool: ChildPool, export: Exporter | None) -> Parts:
+    """Open everything that the settings name, and create the tables.
+
+    Args:
+        settings: Where things are.
+        pool: Runs the children.
+        export: In place of `registry_export.export.export_model_version`.
+
+    Raises:
+        RegistryExportError: something that is needed is not named, not understood or does not answer.
+    """
+    if settings.tracking_uri is None:
+        raise ConfigurationError(
+            "MLFLOW_TRACKING_URI is not set.",
+            remedy="Set it to the MLflow server's address, as in MLFLOW_TRACKING_URI=http://127.0.0.1:5000.",
+        )
+    if export is None:
+        from registry_export.export import export_model_version
+
+        export = export_model_version
+    formats = discover_formats()
+    ledger = Ledger(settings.ledger_uri)
+    ledger.migrate()
+    outbox = None if settings.outbox_uri is None else OutboxReader(settings.outbox_uri)
+    if outbox is not None:
+        outbox.create()
+    return Parts(
+        ledger=ledger,
+        registry=Registry(settings.tracking_uri),
+        formats=formats,
+        configuration=load_configuration(settings.config_path, formats),
+        pool=pool,
+        export=export,
+        outbox=outbox,
+        workspace=settings.workspace,
+    )
