@@ -4,8 +4,9 @@
 folder. MLflow is imported inside functions, because importing it takes seconds.
 """
 
-from registry_export.registry.client import EXPORTS_FOLDER, Registry, VersionInfo
+from registry_export.registry.client import Registry, VersionInfo
 from registry_export.registry.location import Location
 from registry_export.registry.model_files import ModelFiles, read_model
+from registry_export.registry.version_files import EXPORTS_FOLDER
 
 __all__ = ["EXPORTS_FOLDER", "Location", "ModelFiles", "Registry", "VersionInfo", "read_model"]

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry_export.entities import ModelVersionRef
-from registry_export.errors import ArtifactError, ModelVersionNotFoundError, RegistryError
-from registry_export.registry.calls import registry_calls, use_client_defaults, without_printed_links
-from registry_export.registry.files import fetch, list_folder, open_repository, walk
+from registry_export.errors import ModelVersionNotFoundError
 from registry_export.registry.location import Location, locate, logged_model_in, split_model_uri
-from registry_export.registry.sample_files import is_artifact_uri, read_arrays
+from registry_export.registry.runs import ExportRuns
+from registry_export.registry.version_files import VersionFiles
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    import numpy as np
-    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-    from numpy.typing import NDArray
 
-EXPORTS_FOLDER = "exports"
-"""Our folder inside a version's own; never part of the checkpoint."""
 
-_EXPERIMENT = "registry-export"
 _PAGE = 100
 
 
@@ -59,40 +47,13 @@ class VersionInfo:
     status: str = "READY"
 
 
-class Registry:
+class Registry(VersionFiles, ExportRuns):
     """A model registry and its artifact store.
 
     Args:
         tracking_uri: MLflow's tracking URI; None for what `MLFLOW_TRACKING_URI` says. Versions whose
             files are served by the server (`mlflow-artifacts:`) need an HTTP one.
     """
-
-    def __init__(self, tracking_uri: str | None = None) -> None:
-        use_client_defaults()
-        self._given_uri = tracking_uri
-        self._connected: MlflowClient | None = None
-
-    @property
-    def tracking_uri(self) -> str:
-        """The tracking URI in use."""
-        if self._given_uri:
-            return self._given_uri
-        import mlflow
-
-        return str(mlflow.get_tracking_uri())
-
-    @property
-    def _client(self) -> MlflowClient:
-        if self._connected is None:
-            from mlflow import MlflowClient
-
-            self._connected = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self._given_uri)
-        return self._connected
-
-    def _calls(self, doing: str) -> AbstractContextManager[None]:
-        return registry_calls(doing, self.tracking_uri)
-
-    # Versions
 
     def resolve(self, model_uri: str) -> ModelVersionRef:
         """Return the version that a URI means now.
@@ -128,11 +89,6 @@ class Registry:
             found = self._client.get_model_version(ref.name, ref.version)
             place = locate(self._client, found)
         return _info(found, place)
-
-    def location(self, ref: ModelVersionRef) -> Location:
-        """Find the folder that holds a version's files."""
-        with self._calls(f"find the files of {ref}"):
-            return locate(self._client, self._client.get_model_version(ref.name, ref.version))
 
     def versions_changed_since(self, timestamp_ms: int) -> Iterator[VersionInfo]:
         """Yield versions updated at or after a time, newest first; the cost grows with their number.
@@ -211,156 +167,6 @@ class Registry:
         """Remove an alias of a registered model."""
         with self._calls(f"remove the alias {alias} of {name}"):
             self._client.delete_registered_model_alias(name, alias)
-
-    # Files
-
-    def download(self, ref: ModelVersionRef, destination: Path) -> Path:
-        """Fetch a version's model folder, without our `exports/`.
-
-        Args:
-            ref: The version.
-            destination: Folder to fill; made if absent.
-
-        Returns:
-            `destination`.
-
-        Raises:
-            RegistryError: Its files are gone.
-        """
-        place = self.location(ref)
-        with self._calls(f"download {ref}"):
-            repository = open_repository(place.uri, self.tracking_uri)
-            checkpoint = [entry for entry in list_folder(repository) if entry.path != EXPORTS_FOLDER]
-            if not checkpoint:
-                raise RegistryError(
-                    f"The files of {ref} are gone: nothing is stored at {place.uri}.",
-                    remedy="Log the model again and register that version.",
-                )
-            fetch(repository, checkpoint, destination)
-        return destination
-
-    def list_artifacts(self, ref: ModelVersionRef, path: str = "") -> tuple[str, ...]:
-        """List the files under a path of a version's folder, recursively, as paths relative to the folder."""
-        place = self.location(ref)
-        with self._calls(f"list the files of {ref}"):
-            repository = open_repository(place.uri, self.tracking_uri)
-            return walk(repository, list_folder(repository, path))
-
-    def download_artifact(self, ref: ModelVersionRef, path: str, destination: Path) -> Path:
-        """Fetch one file or folder of a version's folder.
-
-        Args:
-            ref: The version.
-            path: Relative to the version's folder (`exports/onnx`).
-            destination: Folder to fill; made if absent.
-
-        Returns:
-            Where it is now: `destination / path`.
-
-        Raises:
-            ArtifactError: Nothing is stored there.
-        """
-        place = self.location(ref)
-        with self._calls(f"download {path} of {ref}"):
-            repository = open_repository(place.uri, self.tracking_uri)
-            parent = path.rpartition("/")[0]
-            entries = [entry for entry in list_folder(repository, parent) if entry.path == path]
-            if not entries:
-                raise ArtifactError(f"{ref} has no {path}.")
-            fetch(repository, entries, destination)
-        return destination / path
-
-    def upload(self, ref: ModelVersionRef, folder: Path, path: str) -> None:
-        """Store a local folder's files under a path of a version's folder; files of the same name are replaced."""
-        place = self.location(ref)
-        with self._calls(f"upload {path} of {ref}"):
-            open_repository(place.uri, self.tracking_uri).log_artifacts(str(folder), path or None)
-
-    def delete_artifacts(self, ref: ModelVersionRef, path: str) -> None:
-        """Remove a folder inside a version's folder.
-
-        Raises:
-            RegistryError: The artifact store cannot delete, or must not.
-        """
-        place = self.location(ref)
-        with self._calls(f"delete {path} of {ref}"):
-            open_repository(place.uri, self.tracking_uri).delete_artifacts(path)
-
-    def read_samples(self, place: str, work: Path) -> dict[str, NDArray[np.generic]]:
-        """Read the samples that a rule names.
-
-        Args:
-            place: Path of a `.npz` file, or its URI in an artifact store (`runs:/...`, `s3://...`).
-            work: Folder to download to.
-
-        Returns:
-            Arrays by input name.
-
-        Raises:
-            SamplesError: There is no such file, or it is no archive of arrays.
-        """
-        if not is_artifact_uri(place):
-            return read_arrays(Path(place), place)
-        with self._calls(f"download the samples {place}"):
-            from mlflow.artifacts import download_artifacts
-
-            path = download_artifacts(artifact_uri=place, dst_path=str(work), tracking_uri=self.tracking_uri)
-        return read_arrays(Path(path), place)
-
-    # Runs
-
-    def create_export_run(self, ref: ModelVersionRef, trigger: str) -> str:
-        """Start the run that an export's metrics are logged on.
-
-        It lives in the experiment of the version's source, else in one named `registry-export`, and
-        takes the logged model as its input, so that MLflow shows the registered model beside it.
-
-        Returns:
-            The run's id.
-        """
-        place = self.location(ref)
-        with self._calls(f"start an export run for {ref}"):
-            experiment = self._active_experiment(place.experiment_id)
-            tags = {
-                "registry_export.model_name": ref.name,
-                "registry_export.model_version": ref.version,
-                "registry_export.trigger": trigger,
-            }
-            run = self._client.create_run(experiment, run_name=f"export {ref.name} v{ref.version}", tags=tags)
-            run_id = str(run.info.run_id)
-            if place.logged_model_id is not None:
-                from mlflow.entities import LoggedModelInput
-
-                self._client.log_inputs(run_id, models=[LoggedModelInput(place.logged_model_id)])
-        return run_id
-
-    def _active_experiment(self, experiment_id: str | None) -> str:
-        if experiment_id is not None:
-            experiment = self._client.get_experiment(experiment_id)
-            if experiment.lifecycle_stage == "active":
-                return str(experiment_id)
-        found = self._client.get_experiment_by_name(_EXPERIMENT)
-        return str(found.experiment_id) if found is not None else str(self._client.create_experiment(_EXPERIMENT))
-
-    def log_metrics(self, run_id: str, ref: ModelVersionRef, metrics: Mapping[str, float]) -> None:
-        """Log metrics on a run and, where the version is a logged model, on that too.
-
-        Values that are not finite are left out: SQL databases store other numbers in their place.
-        """
-        from mlflow.entities import Metric
-
-        place = self.location(ref)
-        now = int(time.time() * 1000)
-        model = {} if place.logged_model_id is None else {"model_id": place.logged_model_id}
-        batch = [Metric(key, float(value), now, 0, **model) for key, value in metrics.items() if math.isfinite(value)]
-        if batch:
-            with self._calls(f"log metrics of {ref}"):
-                self._client.log_batch(run_id, metrics=batch)
-
-    def finish_run(self, run_id: str, status: str) -> None:
-        """End a run with MLflow's `FINISHED`, `FAILED` or `KILLED`."""
-        with self._calls(f"finish run {run_id}"), without_printed_links():
-            self._client.set_terminated(run_id, status=status)
 
 
 def _ref(version: ModelVersion) -> ModelVersionRef:

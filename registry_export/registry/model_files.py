@@ -110,7 +110,7 @@ def _example(folder: Path, info: Any, interface: Interface | None, notes: list[s
         return None
     if info.get("params") and isinstance(content, Mapping):
         content = content.get("inputs")
-    arrays = _arrays(content, str(info.get("type") or "json_object"), interface)
+    arrays = None if content is None else _arrays(content, str(info.get("type") or "json_object"), interface)
     if arrays is None:
         notes.append("The input example holds something else than arrays of numbers, and is not used.")
     return arrays

@@ -1,0 +1,52 @@
+"""One client for everything, made when it is first needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from registry_export.entities import ModelVersionRef
+from registry_export.registry.calls import registry_calls, use_client_defaults
+from registry_export.registry.location import Location, locate
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from mlflow import MlflowClient
+
+
+class Connection:
+    """A tracking server.
+
+    Args:
+        tracking_uri: MLflow's tracking URI; None for what `MLFLOW_TRACKING_URI` says.
+    """
+
+    def __init__(self, tracking_uri: str | None = None) -> None:
+        use_client_defaults()
+        self._given_uri = tracking_uri
+        self._connected: MlflowClient | None = None
+
+    @property
+    def tracking_uri(self) -> str:
+        """The tracking URI in use."""
+        if self._given_uri:
+            return self._given_uri
+        import mlflow
+
+        return str(mlflow.get_tracking_uri())
+
+    @property
+    def _client(self) -> MlflowClient:
+        if self._connected is None:
+            from mlflow import MlflowClient
+
+            self._connected = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self._given_uri)
+        return self._connected
+
+    def _calls(self, doing: str) -> AbstractContextManager[None]:
+        return registry_calls(doing, self.tracking_uri)
+
+    def location(self, ref: ModelVersionRef) -> Location:
+        """Find the folder that holds a version's files."""
+        with self._calls(f"find the files of {ref}"):
+            return locate(self._client, self._client.get_model_version(ref.name, ref.version))

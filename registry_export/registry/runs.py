@@ -1,0 +1,70 @@
+"""The run that an export's metrics are logged on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+from registry_export.entities import ModelVersionRef
+from registry_export.registry.calls import without_printed_links
+from registry_export.registry.connection import Connection
+
+_EXPERIMENT = "registry-export"
+
+
+class ExportRuns(Connection):
+    """Starts, fills and ends export runs."""
+
+    def create_export_run(self, ref: ModelVersionRef, trigger: str) -> str:
+        """Start the run that an export's metrics are logged on.
+
+        It lives in the experiment of the version's source, else in one named `registry-export`, and
+        takes the logged model as its input, so that MLflow shows the registered model beside it.
+
+        Returns:
+            The run's id.
+        """
+        place = self.location(ref)
+        with self._calls(f"start an export run for {ref}"):
+            experiment = self._active_experiment(place.experiment_id)
+            tags = {
+                "registry_export.model_name": ref.name,
+                "registry_export.model_version": ref.version,
+                "registry_export.trigger": trigger,
+            }
+            run = self._client.create_run(experiment, run_name=f"export {ref.name} v{ref.version}", tags=tags)
+            run_id = str(run.info.run_id)
+            if place.logged_model_id is not None:
+                from mlflow.entities import LoggedModelInput
+
+                self._client.log_inputs(run_id, models=[LoggedModelInput(place.logged_model_id)])
+        return run_id
+
+    def _active_experiment(self, experiment_id: str | None) -> str:
+        if experiment_id is not None:
+            experiment = self._client.get_experiment(experiment_id)
+            if experiment.lifecycle_stage == "active":
+                return str(experiment_id)
+        found = self._client.get_experiment_by_name(_EXPERIMENT)
+        return str(found.experiment_id) if found is not None else str(self._client.create_experiment(_EXPERIMENT))
+
+    def log_metrics(self, run_id: str, ref: ModelVersionRef, metrics: Mapping[str, float]) -> None:
+        """Log metrics on a run and, where the version is a logged model, on that too.
+
+        Values that are not finite are left out: SQL databases store other numbers in their place.
+        """
+        from mlflow.entities import Metric
+
+        place = self.location(ref)
+        now = int(time.time() * 1000)
+        model = {} if place.logged_model_id is None else {"model_id": place.logged_model_id}
+        batch = [Metric(key, float(value), now, 0, **model) for key, value in metrics.items() if math.isfinite(value)]
+        if batch:
+            with self._calls(f"log metrics of {ref}"):
+                self._client.log_batch(run_id, metrics=batch)
+
+    def finish_run(self, run_id: str, status: str) -> None:
+        """End a run with MLflow's `FINISHED`, `FAILED` or `KILLED`."""
+        with self._calls(f"finish run {run_id}"), without_printed_links():
+            self._client.set_terminated(run_id, status=status)

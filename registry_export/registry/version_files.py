@@ -1,0 +1,116 @@
+"""The files of model versions: the checkpoint, and our exports beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry_export.entities import ModelVersionRef
+from registry_export.errors import ArtifactError, RegistryError
+from registry_export.registry.connection import Connection
+from registry_export.registry.files import fetch, list_folder, open_repository, walk
+from registry_export.registry.sample_files import is_artifact_uri, read_arrays
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+EXPORTS_FOLDER = "exports"
+"""Our folder inside a version's own; never part of the checkpoint."""
+
+
+class VersionFiles(Connection):
+    """Moves files between versions and local folders."""
+
+    def download(self, ref: ModelVersionRef, destination: Path) -> Path:
+        """Fetch a version's model folder, without our `exports/`.
+
+        Args:
+            ref: The version.
+            destination: Folder to fill; made if absent.
+
+        Returns:
+            `destination`.
+
+        Raises:
+            RegistryError: Its files are gone.
+        """
+        place = self.location(ref)
+        with self._calls(f"download {ref}"):
+            repository = open_repository(place.uri, self.tracking_uri)
+            checkpoint = [entry for entry in list_folder(repository) if entry.path != EXPORTS_FOLDER]
+            if not checkpoint:
+                raise RegistryError(
+                    f"The files of {ref} are gone: nothing is stored at {place.uri}.",
+                    remedy="Log the model again and register that version.",
+                )
+            fetch(repository, checkpoint, destination)
+        return destination
+
+    def list_artifacts(self, ref: ModelVersionRef, path: str = "") -> tuple[str, ...]:
+        """List the files under a path of a version's folder, recursively, as paths relative to the folder."""
+        place = self.location(ref)
+        with self._calls(f"list the files of {ref}"):
+            repository = open_repository(place.uri, self.tracking_uri)
+            return walk(repository, list_folder(repository, path))
+
+    def download_artifact(self, ref: ModelVersionRef, path: str, destination: Path) -> Path:
+        """Fetch one file or folder of a version's folder.
+
+        Args:
+            ref: The version.
+            path: Relative to the version's folder (`exports/onnx`).
+            destination: Folder to fill; made if absent.
+
+        Returns:
+            Where it is now: `destination / path`.
+
+        Raises:
+            ArtifactError: Nothing is stored there.
+        """
+        place = self.location(ref)
+        with self._calls(f"download {path} of {ref}"):
+            repository = open_repository(place.uri, self.tracking_uri)
+            parent = path.rpartition("/")[0]
+            entries = [entry for entry in list_folder(repository, parent) if entry.path == path]
+            if not entries:
+                raise ArtifactError(f"{ref} has no {path}.")
+            fetch(repository, entries, destination)
+        return destination / path
+
+    def upload(self, ref: ModelVersionRef, folder: Path, path: str) -> None:
+        """Store a local folder's files under a path of a version's folder; files of the same name are replaced."""
+        place = self.location(ref)
+        with self._calls(f"upload {path} of {ref}"):
+            open_repository(place.uri, self.tracking_uri).log_artifacts(str(folder), path or None)
+
+    def delete_artifacts(self, ref: ModelVersionRef, path: str) -> None:
+        """Remove a folder inside a version's folder.
+
+        Raises:
+            RegistryError: The artifact store cannot delete, or must not.
+        """
+        place = self.location(ref)
+        with self._calls(f"delete {path} of {ref}"):
+            open_repository(place.uri, self.tracking_uri).delete_artifacts(path)
+
+    def read_samples(self, place: str, work: Path) -> dict[str, NDArray[np.generic]]:
+        """Read the samples that a rule names.
+
+        Args:
+            place: Path of a `.npz` file, or its URI in an artifact store (`runs:/...`, `s3://...`).
+            work: Folder to download to.
+
+        Returns:
+            Arrays by input name.
+
+        Raises:
+            SamplesError: There is no such file, or it is no archive of arrays.
+        """
+        if not is_artifact_uri(place):
+            return read_arrays(Path(place), place)
+        with self._calls(f"download the samples {place}"):
+            from mlflow.artifacts import download_artifacts
+
+            path = download_artifacts(artifact_uri=place, dst_path=str(work), tracking_uri=self.tracking_uri)
+        return read_arrays(Path(path), place)
