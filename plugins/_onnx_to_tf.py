@@ -23,6 +23,7 @@ from registry_export_plugins._onnx_to_tf_common import (
     Sequenced,
     Weight,
     constant,
+    embedded,
     folding,
     is_constant,
     plain,
@@ -166,7 +167,7 @@ class Graph:
         shapes = _known_shapes(graph)
         for proto in graph.node:
             self._step(proto, values, shapes)
-        return [plain(values[value.name]) for value in graph.output]
+        return [embedded(plain(values[value.name])) for value in graph.output]
 
     def _step(self, proto: Any, values: Environment, shapes: Mapping[str, list[int | None]]) -> None:
         inputs = [values[name] for name in proto.input]
@@ -204,7 +205,10 @@ class Graph:
         if node.op_type in ("If", "Loop", "Scan", "SequenceMap"):
             return found.function(node, self, values, *[plain(value) for value in inputs])
         if found.images:
-            return found.function(node, *inputs)
+            if inputs and all(value is None or is_constant(value) for value in inputs):
+                with tf.init_scope():
+                    return plain(found.function(node, *inputs))
+            return found.function(node, *map(embedded, inputs))
         if found.elementwise and any(isinstance(value, Image) for value in inputs):
             aligned = _aligned(inputs)
             if aligned is not None:
@@ -213,7 +217,7 @@ class Graph:
         if inputs and all(value is None or is_constant(value) for value in inputs):
             with tf.init_scope():
                 return found.function(node, *inputs)
-        return found.function(node, *inputs)
+        return found.function(node, *map(embedded, inputs))
 
     def _expanded(self, proto: Any, node: Node, inputs: list[Any]) -> list[Any]:
         """Run the function by which ONNX defines an operator."""
@@ -278,11 +282,12 @@ def _aligned(inputs: Sequence[Any]) -> list[Any] | None:
         if tensor.shape.rank is None or tensor.shape.rank > rank:
             return None
         if tensor.shape.rank == 0:
-            aligned.append(tensor)
+            aligned.append(embedded(tensor))
             continue
         with folding(tensor):
             wide = tensor[(tf.newaxis,) * (rank - tensor.shape.rank) + (...,)]
-            aligned.append(tf.transpose(wide, [0, *range(2, rank), 1]))
+            moved = tf.transpose(wide, [0, *range(2, rank), 1])
+        aligned.append(embedded(moved))
     return aligned
 
 

@@ -158,6 +158,18 @@ def folding(*values: Any) -> Any:
     return tf.init_scope() if all(value is None or is_constant(value) for value in values) else nullcontext()
 
 
+def embedded(value: Any) -> Any:
+    """Write a known tensor into the graph that is being traced.
+
+    TensorFlow would otherwise capture it as a hidden input of the function, which converters do not fold.
+    """
+    import tensorflow as tf
+
+    if isinstance(value, Image | Weight) or not is_constant(value) or tf.executing_eagerly():
+        return value
+    return tf.constant(value.numpy())
+
+
 def static(value: Any) -> NDArray[Any] | None:
     """Return the value of a tensor where it is known while translating."""
     import tensorflow as tf

@@ -15,6 +15,7 @@ from registry_export_plugins._onnx_to_tf_common import (
     Node,
     Weight,
     channels_last,
+    embedded,
     folding,
     operator,
     plain,
@@ -169,8 +170,7 @@ def _changed(weight: Any, name: str, change: Any) -> Any:
         return weight.derived(name, change)
     known = static(weight)
     if known is not None:
-        with tf.init_scope():
-            return tf.constant(np.ascontiguousarray(change(known)))
+        return tf.constant(np.ascontiguousarray(change(known)))
     if name == "wide":
         return tf.expand_dims(weight, 2)
     return tf.transpose(weight, [*range(2, weight.shape.rank), 1, 0])
@@ -207,8 +207,7 @@ def _spread(kernel: Any, window: Window) -> Any:
         raise ValueError("a dilated transposed convolution's weights are computed by the model")
     wide = np.zeros([*window.extent, *values.shape[-2:]], values.dtype)
     wide[tuple(slice(None, None, dilation) for dilation in window.dilations)] = values
-    with tf.init_scope():
-        return tf.constant(wide)
+    return tf.constant(wide)
 
 
 def _upsampled(last: Any, kernel: Any, full: list[Any], strides: list[int]) -> Any:
@@ -292,7 +291,7 @@ def _max_pool(node: Node, x: Any) -> Any:
     window = _window(node, list(node.get("kernel_shape")))
     space = _space(last)
     padding = _padding(node, space, window)
-    if _poolable(window) and not node.get("ceil_mode", 0) and _same(padding, window, node):
+    if len(space) < 3 and _poolable(window) and not node.get("ceil_mode", 0) and _same(padding, window, node):
         return Image(tf.cast(_pooled(last, window, "MAX", "SAME"), dtype))
     wider = _ceiling(node, space, padding, window)
     padding = [(b, a + extra) for (b, a), (_, extra) in zip(padding, wider, strict=True)]
@@ -315,22 +314,6 @@ def _average_pool(node: Node, x: Any) -> Any:
 
 
 def _averaged(last: Any, window: Window) -> Any:
-    import tensorflow as tf
-
-    if len(window.kernel) == 3 and set(window.dilations) != {1}:
-        # There is no dilated average over volumes: a convolution with equal weights is one.
-        size = int(np.prod(window.kernel))
-        kernel = tf.ones([*window.kernel, 1, 1], last.dtype) / size
-        parts = tf.split(last, last.shape[-1], -1)
-        return tf.concat(
-            [
-                tf.nn.convolution(part, kernel, [1] * 3, "VALID", dilations=window.dilations)[
-                    (slice(None), *(slice(None, None, stride) for stride in window.strides))
-                ]
-                for part in parts
-            ],
-            -1,
-        )
     return _pooled(last, window, "AVG", "VALID")
 
 
@@ -343,10 +326,28 @@ def _poolable(window: Window) -> bool:
 def _pooled(last: Any, window: Window, kind: str, padding: str) -> Any:
     import tensorflow as tf
 
+    if len(window.kernel) == 3:
+        return _pooled_volume(last, window, kind)
     if _poolable(window):
         return tf.nn.pool(last, window.kernel, kind, window.strides, padding, dilations=window.dilations)
     dense = tf.nn.pool(last, window.kernel, kind, [1] * len(window.kernel), padding, dilations=window.dilations)
     return dense[(slice(None), *(slice(None, None, stride) for stride in window.strides))]
+
+
+def _pooled_volume(last: Any, window: Window, kind: str) -> Any:
+    """Pool each layer of a volume, then across layers: TensorFlow Lite pools images only."""
+    import tensorflow as tf
+
+    depth, height, width = _space(last)
+    channels = last.shape[-1]
+    layers = tf.reshape(last, tf.stack([-1, height, width, channels]))
+    flat = _pooled(layers, Window(*(values[1:] for values in window)), kind, "VALID")
+    height, width = _space(flat)
+    columns = tf.reshape(flat, tf.stack([-1, depth, height * width, channels]))
+    across = Window(*([values[0], 1] for values in window))
+    pooled = _pooled(columns, across, kind, "VALID")
+    result = tf.reshape(pooled, tf.stack([-1, _space(pooled)[0], height, width, channels]))
+    return result
 
 
 def _shares(last: Any, padding: Any, wider: Any, window: Window, counted: bool) -> Any:
@@ -358,7 +359,8 @@ def _shares(last: Any, padding: Any, wider: Any, window: Window, counted: bool) 
     with folding() if known and None not in shape else folding(last):
         ones = tf.ones([1, *_space(last), 1], last.dtype)
         ones = _padded(ones, padding, 1 if counted else 0)
-        return _averaged(_padded(ones, wider), window)
+        shares = _averaged(_padded(ones, wider), window)
+    return embedded(shares)
 
 
 @operator("GlobalAveragePool", "GlobalMaxPool", images=True)

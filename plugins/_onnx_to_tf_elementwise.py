@@ -279,7 +279,7 @@ def _elu(node: Node, x: Any) -> Any:
     alpha = node.get("alpha", 1.0)
     if alpha == 1.0:
         return tf.nn.elu(x)
-    return tf.where(x < 0, alpha * (tf.exp(tf.minimum(x, 0)) - 1), x)
+    return tf.maximum(x, 0) + alpha * (tf.exp(tf.minimum(x, 0)) - 1)
 
 
 @operator("Celu", elementwise=True)
@@ -295,7 +295,7 @@ def _selu(node: Node, x: Any) -> Any:
     import tensorflow as tf
 
     alpha, gamma = node.get("alpha", 1.67326319217681884765625), node.get("gamma", 1.05070102214813232421875)
-    return gamma * tf.where(x > 0, x, alpha * (tf.exp(tf.minimum(x, 0)) - 1))
+    return gamma * (tf.maximum(x, 0) + alpha * (tf.exp(tf.minimum(x, 0)) - 1))
 
 
 @operator("ThresholdedRelu", elementwise=True)

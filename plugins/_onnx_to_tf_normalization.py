@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from registry_export_plugins._onnx_to_tf_common import Image, Node, folding, operator, plain, sizes
+import numpy as np
+
+from registry_export_plugins._onnx_to_tf_common import Image, Node, operator, plain, sizes, static
 
 
 @operator("BatchNormalization", images=True)
@@ -13,15 +15,18 @@ def _batch_normalization(node: Node, x: Any, *parameters: Any) -> Any:
 
     if node.get("training_mode", 0) or (node.opset < 14 and len([name for name in node.outputs if name]) > 1):
         raise node.refuse("it is in training mode")
-    scale, offset, mean, variance = (plain(value) for value in parameters)
     image = x if isinstance(x, Image) else None
     values = image.last if image else plain(x)
     rank = values.shape.rank
-    with folding(scale, offset, mean, variance):
-        factor = scale * tf.math.rsqrt(variance + tf.cast(node.get("epsilon", 1e-5), variance.dtype))
-        shift = offset - mean * factor
-        if image is None and rank > 2:
-            factor, shift = (tf.reshape(value, [-1] + [1] * (rank - 2)) for value in (factor, shift))
+    known = [static(value) for value in parameters]
+    # In NumPy where the weights are known, which they nearly always are: nothing of it enters the graph.
+    scale, offset, mean, variance = (
+        known if all(value is not None for value in known) else [plain(value) for value in parameters]
+    )
+    factor = scale / (variance + node.get("epsilon", 1e-5)) ** 0.5
+    shift = offset - mean * factor
+    if image is None and rank > 2:
+        factor, shift = (value.reshape(-1, *[1] * (rank - 2)) if isinstance(value, np.ndarray) else tf.reshape(value, [-1] + [1] * (rank - 2)) for value in (factor, shift))
     factor, shift = tf.cast(factor, values.dtype), tf.cast(shift, values.dtype)
     result = values * factor + shift
     return Image(result) if image else result

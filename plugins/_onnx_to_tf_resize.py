@@ -61,7 +61,10 @@ def _targets(node: Node, x: Any, axes: list[int], scales: Any, target: Any) -> t
         known = partly_known(target) or [None] * len(axes)
         wanted = [target[i] if size is None else size for i, size in enumerate(known)]
         policy = node.get("keep_aspect_ratio_policy", "stretch")
-        factors = [_ratio(new, old) for new, old in zip(wanted, own, strict=True)]
+        # The batch is never resized; where its size is open, so is the proof.
+        batch = [axis == 0 and not isinstance(old, int) for axis, old in zip(axes, own, strict=True)]
+        wanted = [old if same else new for new, old, same in zip(wanted, own, batch, strict=True)]
+        factors = [1.0 if same else _ratio(new, old) for new, old, same in zip(wanted, own, batch, strict=True)]
         if policy == "stretch":
             return wanted, factors
         if not all(isinstance(factor, float) for factor in factors):
@@ -110,6 +113,8 @@ def _native(
 
     rank = x.last.shape.rank if isinstance(x, Image) else plain(x).shape.rank
     others = [factor for axis, factor in zip(axes, factors, strict=True) if axis not in (2, 3)]
+    if not all(isinstance(factor, float) for factor in others):
+        return None
     place = dict(zip(axes, wanted, strict=True))
     scale = dict(zip(axes, factors, strict=True))
     if rank != 4 or any(factor != 1.0 for factor in others) or not {2, 3} <= set(axes) or node.get("antialias", 0):
@@ -141,7 +146,7 @@ def _along(node: Node, x: Any, axis: int, size: Any, factor: Any, transform: str
     import tensorflow as tf
 
     old = sizes(x)[axis]
-    if isinstance(size, int) and isinstance(old, int) and size == old and isinstance(factor, float) and factor == 1.0:
+    if isinstance(factor, float) and factor == 1.0:
         return x
     where = _origin(tf, transform, tf.cast(tf.range(size), tf.float32), old, size, factor)
     mode = node.get("mode", "nearest")

@@ -173,10 +173,7 @@ def _concat(node: Node, *inputs: Any) -> Any:
         place = [0, rank - 1, *range(1, rank - 1)][axis % rank]
         return Image(tf.concat([value.last for value in inputs], place))
     tensors = [plain(value) for value in inputs]
-    from registry_export_plugins._onnx_to_tf_common import folding
-
-    with folding(*tensors):
-        return tf.concat(tensors, axis)
+    return tf.concat(tensors, axis)
 
 
 @operator("Squeeze")
