@@ -59,6 +59,7 @@ class ProgramCall:
     Attributes:
         inputs: Its tensor inputs, with the sizes and dynamic dimensions that the file declares.
         labels: The names given to its dynamic dimensions, by symbol.
+        order: For each input, the position of its tensor among the tensor arguments of the program.
     """
 
     def __init__(self, program: torch.export.ExportedProgram, interface: Interface) -> None:
@@ -67,8 +68,8 @@ class ProgramCall:
         self._spec = program.call_spec.in_spec
         self._positions = [i for i, value in enumerate(self._leaves) if isinstance(value, torch.Tensor)]
         own = [_argument_names(program, len(self._leaves))[i] for i in self._positions]
-        names, self._order = _matched(own, interface)
-        tensors = [self._leaves[self._positions[i]] for i in self._order]
+        names, self.order = _matched(own, interface)
+        tensors = [self._leaves[self._positions[i]] for i in self.order]
         self.labels: dict[str, str] = {}
         self.inputs = _specs(names, tensors, program, self.labels)
 
@@ -80,7 +81,7 @@ class ProgramCall:
     def leaves(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         """Arrange tensors, given in the interface's order, as the program's flat inputs, constants included."""
         leaves = list(self._leaves)
-        for i, tensor in zip(self._order, tensors, strict=True):
+        for i, tensor in zip(self.order, tensors, strict=True):
             leaves[self._positions[i]] = tensor
         return leaves
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from registry_export.entities import Attempt, Description, Interface, OptionValue
-from registry_export.errors import ConversionError, SourceError, VerificationError
+from registry_export.errors import ConversionError, SourceError, UnsupportedModelError, VerificationError
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     EXPORTED_PROGRAM,
@@ -33,16 +33,23 @@ FREEZE = Option("freeze", bool, False, "frozen", help="inline the weights as con
 
 
 def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Trace or compile; a trace that fixed a decision of the author's gives way to the compiled source."""
     from registry_export_plugins._torch_export import trace_inputs
     from registry_export_plugins._torch_tracing import script, trace
 
     if request.options[METHOD.name] == "script":
-        return _save(script(model.wrapped), output, request, "torch.jit.script")
-    traced, notes = trace(model, trace_inputs(request))
-    return _save(traced, output, request, "torch.jit.trace", (*notes, *([_ADVICE] if notes else [])))
-
-
-_ADVICE = "A trace follows one branch only; method=script keeps both."
+        return _save(script(model.wrapped), output, request, (Attempt("torch.jit.script"),))
+    traced, decisions = trace(model, trace_inputs(request))
+    if not decisions:
+        return _save(traced, output, request, (Attempt("torch.jit.trace"),))
+    try:
+        compiled = script(model.wrapped)
+    except UnsupportedModelError as error:
+        attempts = (Attempt("torch.jit.script", error.message), Attempt("torch.jit.trace"))
+        return _save(traced, output, request, attempts, decisions)
+    given_up = Attempt("torch.jit.trace", " ".join(decisions))
+    note = "Compiled from its source: a trace would have kept only one branch of a decision on data."
+    return _save(compiled, output, request, (given_up, Attempt("torch.jit.script")), (note,))
 
 
 def _from_exported_program(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
@@ -50,15 +57,19 @@ def _from_exported_program(model: Any, output: Path, request: ConversionRequest)
     from registry_export_plugins._torch_tracing import program_module, trace
 
     traced, notes = trace(program_module(model, request.interface), trace_inputs(request))
-    return _save(traced, output, request, "torch.jit.trace of the program", notes)
+    return _save(traced, output, request, (Attempt("torch.jit.trace of the program"),), notes)
 
 
 def _from_torchscript(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
-    return _save(model, output, request, "torch.jit.save")
+    return _save(model, output, request, (Attempt("torch.jit.save"),))
 
 
 def _save(
-    module: Any, output: Path, request: ConversionRequest, way: str, notes: tuple[str, ...] = ()
+    module: Any,
+    output: Path,
+    request: ConversionRequest,
+    attempts: tuple[Attempt, ...],
+    notes: tuple[str, ...] = (),
 ) -> ConversionResult:
     import torch
 
@@ -68,7 +79,7 @@ def _save(
         torch.jit.save(module, str(output))
     except RuntimeError as error:
         raise ConversionError(f"TorchScript could not be frozen or saved: {error}") from error
-    return ConversionResult((Attempt(way),), notes)
+    return ConversionResult(attempts, notes)
 
 
 def _traced_only(options: Mapping[str, OptionValue]) -> str:

@@ -1,0 +1,117 @@
+"""ONNX Runtime as a runner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from registry_export.entities import Dimension, Interface, TensorSpec
+from registry_export.errors import RuntimeAbsentError, VerificationError
+from registry_export.format import Array, Tensors
+from registry_export_plugins._inputs import in_order
+
+_DTYPES = {"float": "float32", "double": "float64"}
+_ONLY_ERRORS = 3
+
+
+class OnnxRunner:
+    """Runs a model on the CPU. A bfloat16 input is given, and an output returned, as float32: NumPy has no bfloat16."""
+
+    def __init__(self, path: Path, interface: Interface) -> None:
+        self._session = _session(path)
+        own = session_interface(self._session)
+        self._keys = [spec.name for spec in own.inputs]
+        self._types = {value.name: value.type for value in self._session.get_inputs()}
+        self._names = _names(self._keys, [spec.name for spec in interface.inputs])
+        outputs = [spec.name for spec in own.outputs]
+        self._outputs = _names(outputs, [spec.name for spec in interface.outputs])
+        self._interface = Interface(_under(self._names, own.inputs), _under(self._outputs, own.outputs))
+
+    @property
+    def interface(self) -> Interface:
+        """Inputs and outputs as the file declares them."""
+        return self._interface
+
+    @property
+    def runtime(self) -> str:
+        """What runs it."""
+        return f"onnxruntime {onnxruntime.__version__}"
+
+    def infer(self, inputs: Tensors) -> dict[str, Array]:
+        """Run once.
+
+        Raises:
+            VerificationError: An input is missing or unknown, or ONNX Runtime fails on them.
+        """
+        arrays = dict(zip(self._names, in_order(inputs, self._interface.inputs), strict=True))
+        feed = {key: self._value(key, arrays[name]) for key, name in zip(self._keys, self._names, strict=True)}
+        try:
+            results = self._session.run_with_ort_values(None, feed)
+        except Exception as error:  # its exceptions have no public base class
+            raise VerificationError(f"ONNX Runtime fails on these inputs: {error}") from error
+        return {name: _array(value) for name, value in zip(self._outputs, results, strict=True)}
+
+    def _value(self, key: str, array: Array) -> Any:
+        array = np.ascontiguousarray(array) if array.ndim else np.array(array)
+        if self._types[key] == "tensor(bfloat16)":
+            import ml_dtypes
+
+            bits = array.astype(ml_dtypes.bfloat16).view(np.uint16)
+            return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, onnx_element_type=16)
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _array(value: Any) -> Array:
+    if value.data_type() == "tensor(bfloat16)":
+        import ml_dtypes
+
+        bits = np.from_dlpack(value._ortvalue) if hasattr(value._ortvalue, "__dlpack__") else value.numpy()
+        return np.asarray(bits).view(ml_dtypes.bfloat16).astype(np.float32)
+    array: Array = value.numpy()
+    return array
+
+
+def _session(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ONLY_ERRORS
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no public base class
+        text = str(error)
+        if "opset" in text.lower() or "Unsupported model IR version" in text or "NOT_IMPLEMENTED" in text:
+            raise RuntimeAbsentError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot run this model: {text}",
+                remedy="Ask for an older opset_version, or install a newer onnxruntime.",
+            ) from error
+        raise VerificationError(f"ONNX Runtime cannot load the model: {text}") from error
+
+
+def session_interface(session: Any) -> Interface:
+    """Read inputs and outputs of a session; a dimension without a size and a name is called after its tensor."""
+    return Interface(tuple(map(_spec, session.get_inputs())), tuple(map(_spec, session.get_outputs())))
+
+
+def _spec(value: Any) -> TensorSpec:
+    dtype = value.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(_dimension(size, value.name, axis) for axis, size in enumerate(value.shape))
+    return TensorSpec(value.name, _DTYPES.get(dtype, dtype), shape)
+
+
+def _dimension(size: Any, name: str, axis: int) -> Dimension:
+    if isinstance(size, int) and size > 0:
+        return size
+    return size if isinstance(size, str) and size else "batch" if axis == 0 else f"{name}_{axis}"
+
+
+def _names(own: list[str], wanted: list[str]) -> list[str]:
+    """Return the name of each of the file's values: the interface's by position, where the file's are other names."""
+    if len(own) != len(wanted) or not all(wanted) or set(own) == set(wanted):
+        return own
+    return wanted
+
+
+def _under(names: list[str], specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name, spec.dtype, spec.shape) for name, spec in zip(names, specs, strict=True))
