@@ -19,7 +19,6 @@ _CLIENT_DEFAULTS: Mapping[str, str] = {
     # ledger retries whole jobs, so seconds are enough here.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import math
 import re
 from collections.abc import Callable
 
@@ -21,6 +23,9 @@ END = "<!-- registry-export:end -->"
 
 _BLOCK = re.compile(re.escape(BEGIN) + r"(?:(?!" + re.escape(BEGIN) + r").)*?" + re.escape(END), re.DOTALL)
 _LONGEST_REASON = 200
+_HEAD = ("target", "status", "version", "size", "max abs diff")
+_SPACE = "&emsp;"
+_EM_PER_CHARACTER = 0.55
 
 Link = Callable[[str], str | None]
 """From a path in the version's folder to a link that MLflow's UI follows; None where there is none."""
@@ -83,22 +88,37 @@ def _without_reasons(report: ExportReport, link: Link) -> tuple[str, ...]:
 
 
 def _table(report: ExportReport, link: Link) -> str:
-    rows = [_row(result, link) for result in report.targets]
-    head = ["| target | status | version | size | max abs diff |", "|---|---|---|---|---|"]
-    return "\n".join([_line(report, link), "", *head, *rows]) if rows else _line(report, link)
+    if not report.targets:
+        return _line(report, link)
+    rows = [_cells(result) for result in report.targets]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    head = [_padded(name, width) for name, width in zip(_HEAD, widths, strict=True)]
+    linked = [
+        [_linked(cells[0], link(f"exports/{result.variant}") if _has_files(result) else None), *cells[1:]]
+        for result, cells in zip(report.targets, rows, strict=True)
+    ]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *linked)]
+    return "\n".join([_line(report, link), "", lines[0], "|" + ":---|" * len(_HEAD), *lines[1:]])
 
 
-def _row(result: TargetResult, link: Link) -> str:
+def _cells(result: TargetResult) -> tuple[str, ...]:
     metrics = result.verification.metrics if result.verification is not None else None
-    has_files = result.size_bytes is not None and result.status is not Status.FAILED
-    cells = (
-        _linked(result.variant, link(f"exports/{result.variant}") if has_files else None),
+    return (
+        result.variant,
         str(result.status),
         version_text(result) or MISSING,
         size_text(result.size_bytes),
         number_text(metrics.max_abs_diff if metrics else None),
     )
-    return "| " + " | ".join(cells) + " |"
+
+
+def _has_files(result: TargetResult) -> bool:
+    return result.size_bytes is not None and result.status is not Status.FAILED
+
+
+def _padded(name: str, width: int) -> str:
+    """Make a column wider than its cells: MLflow shows tables without any space between columns."""
+    return name + _SPACE * (1 + math.ceil(max(0, width - len(name)) * _EM_PER_CHARACTER))
 
 
 def _line(report: ExportReport, link: Link) -> str:
@@ -113,5 +133,5 @@ def _linked(text: str, target: str | None, otherwise: str | None = None) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Keep text from being read as Markdown or HTML."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text).replace("--\\>", "- -\\>")
+    """Keep text from being read as Markdown or HTML. MLflow's reader knows no backslash before `>`: hence entities."""
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(text, quote=False))
