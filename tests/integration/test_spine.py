@@ -193,9 +193,9 @@ def test_no_signature_is_a_refusal_that_says_what_to_log(desk):
 
 def test_a_corrupt_checkpoint_is_named_in_the_tags(desk):
     ref = desk.register("corrupt")
-    with pytest.raises(SourceError, match="cannot be loaded"):
+    with pytest.raises(SourceError, match="cannot be read"):
         desk.export(ref, "onnx")
-    assert "cannot be loaded" in desk.tags(ref)["registry_export.error"]
+    assert "cannot be read" in desk.tags(ref)["registry_export.error"]
 
 
 def test_a_failed_version_that_is_mended_loses_its_error(desk, tmp_path):

@@ -54,15 +54,15 @@ def training_pt2(arguments):
 
 def branching(arguments):
     """A Python `if` on data: a trace keeps only the branch that it saw."""
-    from tests.support.branch import Branch
+    import sys
+    from pathlib import Path
 
-    return _log_torch(
-        arguments,
-        Branch().eval(),
-        input_example=rows(4),
-        serialization_format="pickle",
-        code_paths=["tests/support/branch.py"],
-    )
+    here = Path(__file__).parent
+    sys.path.insert(0, str(here))
+    from branch import Branch  # as it will be called where only the logged code is
+
+    code = [str(here / "branch.py")]
+    return _log_torch(arguments, Branch().eval(), input_example=rows(4), serialization_format="pickle", code_paths=code)
 
 
 def from_a_run(arguments):
