@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from registry_export.config import Configuration, requested_targets
-from registry_export.entities import Status
+from registry_export.entities import ModelVersionRef, Status
 from registry_export.errors import ConfigurationError, ModelVersionNotFoundError, RegistryError, RegistryExportError
 from registry_export.format import Format
 from registry_export.ledger import WAITING, Job, JobState, Ledger, OutboxReader, Promotion, Promotions
@@ -27,7 +27,6 @@ from registry_export.registry import EXPORTS_FOLDER, Registry, VersionInfo
 _logger = logging.getLogger(__name__)
 
 PREFIX = "reconciled:"
-_CURSOR = "stages"
 # A promotion takes its time from a server's clock before it commits: look back far enough to see it.
 _OVERLAP_MS = 120_000
 _LOOK_AGAIN = 10
@@ -62,6 +61,8 @@ class Reconciler:
         self._outbox = outbox
         self._workspace = workspace
         self._promotions = Promotions(ledger.database, workspace)
+        # Other rules begin anew: what was nobody's business may be somebody's now.
+        self._cursor = f"versions {_digest({repr(configuration.rules)})[:16]}"
 
     def take_turn(self, interval_s: float) -> bool:
         """Whether a sweep is due and this worker's to make; the workers on one ledger take turns."""
@@ -82,19 +83,19 @@ class Reconciler:
 
     def _changed_versions(self, began_ms: int) -> int:
         """Find stage changes and copies since the last sweep."""
-        since = self._promotions.cursor(_CURSOR)
+        since = self._promotions.cursor(self._cursor)
         newest, queued = since, 0
         for info in self._registry.versions_changed_since(max(0, since - _OVERLAP_MS)):
             newest = max(newest, info.last_updated_ms)
             seen = {promotion.promotion: promotion for promotion in self._promotions.of_version(info.ref)}
-            now = _stages_and_copies(info)
+            now = tuple(name for name in _stages_and_copies(info) if self._is_wanted(info.ref, name))
             gone = [old for name, old in seen.items() if not name.startswith("alias:") and name not in now]
             self._promotions.forget(gone)
             for name in now:
                 # What lies before `since` was compared by the last sweep, unless it was committed late.
                 if name not in seen or info.last_updated_ms > since:
                     queued += self._compare(began_ms, info, seen.get(name, Promotion(info.ref, name)))
-        self._promotions.set_cursor(_CURSOR, newest)
+        self._promotions.set_cursor(self._cursor, newest)
         return queued
 
     def _aliases(self, began_ms: int) -> int:
@@ -103,14 +104,14 @@ class Reconciler:
         now = {
             (ref, f"alias:{alias}")
             for ref, alias in self._registry.aliases()
-            if not alias.endswith(VERIFIED_ALIAS_SUFFIX)
+            if not alias.endswith(VERIFIED_ALIAS_SUFFIX) and self._is_wanted(ref, f"alias:{alias}")
         }
         self._promotions.forget([Promotion(ref, name) for ref, name in seen - now])
         fresh = sorted(now - seen, key=lambda pair: (str(pair[0]), pair[1]))
         return sum(self._visit(began_ms, Promotion(ref, name), files=False) for ref, name in fresh)
 
     def _look_again(self, began_ms: int) -> int:
-        """Look at a few known promotions, files and all: exports may have been deleted, or the rules changed."""
+        """Look at a few known promotions, files and all: exports may have been deleted."""
         return sum(self._visit(began_ms, old, files=True) for old in self._promotions.longest_unchecked(_LOOK_AGAIN))
 
     def _visit(self, began_ms: int, promotion: Promotion, *, files: bool) -> bool:
@@ -125,7 +126,7 @@ class Reconciler:
                 _logger.warning("%s could not be read: %s", promotion.model_version, error)
                 self._promotions.put(promotion)
             return False
-        if promotion.promotion not in _promotions_of(info):
+        if promotion.promotion not in _promotions_of(info) or not self._is_wanted(info.ref, promotion.promotion):
             self._promotions.forget([promotion])
             return False
         return self._compare(began_ms, info, promotion, files=files)
@@ -145,7 +146,7 @@ class Reconciler:
         """Queue an export for a promotion if something that its rule asks for is missing; whether one was."""
         missing = self._missing(info, promotion, files=files)
         unsettled = info.tags.get(STATUS_TAG) in (Status.QUEUED, Status.RUNNING)
-        if missing is None or not (missing or unsettled):
+        if not missing and not unsettled:
             self._promotions.put(replace(promotion, missing=""))
             return False
         if self._outbox is not None:
@@ -167,11 +168,12 @@ class Reconciler:
         self._promotions.put(replace(promotion, missing=_digest(missing)) if queue else promotion)
         return queue
 
-    def _missing(self, info: VersionInfo, promotion: Promotion, *, files: bool) -> frozenset[str] | None:
-        """Return the variants that the rule asks for and the version has not; None where no rule wants any."""
+    def _is_wanted(self, ref: ModelVersionRef, promotion: str) -> bool:
+        return self._configuration.rule_for(ref.name, promotion) is not None
+
+    def _missing(self, info: VersionInfo, promotion: Promotion, *, files: bool) -> frozenset[str]:
+        """Return the variants that the rule asks for and the version has not."""
         rule = self._configuration.rule_for(info.ref.name, promotion.promotion)
-        if rule is None:
-            return None
         try:
             tags = {**self._registry.model_tags(info.ref.name), **info.tags}
             targets = requested_targets(rule, tags, str(info.ref), self._formats) or ()
@@ -225,5 +227,5 @@ def _updated_ms(job: Job) -> int:
     return round(job.updated_at.timestamp() * 1000)
 
 
-def _digest(missing: frozenset[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(missing)).encode()).hexdigest()
+def _digest(words: Collection[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(words)).encode()).hexdigest()

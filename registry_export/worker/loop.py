@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 import threading
@@ -147,18 +148,25 @@ def _signals(worker: Worker) -> Iterator[None]:
         return
 
     def handle(number: int, _frame: Any) -> None:
-        name = signal.Signals(number).name
-        if not worker.stop.is_set():
-            _logger.info("%s: stopping after the running export; again to stop at once.", name)
-            worker.stop.set()
-            return
-        _logger.info("%s: stopping at once.", name)
-        worker.stop_at_once()
-        signal.signal(number, before[number])
+        at_once = next(signals) > 0
+        if at_once:
+            signal.signal(number, before[number])
+        # In a thread: the handler interrupts the main thread, which may hold the locks of the very events to set.
+        threading.Thread(target=_stop, args=(worker, signal.Signals(number).name, at_once)).start()
 
+    signals = itertools.count()
     before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+
+
+def _stop(worker: Worker, name: str, at_once: bool) -> None:
+    if at_once:
+        _logger.info("%s: stopping at once.", name)
+        worker.stop_at_once()
+    else:
+        _logger.info("%s: stopping after the running export; again to stop at once.", name)
+        worker.stop.set()
