@@ -132,11 +132,14 @@ def _train_and_register(url: str) -> str:
     """Train a small convolutional net on scikit-learn's digits and register it as MLflow's users do."""
     print("Training a small classifier on scikit-learn's handwritten digits ...", flush=True)
     os.environ.update({"MLFLOW_TRACKING_URI": url, "MLFLOW_DISABLE_TELEMETRY": "true"})
+    import logging
+
     import mlflow
     import torch
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
     torch.manual_seed(0)
     pixels, labels = load_digits(return_X_y=True)
     images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
@@ -163,7 +166,11 @@ def _train_and_register(url: str) -> str:
     with mlflow.start_run():
         mlflow.log_metric("accuracy", accuracy)
         logged = mlflow.pytorch.log_model(
-            net, name="model", input_example=test_x[:4].numpy(), registered_model_name=_MODEL
+            net,
+            name="model",
+            input_example=test_x[:4].numpy(),
+            registered_model_name=_MODEL,
+            pip_requirements=["torch"],  # else MLflow loads the model again to find out
         )
     version = str(logged.registered_model_version)
     print(f"Test accuracy {accuracy:.3f}. Registered as {_MODEL}, version {version}.", flush=True)

@@ -4,6 +4,7 @@ import ctypes
 import os
 import time
 import warnings
+from pathlib import Path
 
 from registry_export.errors import UnsupportedModelError
 
@@ -19,7 +20,7 @@ def environment(arguments):
 def surroundings(arguments):
     import sys
 
-    return {"cwd": os.getcwd(), "pid": os.getpid(), "json": "json" in sys.modules}
+    return {"cwd": str(Path.cwd()), "pid": os.getpid(), "json": "json" in sys.modules}
 
 
 def refuse(arguments):

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -25,7 +26,7 @@ HERE = "tests.unit.child_functions:"
 
 @pytest.fixture(scope="module", autouse=True)
 def _importable():
-    os.environ["PYTHONPATH"] = os.getcwd()
+    os.environ["PYTHONPATH"] = str(Path.cwd())
     yield
     del os.environ["PYTHONPATH"]
 
@@ -58,7 +59,7 @@ def test_credentials_do_not_reach_a_child(monkeypatch, tmp_path):
 
 
 def test_an_error_of_ours_keeps_its_class_its_remedy_and_its_step(pool, tmp_path):
-    with pytest.raises(UnsupportedModelError, match="No Foo here. Use Bar.") as caught:
+    with pytest.raises(UnsupportedModelError, match=r"No Foo here\. Use Bar\.") as caught:
         pool.call(PLAIN, HERE + "refuse", {}, tmp_path)
     assert caught.value.step == "a -> b"
 
@@ -86,7 +87,7 @@ def test_leaving_without_an_answer_is_a_crash(pool, tmp_path):
 
 def test_a_hang_is_a_timeout(pool, tmp_path):
     began = time.monotonic()
-    with pytest.raises(ChildTimeoutError, match="0.5 s"):
+    with pytest.raises(ChildTimeoutError, match=r"0\.5 s"):
         pool.call(PLAIN, HERE + "hang", {}, tmp_path, Limits(timeout_s=0.5))
     assert time.monotonic() - began < 10
 

@@ -78,7 +78,8 @@ def test_the_ladder_has_batch_one_and_another_and_other_lengths():
 
 def test_new_rows_are_not_copies_of_old_ones():
     base = {"x": np.ones((1, 4), np.float32)}
-    longer = [r for r in variations(base, groups(base, [Interface((X,))])) if r.name == "batch 3"][0].inputs["x"]
+    rungs = {rung.name: rung.inputs["x"] for rung in variations(base, groups(base, [Interface((X,))]))}
+    longer = rungs["batch 3"]
     assert longer.dtype == np.float32
     assert not np.array_equal(longer[1], longer[0])
     assert np.array_equal(longer[0], base["x"][0])
