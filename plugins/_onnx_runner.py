@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from registry_export_plugins._inputs import in_order
 
 _DTYPES = {"float": "float32", "double": "float64"}
 _ONLY_ERRORS = 3
+_TOO_NEW = ("under development", "Unsupported model IR version", "NOT_IMPLEMENTED", "Could not find an implementation")
 
 
 class OnnxRunner:
@@ -74,19 +76,35 @@ def _array(value: Any) -> Array:
     return array
 
 
+def problem_when_loaded(path: Path) -> str:
+    """Load a model and return why that fails; empty when it works, or when it is too new for this ONNX Runtime."""
+    try:
+        _session(path)
+    except RuntimeAbsentError:
+        return ""
+    except VerificationError as error:
+        return error.message
+    return ""
+
+
 def _session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ONLY_ERRORS
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no public base class
-        text = str(error)
-        if "opset" in text.lower() or "Unsupported model IR version" in text or "NOT_IMPLEMENTED" in text:
+        text = _without_place(str(error)).replace(str(path), path.name)
+        if any(sign in text for sign in _TOO_NEW):
             raise RuntimeAbsentError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot run this model: {text}",
+                f"onnxruntime {onnxruntime.__version__} cannot run this model: {text}",
                 remedy="Ask for an older opset_version, or install a newer onnxruntime.",
             ) from error
         raise VerificationError(f"ONNX Runtime cannot load the model: {text}") from error
+
+
+def _without_place(text: str) -> str:
+    """Cut the C++ function and file out of an error of ONNX Runtime's."""
+    return re.sub(r"/onnxruntime_src/\S+ .*?\) ", "", re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)).strip()
 
 
 def session_interface(session: Any) -> Interface:

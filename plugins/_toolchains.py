@@ -16,11 +16,14 @@ def installed(*modules: str) -> tuple[str, ...]:
     return tuple(module for module in modules if find_spec(module.partition(".")[0]) is not None)
 
 
+# ONNX Runtime refuses an opset that it implements but has not declared final; what it computes is compared anyway.
+_ANY_OPSET = {"ALLOW_RELEASED_ONNX_OPSET_ONLY": "0"}
+
 TORCH = Toolchain(
     name="torch",
     modules=("torch", "torch.export", "torch.onnx", *installed("onnx", "onnxscript", "onnxruntime")),
     # The converters run on the CPU; a visible GPU would only cost time and memory.
-    environment={"CUDA_VISIBLE_DEVICES": ""},
+    environment={"CUDA_VISIBLE_DEVICES": "", **_ANY_OPSET},
 )
 """PyTorch and, where they are installed, the packages on the way from it to ONNX."""
 
@@ -37,7 +40,7 @@ TENSORFLOW = Toolchain(
 )
 """TensorFlow and Keras; for what is loaded or written by them."""
 
-ONNX = Toolchain(name="onnx", modules=("onnx", "onnxruntime"))
+ONNX = Toolchain(name="onnx", modules=("onnx", "onnxruntime"), environment=_ANY_OPSET)
 """ONNX and ONNX Runtime, without a training framework."""
 
 LITERT = Toolchain(name="litert", modules=("ai_edge_litert.interpreter",))

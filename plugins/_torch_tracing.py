@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from registry_export.entities import Interface
 from registry_export.errors import ConversionError, UnsupportedModelError
+from registry_export_plugins._torch_attention import no_fast_path
 from registry_export_plugins._torch_calls import first_line
 from registry_export_plugins._torch_modules import with_argument_names
 from registry_export_plugins._torch_programs import ProgramCall
@@ -27,7 +28,7 @@ def trace(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[torc
     Raises:
         ConversionError: The module cannot be traced.
     """
-    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad(), no_fast_path():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", torch.jit.TracerWarning)
         try:
@@ -121,6 +122,9 @@ def _unguarded(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
 class _Interpreter(torch.fx.Interpreter):
     def run_node(self, n: torch.fx.Node) -> Any:
         symbolic = (torch.SymInt, torch.SymFloat)
+        if n.target is torch.ops.aten.scaled_dot_product_attention.default:
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            return torch.nn.functional.scaled_dot_product_attention(*args, **kwargs)
         aten = isinstance(n.target, torch._ops.OpOverload) and n.target.namespace == "aten"
         if not aten or not any(isinstance(source.meta.get("val"), symbolic) for source in n.all_input_nodes):
             return super().run_node(n)
@@ -140,7 +144,7 @@ def _through_python(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         return args[0][(*[slice(None)] * axis, slice(*bounds))]
     if args and isinstance(args[0], torch.Tensor) and hasattr(torch.Tensor, name):
         return getattr(args[0], name)(*args[1:], **kwargs)
-    for place in (torch, torch.nn.functional, torch._C._nn):
+    for place in (torch.nn.functional, torch, torch._C._nn):
         if hasattr(place, name):
             return getattr(place, name)(*args, **kwargs)
     return target(*args, **kwargs)
