@@ -19,7 +19,7 @@ NAME = "nearest-mean"
 
 def main() -> None:
     pixels, labels = load_digits(return_X_y=True)
-    train_x, test_x, train_y, test_y = train_test_split(pixels.astype("float32"), labels, random_state=0)
+    train_x, test_x, train_y, test_y = train_test_split(pixels.astype("float32") / 16, labels, random_state=0)
     means = np.stack([train_x[train_y == digit].mean(0) for digit in range(10)])
     example = {"pixels": test_x[:4]}
     signature = infer_signature(example, {"scores": np.zeros((4, 10), "float32"), "digit": np.zeros(4, "int64")})
