@@ -96,14 +96,19 @@ def translate_model(model: Any, interface: Interface | None = None) -> TensorFlo
 def _import_translators() -> None:
     """Import the modules that register translators."""
     from registry_export_plugins import (  # noqa: F401
+        _onnx_to_tf_activation,
         _onnx_to_tf_control,
         _onnx_to_tf_convolution,
         _onnx_to_tf_elementwise,
         _onnx_to_tf_indexing,
         _onnx_to_tf_normalization,
+        _onnx_to_tf_padding,
+        _onnx_to_tf_pooling,
+        _onnx_to_tf_quantization,
         _onnx_to_tf_recurrent,
         _onnx_to_tf_reduction,
         _onnx_to_tf_resize,
+        _onnx_to_tf_sequence,
         _onnx_to_tf_shape,
     )
 
@@ -246,9 +251,7 @@ def _known_shapes(graph: Any) -> dict[str, list[int | None]]:
     for value in graph.value_info:
         tensor = value.type.tensor_type
         if value.type.HasField("tensor_type") and tensor.HasField("shape"):
-            shapes[value.name] = [
-                size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim
-            ]
+            shapes[value.name] = [size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim]
     return shapes
 
 
@@ -305,4 +308,3 @@ def _numpy(value: Any) -> Any:
     import numpy as np
 
     return np.dtype(value.dtype.as_numpy_dtype)
-

@@ -149,9 +149,7 @@ def _scan(node: Node, graph: Any, values: Any, *inputs: Any) -> list[Any]:
     names = [value.name for value in body.input]
     axes = node.get("scan_input_axes") or [0] * scans
     backwards = node.get("scan_input_directions") or [0] * scans
-    sequences = [
-        _time_first(tf, x, axis, bool(back)) for x, axis, back in zip(sequences, axes, backwards, strict=True)
-    ]
+    sequences = [_time_first(tf, x, axis, bool(back)) for x, axis, back in zip(sequences, axes, backwards, strict=True)]
     limit = tf.cast(sizes(sequences[0])[0], tf.int64)
 
     def once(position: Any, go: Any, state: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Operators that treat every element alike: arithmetic, activations, comparisons, logic, casts."""
+"""Operators that treat every element alike: arithmetic, comparisons, logic, casts."""
 
 from __future__ import annotations
 
@@ -109,9 +109,7 @@ def erf(x: Any) -> Any:
         return tf.math.erf(x)
     bounded = tf.clip_by_value(x, -4.0, 4.0)
     square = bounded * bounded
-    upper, lower = (
-        polynomial(coefficients, square) for coefficients in (ERF_NUMERATOR, ERF_DENOMINATOR)
-    )
+    upper, lower = (polynomial(coefficients, square) for coefficients in (ERF_NUMERATOR, ERF_DENOMINATOR))
     return bounded * upper / lower
 
 
@@ -160,9 +158,10 @@ def _pow(node: Node, x: Any, y: Any) -> Any:
     import tensorflow as tf
 
     exponent = static(y)
-    if exponent is not None and exponent.size == 1 and float(exponent.reshape(())) in (0.5, 2.0) and x.dtype.is_floating:
-        if exponent.ndim == 0 or exponent.ndim <= (x.shape.rank or 0):
-            return tf.square(x) if float(exponent.reshape(())) == 2.0 else tf.sqrt(x)
+    if exponent is not None and exponent.size == 1 and x.dtype.is_floating and exponent.ndim <= (x.shape.rank or 0):
+        power = float(exponent.reshape(()))
+        if power in (0.5, 2.0):
+            return tf.square(x) if power == 2.0 else tf.sqrt(x)
     if x.dtype.is_integer and y.dtype.is_floating:
         return tf.cast(tf.pow(tf.cast(x, y.dtype), y), x.dtype)
     return tf.pow(x, tf.cast(y, x.dtype))
@@ -256,159 +255,3 @@ def _scalar(value: Any, dtype: Any) -> Any:
     import tensorflow as tf
 
     return tf.reshape(tf.cast(value, dtype), [])
-
-
-@operator("LeakyRelu", elementwise=True)
-def _leaky_relu(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.nn.leaky_relu(x, node.get("alpha", 0.01))
-
-
-@operator("PRelu", elementwise=True)
-def _prelu(node: Node, x: Any, slope: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.maximum(x, 0) + slope * tf.minimum(x, 0)
-
-
-@operator("Elu", elementwise=True)
-def _elu(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    alpha = node.get("alpha", 1.0)
-    if alpha == 1.0:
-        return tf.nn.elu(x)
-    return tf.maximum(x, 0) + alpha * (tf.exp(tf.minimum(x, 0)) - 1)
-
-
-@operator("Celu", elementwise=True)
-def _celu(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    alpha = node.get("alpha", 1.0)
-    return tf.maximum(x, 0) + tf.minimum(alpha * (tf.exp(tf.minimum(x, 0) / alpha) - 1), 0)
-
-
-@operator("Selu", elementwise=True)
-def _selu(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    alpha, gamma = node.get("alpha", 1.67326319217681884765625), node.get("gamma", 1.05070102214813232421875)
-    return gamma * (tf.maximum(x, 0) + alpha * (tf.exp(tf.minimum(x, 0)) - 1))
-
-
-@operator("ThresholdedRelu", elementwise=True)
-def _thresholded_relu(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.where(x > node.get("alpha", 1.0), x, tf.zeros([], x.dtype))
-
-
-@operator("HardSigmoid", elementwise=True)
-def _hard_sigmoid(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.clip_by_value(node.get("alpha", 0.2) * x + node.get("beta", 0.5), 0.0, 1.0)
-
-
-@operator("HardSwish", elementwise=True)
-def _hard_swish(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    return x * tf.nn.relu6(x + 3) * (1 / 6)
-
-
-@operator("Swish", elementwise=True)
-def _swish(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    return x * tf.sigmoid(node.get("alpha", 1.0) * x)
-
-
-@operator("Mish", elementwise=True)
-def _mish(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    return x * tf.tanh(tf.math.softplus(x))
-
-
-@operator("Gelu", elementwise=True)
-def _gelu(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.nn.gelu(x, node.get("approximate") == "tanh")
-
-
-@operator("Gelu", elementwise=True, domain="com.microsoft")
-def _microsoft_gelu(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.nn.gelu(x, approximate=False)
-
-
-@operator("FastGelu", "BiasGelu", elementwise=True, domain="com.microsoft")
-def _biased_gelu(node: Node, x: Any, bias: Any = None) -> Any:
-    import tensorflow as tf
-
-    return tf.nn.gelu(x if bias is None else x + bias, node.op_type == "FastGelu")
-
-
-@operator("Shrink", elementwise=True)
-def _shrink(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    bound, bias = node.get("lambd", 0.5), node.get("bias", 0.0)
-    zero = tf.zeros([], x.dtype)
-    limit, shift = tf.cast(bound, x.dtype), tf.cast(bias, x.dtype)
-    return tf.where(x < -limit, x + shift, tf.where(x > limit, x - shift, zero))
-
-
-@operator("Dropout")
-def _dropout(node: Node, x: Any, ratio: Any = None, training: Any = None) -> list[Any]:
-    import tensorflow as tf
-
-    if training is not None:
-        known = static(training)
-        if known is None or bool(known):
-            raise node.refuse("it drops elements at random")
-    return [x, tf.ones(tf.shape(x), tf.bool)]
-
-
-@operator("QuantizeLinear")
-def _quantize(node: Node, x: Any, scale: Any, zero_point: Any = None) -> Any:
-    import tensorflow as tf
-
-    dtype = zero_point.dtype if zero_point is not None else to_dtype(node.get("output_dtype", 0) or 2)
-    scale, zero_point = _along_axis(node, x, scale), _along_axis(node, x, zero_point)
-    shifted = tf.math.round(tf.cast(x, scale.dtype) / scale)
-    if zero_point is not None:
-        shifted += tf.cast(zero_point, scale.dtype)
-    return tf.cast(tf.clip_by_value(shifted, float(dtype.min), float(dtype.max)), dtype)
-
-
-@operator("DequantizeLinear")
-def _dequantize(node: Node, x: Any, scale: Any, zero_point: Any = None) -> Any:
-    import tensorflow as tf
-
-    scale, zero_point = _along_axis(node, x, scale), _along_axis(node, x, zero_point)
-    values = tf.cast(x, scale.dtype)
-    if zero_point is not None:
-        values -= tf.cast(zero_point, scale.dtype)
-    return values * scale
-
-
-def _along_axis(node: Node, x: Any, value: Any) -> Any:
-    """Shape a scale or zero point so that it meets the axis it belongs to."""
-    import tensorflow as tf
-
-    if value is None or value.shape.rank == 0:
-        return value
-    if node.get("block_size", 0) or value.shape.rank != 1:
-        raise node.refuse("it quantizes in blocks")
-    if value.shape[0] == 1:
-        return tf.reshape(value, [])
-    axis = node.get("axis", 1) % x.shape.rank
-    return tf.reshape(value, [-1 if i == axis else 1 for i in range(x.shape.rank)])
-
-

@@ -176,9 +176,7 @@ def fuse_gelu(graph: Any) -> None:
             end.input.append(source)
 
 
-def _gelu_end(
-    erf: Any, source: str, makers: Any, values: Mapping[str, float], users: Any, outputs: set[str]
-) -> Any:
+def _gelu_end(erf: Any, source: str, makers: Any, values: Mapping[str, float], users: Any, outputs: set[str]) -> Any:
     """Find the last node of the pattern that starts with `erf(source / sqrt 2)`."""
     node, seen_half, seen_source = erf, False, False
     for _ in range(4):

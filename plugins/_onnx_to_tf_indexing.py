@@ -139,7 +139,9 @@ def _tensor_scatter(node: Node, past: Any, update: Any, write: Any = None) -> An
     back = [order.index(i) for i in range(past.shape.rank)]
     rows = tf.broadcast_to(tf.range(batch)[:, None], tf.shape(positions))
     places = tf.stack([rows, positions], -1)
-    return tf.transpose(tf.tensor_scatter_nd_update(tf.transpose(past, order), places, tf.transpose(update, order)), back)
+    return tf.transpose(
+        tf.tensor_scatter_nd_update(tf.transpose(past, order), places, tf.transpose(update, order)), back
+    )
 
 
 @operator("OneHot")

@@ -26,7 +26,12 @@ def _batch_normalization(node: Node, x: Any, *parameters: Any) -> Any:
     factor = scale / (variance + node.get("epsilon", 1e-5)) ** 0.5
     shift = offset - mean * factor
     if image is None and rank > 2:
-        factor, shift = (value.reshape(-1, *[1] * (rank - 2)) if isinstance(value, np.ndarray) else tf.reshape(value, [-1] + [1] * (rank - 2)) for value in (factor, shift))
+        factor, shift = (
+            value.reshape(-1, *[1] * (rank - 2))
+            if isinstance(value, np.ndarray)
+            else tf.reshape(value, [-1] + [1] * (rank - 2))
+            for value in (factor, shift)
+        )
     factor, shift = tf.cast(factor, values.dtype), tf.cast(shift, values.dtype)
     result = values * factor + shift
     return Image(result) if image else result
@@ -116,5 +121,3 @@ def _local_response(node: Node, x: Any) -> Any:
     channels = sizes(x)[1]
     total = sum(squares[:, i : i + channels] for i in range(size))
     return x / tf.pow(node.get("bias", 1.0) + node.get("alpha", 1e-4) / size * total, node.get("beta", 0.75))
-
-

@@ -104,8 +104,7 @@ def _run(
 ) -> list[Any]:
     """Run every direction and put the results in ONNX's order of axes.
 
-    Args:
-        make: For a direction, what the whole input is turned into, and the step.
+    `make` gives, for a direction, what the whole input is turned into, and the step.
     """
     import tensorflow as tf
 

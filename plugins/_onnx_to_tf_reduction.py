@@ -20,7 +20,7 @@ def _reduction(name: str, reduce: Callable[[Any, Any, Any, bool], Any]) -> None:
         given = axes_of(node, axes, rank)
         if not given and (node.get("noop_with_empty_axes", 0)):
             return _alone(tf, reduce, plain(x))
-        given = list(range(rank)) if not given else given
+        given = given or list(range(rank))
         # A mean over the pixels needs no reordering of the axes: it is what a classifier's last layers do.
         if isinstance(x, Image) and sorted(given) == list(range(2, rank)):
             reduced = reduce(tf, x.last, list(range(1, rank - 1)), keep)
@@ -34,7 +34,9 @@ def _alone(tf: Any, reduce: Callable[[Any, Any, Any, bool], Any], x: Any) -> Any
 
 
 def _log_sum_exp(tf: Any, x: Any, axes: Any, keep: bool) -> Any:
-    return tf.reduce_logsumexp(x, axes, keep) if x.dtype.is_floating else tf.math.log(tf.reduce_sum(tf.exp(x), axes, keep))
+    return (
+        tf.reduce_logsumexp(x, axes, keep) if x.dtype.is_floating else tf.math.log(tf.reduce_sum(tf.exp(x), axes, keep))
+    )
 
 
 def _mean(tf: Any, x: Any, axes: Any, keep: bool) -> Any:
@@ -89,7 +91,13 @@ def _top_k(node: Node, x: Any, k: Any = None) -> list[Any]:
     back = [order.index(i) for i in range(rank)]
     moved = tf.transpose(x, order) if axis != rank - 1 else x
     known = static(k)
-    count = node.get("k") if k is None else int(known.reshape(())) if known is not None else tf.reshape(tf.cast(k, tf.int32), [])
+    count = (
+        node.get("k")
+        if k is None
+        else int(known.reshape(()))
+        if known is not None
+        else tf.reshape(tf.cast(k, tf.int32), [])
+    )
     if node.get("largest", 1):
         values, indices = tf.math.top_k(moved, count)
     else:

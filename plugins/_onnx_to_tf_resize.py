@@ -106,8 +106,7 @@ def _native(
 ) -> Any:
     """Use TensorFlow's kernel for images where it computes exactly this.
 
-    Args:
-        given: Whether the model gives sizes; the scales follow from them then, in the kernel as in ONNX.
+    `given` says that the model gives sizes; the scales follow from them then, in the kernel as in ONNX.
     """
     import tensorflow as tf
 
@@ -196,7 +195,9 @@ def _rounded(tf: Any, node: Node, where: Any) -> Any:
 
 def _kernel(tf: Any, node: Node, mode: str, where: Any, factor: Any) -> tuple[Any, Any]:
     """Return the neighbours of each position and their weights, one row per position."""
-    smooth = bool(node.get("antialias", 0)) and isinstance(factor, float) and factor < 1
+    if node.get("antialias", 0) and not isinstance(factor, float):
+        raise node.refuse("it smooths by a scale that the model computes")
+    smooth = bool(node.get("antialias", 0)) and factor < 1
     stretch = 1.0 / factor if smooth else 1.0
     reach = (1 if mode == "linear" else 2) * stretch
     count = 2 * int(np.ceil(reach))
@@ -231,9 +232,7 @@ def _grid_sample(node: Node, x: Any, grid: Any) -> Any:
     image = channels_last(x)
     height, width = sizes(x)[2:]
     aligned = bool(node.get("align_corners", 0))
-    column, row = (
-        _pixel(tf, grid[..., i], size, aligned) for i, size in ((0, width), (1, height))
-    )
+    column, row = (_pixel(tf, grid[..., i], size, aligned) for i, size in ((0, width), (1, height)))
     if node.get("padding_mode", "zeros") == "border":
         column = tf.clip_by_value(column, 0.0, tf.cast(width - 1, tf.float32))
         row = tf.clip_by_value(row, 0.0, tf.cast(height - 1, tf.float32))

@@ -9,7 +9,6 @@ import numpy as np
 from registry_export_plugins._onnx_to_tf_common import (
     Image,
     Node,
-    Sequenced,
     axes_of,
     constant,
     numbers,
@@ -118,9 +117,8 @@ def _packed(wanted: list[Any], x: Any) -> Any:
     import tensorflow as tf
 
     tensors = [i for i, size in enumerate(wanted) if tf.is_tensor(size)]
-    if len(tensors) == 1 and -1 not in [size for size in wanted if isinstance(size, int)]:
-        if all(not isinstance(size, int) or size > 0 for size in wanted):
-            return [-1 if i in tensors else size for i, size in enumerate(wanted)]
+    if len(tensors) == 1 and all(size > 0 for size in wanted if isinstance(size, int)):
+        return [-1 if i in tensors else size for i, size in enumerate(wanted)]
     if tensors:
         return tf.stack([tf.cast(size, tf.int32) for size in wanted])
     return [int(size) for size in wanted]
@@ -319,77 +317,6 @@ def _int32(bound: Any) -> Any:
     return tf.cast(tf.clip_by_value(bound, -(2**31) + 1, 2**31 - 1), tf.int32)
 
 
-@operator("Pad")
-def _pad(node: Node, x: Any, pads: Any = None, value: Any = None, axes: Any = None) -> Any:
-    import tensorflow as tf
-
-    rank = x.shape.rank
-    where = axes_of(node, axes, rank) or list(range(rank))
-    amounts = _pad_amounts(node, pads, len(where))
-    fill = node.get("value", 0.0) if value is None else tf.reshape(value, [])
-    pairs: list[tuple[Any, Any]] = [(0, 0)] * rank
-    for i, axis in enumerate(where):
-        pairs[axis] = (amounts[i], amounts[len(where) + i])
-    x, pairs = _cropped(x, pairs)
-    mode = node.get("mode", "constant")
-    if mode == "constant":
-        return tf.pad(x, pairs, constant_values=tf.cast(fill, x.dtype))
-    if mode == "reflect":
-        return _reflected(tf, x, pairs)
-    return _gathered(tf, x, pairs, mode)
-
-
-def _pad_amounts(node: Node, pads: Any, count: int) -> list[Any]:
-    if pads is None:
-        return list(node.get("pads") or node.get("paddings"))
-    known = static(pads)
-    if known is not None:
-        return [int(number) for number in known]
-    import tensorflow as tf
-
-    amounts = tf.cast(pads, tf.int32)
-    return [amounts[i] for i in range(2 * count)]
-
-
-def _cropped(x: Any, pairs: list[tuple[Any, Any]]) -> tuple[Any, list[tuple[Any, Any]]]:
-    """Cut where padding is negative."""
-    if not any(isinstance(side, int) and side < 0 for pair in pairs for side in pair):
-        return x, pairs
-    low = [max(-before, 0) if isinstance(before, int) else 0 for before, _ in pairs]
-    high = [max(-after, 0) if isinstance(after, int) else 0 for _, after in pairs]
-    x = x[tuple(slice(begin, -end or None) for begin, end in zip(low, high, strict=True))]
-    return x, [tuple(max(side, 0) if isinstance(side, int) else side for side in pair) for pair in pairs]  # type: ignore[misc]
-
-
-def _reflected(tf: Any, x: Any, pairs: list[tuple[Any, Any]]) -> Any:
-    fits = all(
-        isinstance(side, int) and (size is None or side < size)
-        for pair, size in zip(pairs, x.shape.as_list(), strict=True)
-        for side in pair
-    )
-    return tf.pad(x, pairs, mode="REFLECT") if fits else _gathered(tf, x, pairs, "reflect")
-
-
-def _gathered(tf: Any, x: Any, pairs: list[tuple[Any, Any]], mode: str) -> Any:
-    """Repeat the edge, wrap around or reflect, by picking elements along each axis."""
-    for axis, (before, after) in enumerate(pairs):
-        if isinstance(before, int) and isinstance(after, int) and before == after == 0:
-            continue
-        size = sizes(x)[axis]
-        places = tf.range(-before, size + after)
-        if mode == "edge":
-            places = tf.clip_by_value(places, 0, size - 1)
-        elif mode == "wrap":
-            places = tf.math.floormod(places, size)
-        else:
-            period = 2 * size - 2
-            period = max(period, 1) if isinstance(period, int) else tf.maximum(period, 1)
-            places = tf.math.floormod(places, period)
-            places = tf.minimum(places, period - places)
-        x = tf.gather(x, places, axis=axis)
-    return x
-
-
 @operator("DepthToSpace")
 def _depth_to_space(node: Node, x: Any) -> Any:
     import tensorflow as tf
@@ -416,64 +343,3 @@ def _space_to_depth(node: Node, x: Any) -> Any:
     order = [0, 3, 5, 1, 2, 4] if node.get("mode", "DCR") == "DCR" else [0, 1, 3, 5, 2, 4]
     moved = tf.transpose(split, order)
     return tf.reshape(moved, _packed([batch, channels * block * block, height // block, width // block], x))
-
-
-@operator("SequenceConstruct")
-def _sequence_construct(node: Node, *inputs: Any) -> list[Any]:
-    return [Sequenced(inputs)]
-
-
-@operator("SequenceEmpty")
-def _sequence_empty(node: Node) -> list[Any]:
-    return [Sequenced()]
-
-
-@operator("SequenceAt")
-def _sequence_at(node: Node, sequence: Any, position: Any) -> Any:
-    return sequence[numbers(node, position, "positions")[0]]
-
-
-@operator("SequenceInsert")
-def _sequence_insert(node: Node, sequence: Any, value: Any, position: Any = None) -> list[Any]:
-    result = Sequenced(sequence)
-    place = len(result) if position is None else numbers(node, position, "positions")[0]
-    result.insert(place + len(result) if place < 0 else place, value)
-    return [result]
-
-
-@operator("SequenceErase")
-def _sequence_erase(node: Node, sequence: Any, position: Any = None) -> list[Any]:
-    result = Sequenced(sequence)
-    del result[-1 if position is None else numbers(node, position, "positions")[0]]
-    return [result]
-
-
-@operator("SequenceLength")
-def _sequence_length(node: Node, sequence: Any) -> Any:
-    return constant(np.int64(len(sequence)))
-
-
-@operator("ConcatFromSequence")
-def _concat_from_sequence(node: Node, sequence: Any) -> Any:
-    import tensorflow as tf
-
-    axis = node.get("axis")
-    return tf.stack(list(sequence), axis) if node.get("new_axis", 0) else tf.concat(list(sequence), axis)
-
-
-@operator("SplitToSequence")
-def _split_to_sequence(node: Node, x: Any, lengths: Any = None) -> list[Any]:
-    import tensorflow as tf
-
-    axis = node.get("axis", 0) % x.shape.rank
-    size = x.shape[axis]
-    if size is None:
-        raise node.refuse("the axis it splits has an open size")
-    if lengths is None:
-        parts = tf.split(x, size, axis)
-        return [Sequenced(parts if node.get("keepdims", 1) else [tf.squeeze(part, axis) for part in parts])]
-    known = numbers(node, lengths, "lengths")
-    if lengths.shape.rank == 0:
-        each = known[0]
-        known = [each] * (size // each) + ([size % each] if size % each else [])
-    return [Sequenced(tf.split(x, known, axis))]

@@ -113,7 +113,9 @@ def narrowed(found: TensorSpec, declared: TensorSpec | None) -> TensorSpec:
     if len(found.shape) != len(declared.shape):
         return found
     pairs = enumerate(zip(found.shape, declared.shape, strict=True))
-    shape = tuple(own if isinstance(own, int) or (axis == 0 and isinstance(said, int)) else said for axis, (own, said) in pairs)
+    shape = tuple(
+        own if isinstance(own, int) or (axis == 0 and isinstance(said, int)) else said for axis, (own, said) in pairs
+    )
     return replace(found, shape=shape)
 
 
@@ -145,9 +147,7 @@ def trace(
 
     def serve(*tensors: Any) -> dict[str, Any]:
         results = list(call(*tensors))
-        keys[:] = unique_names(
-            [names[i] if i < len(names) else f"output_{i}" for i in range(len(results))]
-        )
+        keys[:] = unique_names([names[i] if i < len(names) else f"output_{i}" for i in range(len(results))])
         # An input returned as it is, or one tensor returned twice, would lose its name otherwise.
         return {key: tf.identity(result) for key, result in zip(keys, results, strict=True)}
 
@@ -203,7 +203,7 @@ def load(path: Path, interface: Interface) -> TensorFlowFunction:
         return _from_signature(next(iter(signatures.values())), interface, loaded)
     if signatures:
         raise SourceError(
-            f"The SavedModel has the signatures {', '.join(sorted(signatures))} and none is called {SERVING_SIGNATURE}.",
+            f"None of the SavedModel's signatures ({', '.join(sorted(signatures))}) is called {SERVING_SIGNATURE}.",
             remedy=f"Save it with signatures={{'{SERVING_SIGNATURE}': ...}}.",
         )
     return _from_call(loaded, interface)

@@ -97,6 +97,9 @@ def _graph_inputs(graph: Any, interface: Interface) -> tuple[TensorSpec, ...]:
         TensorSpec(name, str(tensor.dtype), dimensions(name, tensor.shape))
         for name, (_, tensor) in zip(names, leaves, strict=True)
     ]
+    if not any(getattr(layer, "stateful", False) for layer in graph._flatten_layers()):
+        # A Sequential that was built by its first call has that call's batch; nothing depends on it.
+        found = [replace(spec, shape=("batch", *spec.shape[1:])) if spec.shape else spec for spec in found]
     count = len(found)
     return tuple(narrowed(spec, declared_for(spec.name, i, count, interface)) for i, spec in enumerate(found))
 
@@ -160,8 +163,11 @@ def outputs_of(call: KerasCall) -> tuple[TensorSpec, ...]:
     graph = call._graph
     if graph is None:
         return ()
+    batch_open = all(spec.shape is None or spec.shape[:1] == ("batch",) for spec in call.inputs)
     return tuple(
-        TensorSpec(name, str(tensor.dtype), dimensions(name, tensor.shape))
+        TensorSpec(
+            name, str(tensor.dtype), dimensions(name, (None if batch_open else tensor.shape[0], *tensor.shape[1:]))
+        )
         for name, tensor in call._named(graph._outputs_struct)
     )
 
@@ -193,8 +199,11 @@ def to_function(model: Any, interface: Interface) -> TensorFlowFunction:
     owner = tf.Module()
     owner.tables = [layer.lookup_table for layer in model._flatten_layers() if hasattr(layer, "lookup_table")]
     try:
-        function = trace(serve, inputs, names, owner)
-        return function if interface.outputs or function.keys == tuple(names) else trace(serve, inputs, names, owner)
+        with _portable(model):
+            function = trace(serve, inputs, names, owner)
+            if not interface.outputs and function.keys != tuple(names):
+                function = trace(serve, inputs, names, owner)
+            return function
     except (TypeError, ValueError, NotImplementedError, RuntimeError, tf.errors.OpError) as error:
         raise ConversionError(f"TensorFlow cannot trace the Keras model {model.name}: {error}") from error
 
@@ -213,6 +222,45 @@ def build(call: KerasCall, inputs: Sequence[TensorSpec]) -> None:
         return
     specs = [from_spec(spec, spec.name) for spec in inputs]
     call(*(tf.zeros([size or 1 for size in spec.shape], spec.dtype) for spec in specs))
+
+
+@contextmanager
+def _portable(model: Any) -> Iterator[None]:
+    """Trace what runs everywhere: no XLA-only parts, no layer that is wrong for open lengths."""
+    import keras
+    import tensorflow as tf
+
+    eagerly = tf.config.functions_run_eagerly()
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.TimeDistributed)]
+    # Keras compiles grouped convolutions with XLA, in functions that converters cannot look into; run as
+    # plain Python they become part of the graph around them.
+    tf.config.run_functions_eagerly(True)
+    for layer in layers:
+        layer.call = _merged_time(layer)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
+        for layer in layers:
+            del layer.call
+
+
+def _merged_time(layer: Any) -> Callable[..., Any]:
+    """Apply a layer to all times at once: Keras repeats the first axis instead of the second where both are open."""
+    import tensorflow as tf
+
+    original = layer.call
+
+    def call(inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        if mask is not None or None in inputs.shape[2:]:
+            return original(inputs, training=training, mask=mask)
+        arguments = {"training": training} if layer.layer._call_has_training_arg else {}
+        result = layer.layer.call(tf.reshape(inputs, [-1, *inputs.shape[2:]]), **arguments)
+        restored = tf.reshape(result, tf.concat([tf.shape(inputs)[:2], tf.shape(result)[1:]], 0))
+        restored.set_shape([*inputs.shape[:2], *result.shape[1:]])
+        return restored
+
+    return call
 
 
 @contextmanager

@@ -71,7 +71,9 @@ def convert_keras(model: Any, output: Path, request: ConversionRequest) -> Conve
         if fixed == inputs:
             ways.insert(1, ("recurrent layers unrolled", lambda: repeated(inputs), ""))
         else:
-            ways.insert(-1, ("recurrent layers unrolled to the samples' length", lambda: repeated(fixed), FIXED_LENGTHS))
+            ways.insert(
+                -1, ("recurrent layers unrolled to the samples' length", lambda: repeated(fixed), FIXED_LENGTHS)
+            )
     return first_that_works(ways, output, request)
 
 
@@ -160,7 +162,7 @@ def first_that_works(ways: list[Way], output: Path, request: ConversionRequest) 
         attempts.append(Attempt(name))
         return ConversionResult(tuple(attempts), (note,) if note else ())
     output.unlink(missing_ok=True)
-    raise next((error for error in errors if isinstance(error, UnsupportedModelError)), errors[0])
+    raise errors[0]
 
 
 def to_flatbuffer(function: TensorFlowFunction, work: Path) -> bytes:
@@ -189,12 +191,13 @@ def to_flatbuffer(function: TensorFlowFunction, work: Path) -> bytes:
 
 def _frozen(function: TensorFlowFunction) -> TensorFlowFunction:
     """Replace variables by constants: a variable read inside a loop does not survive the conversion."""
+    import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     own = retrace(function, function.interface.inputs)
     frozen = convert_variables_to_constants_v2(own.function, lower_control_flow=False)
-    if len(frozen.inputs) != len(own.arguments):
-        return function  # It captures tables, which have no constant form and are supported as they are.
+    if any(tensor.dtype == tf.resource for tensor in frozen.inputs):
+        return function  # It uses tables, which have no constant form and are supported as they are.
     order = sorted(own.keys)
 
     def call(*tensors: Any) -> list[Any]:
@@ -212,8 +215,8 @@ def _explained(message: str) -> ConversionError:
         operators = sorted({*operators, *re.findall(r"tf\.(TensorList\w+)", message)}) or ["TensorList"]
     if operators:
         return UnsupportedModelError(
-            f"TensorFlow Lite has no kernel for {', '.join(operators)} with the sizes of this model.",
-            remedy="Fix the lengths in the signature, or export another format.",
+            f"TensorFlow Lite has no kernel for {', '.join(operators)} as this model uses them.",
+            remedy="Export another format.",
         )
     lines = [line for line in message.splitlines() if "error:" in line] or message.splitlines() or ["no reason given"]
     return ConversionError(f"The TensorFlow Lite converter refused the model: {lines[0][:500]}")

@@ -19,7 +19,7 @@ import numpy as np
 from registry_export.entities import Interface
 from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import ConversionResult
-from registry_export_plugins._tensorflow import TensorFlowFunction, from_spec
+from registry_export_plugins._tensorflow import TensorFlowFunction, from_spec, unique_names
 
 LOWEST_OPSET = 9
 HIGHEST_NATIVE_OPSET = 18
@@ -75,9 +75,7 @@ def _from_function(function: TensorFlowFunction, opset: int, interface: Interfac
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     wanted = {spec.name: spec for spec in interface.inputs}
-    specs = [
-        from_spec(wanted.get(spec.name, spec), f"input_{i}") for i, spec in enumerate(function.interface.inputs)
-    ]
+    specs = [from_spec(wanted.get(spec.name, spec), f"input_{i}") for i, spec in enumerate(function.interface.inputs)]
 
     def serve(*tensors: Any) -> list[Any]:
         return [tf.identity(tensor, name=f"output_{i}") for i, tensor in enumerate(function(*tensors))]
@@ -90,7 +88,23 @@ def _from_function(function: TensorFlowFunction, opset: int, interface: Interfac
     # A graph rewriter of a stranger's library: whatever it raises is its refusal.
     except Exception as error:
         raise ConversionError(f"tf2onnx refused the model: {type(error).__name__}: {error}") from error
+    _embed_captures(model, traced.get_concrete_function())
     return model
+
+
+def _embed_captures(model: Any, concrete: Any) -> None:
+    """Make initializers of the constants that TensorFlow captured as hidden inputs."""
+    from onnx import numpy_helper
+
+    captured = {_base(inner.name): outer for outer, inner in concrete.graph.captures if outer.dtype.is_numpy_compatible}
+    used = {name for node in _nodes(model.graph) for name in node.input}
+    for value in list(model.graph.input):
+        tensor = captured.get(_base(value.name))
+        if tensor is None or value.name.startswith("input_"):
+            continue
+        model.graph.input.remove(value)
+        if value.name in used:
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(tensor.numpy()), value.name))
 
 
 def _erfc(context: Any, node: Any, name: str, args: Any) -> Any:
@@ -134,7 +148,9 @@ def _rename(model: Any, found: Interface, interface: Interface) -> None:
     numbered = {f"input_{i}": spec.name for i, spec in enumerate(found.inputs)}
     new = {value.name: numbered[_base(value.name)] for value in graph.input}
     names = [spec.name for spec in (interface.outputs or found.outputs)]
-    new |= {value.name: name for value, name in zip(graph.output, names, strict=True)}
+    # One file has one set of names: an output that is called like an input is numbered.
+    free = unique_names([*numbered.values(), *names])[len(numbered) :]
+    new |= {value.name: name for value, name in zip(graph.output, free, strict=True)}
     taken = set(new.values())
     for node in _nodes(graph):
         for name in (*node.input, *node.output):

@@ -126,7 +126,7 @@ def _load(path: Path) -> Any:
     except (TypeError, ImportError, AttributeError) as error:
         raise SourceError(
             f"The Keras model {path.name} cannot be loaded: {error}",
-            remedy="Register its custom classes with keras.saving.register_keras_serializable and log them as code_paths.",
+            remedy="Register its classes with keras.saving.register_keras_serializable and log them as code_paths.",
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
         raise SourceError(f"The Keras model {path.name} cannot be loaded: {error}") from error
@@ -135,7 +135,7 @@ def _load(path: Path) -> Any:
 def _unpickled(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    import cloudpickle
+    import cloudpickle  # type: ignore[import-untyped]
 
     with path.open("rb") as file:
         loaded: dict[str, Any] = cloudpickle.load(file)

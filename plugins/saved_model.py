@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -32,9 +32,6 @@ from registry_export.format import (
 )
 from registry_export_plugins._tensorflow import SERVING_SIGNATURE, TensorFlowFunction, dimensions, load, retrace, save
 from registry_export_plugins._toolchains import TENSORFLOW
-
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
 
 
 def from_keras_model(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
@@ -137,7 +134,7 @@ class _SavedModelRunner:
         return {spec.name: result.numpy() for spec, result in zip(self.interface.outputs, results, strict=True)}
 
 
-def _specs(tensors: Mapping[str, Message]) -> tuple[TensorSpec, ...]:
+def _specs(tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
     """Read one side of a signature; a protobuf map has no order, so its names are sorted."""
     import tensorflow as tf
 
