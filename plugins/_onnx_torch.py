@@ -25,10 +25,10 @@ from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import ConversionRequest, ConversionResult
 from registry_export_plugins._onnx_files import finish, interface_of
 from registry_export_plugins._onnx_runner import problem_when_loaded
-from registry_export_plugins._torch_attention import written_out
 from registry_export_plugins._torch_calls import bind, first_line
 from registry_export_plugins._torch_export import depends_on_data, export_program, trace_inputs
 from registry_export_plugins._torch_modules import TorchAdapter
+from registry_export_plugins._torch_plain import written_out
 from registry_export_plugins._torch_programs import ProgramCall
 from registry_export_plugins._torch_tracing import program_module, script, trace
 
@@ -36,8 +36,6 @@ PROGRAM_OPSET = 18
 """What the exporter on `torch.export` implements natively."""
 SCRIPT_OPSETS = (7, 20)
 """What the exporter on TorchScript implements natively."""
-_ATTENTION_OPSET = 14
-"""From here on it implements attention."""
 
 
 class Way(Protocol):
@@ -164,7 +162,7 @@ def _export_program(program: Any, interface: Interface) -> ModelProto:
 
 def _through_script(model: TorchAdapter, request: ConversionRequest, opset: int) -> tuple[ModelProto, tuple[str, ...]]:
     """Trace; where the trace fixed a decision of the author's, compile the source instead if that is possible."""
-    with _attention(opset):
+    with written_out(opset):
         traced, decisions = trace(model, trace_inputs(request))
     if not decisions:
         return _export_script(traced, request, opset), ()
@@ -175,13 +173,9 @@ def _through_script(model: TorchAdapter, request: ConversionRequest, opset: int)
 
 
 def _through_trace(model: Any, request: ConversionRequest, opset: int) -> tuple[ModelProto, tuple[str, ...]]:
-    with _attention(opset):
+    with written_out(opset):
         traced, decisions = trace(program_module(model, request.interface), trace_inputs(request))
     return _export_script(traced, request, opset), decisions
-
-
-def _attention(opset: int) -> contextlib.AbstractContextManager[None]:
-    return written_out() if opset < _ATTENTION_OPSET else contextlib.nullcontext()
 
 
 def _export_script(module: torch.jit.ScriptModule, request: ConversionRequest, opset: int) -> ModelProto:

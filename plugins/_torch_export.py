@@ -12,9 +12,9 @@ import torch
 from registry_export.entities import Attempt
 from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import ConversionRequest
-from registry_export_plugins._torch_attention import no_fast_path
 from registry_export_plugins._torch_calls import first_line
 from registry_export_plugins._torch_modules import TorchAdapter, to_tensor
+from registry_export_plugins._torch_plain import no_fast_path
 from registry_export_plugins._torch_programs import ProgramCall
 
 

@@ -12,9 +12,9 @@ from torch.utils import _pytree as pytree
 
 from registry_export.entities import Interface
 from registry_export.errors import ConversionError, UnsupportedModelError
-from registry_export_plugins._torch_attention import no_fast_path
 from registry_export_plugins._torch_calls import first_line
 from registry_export_plugins._torch_modules import with_argument_names
+from registry_export_plugins._torch_plain import OPERATORS, no_fast_path
 from registry_export_plugins._torch_programs import ProgramCall
 
 
@@ -122,11 +122,10 @@ def _unguarded(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
 class _Interpreter(torch.fx.Interpreter):
     def run_node(self, n: torch.fx.Node) -> Any:
         symbolic = (torch.SymInt, torch.SymFloat)
-        if n.target is torch.ops.aten.scaled_dot_product_attention.default:
-            args, kwargs = self.fetch_args_kwargs_from_env(n)
-            return torch.nn.functional.scaled_dot_product_attention(*args, **kwargs)
-        aten = isinstance(n.target, torch._ops.OpOverload) and n.target.namespace == "aten"
-        if not aten or not any(isinstance(source.meta.get("val"), symbolic) for source in n.all_input_nodes):
+        if not isinstance(n.target, torch._ops.OpOverload) or n.target.namespace != "aten":
+            return super().run_node(n)
+        sized = any(isinstance(source.meta.get("val"), symbolic) for source in n.all_input_nodes)
+        if not sized and n.target._schema.name.removeprefix("aten::") not in OPERATORS:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         return _through_python(n.target, args, kwargs)
