@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from registry_export.entities import ExportReport, Metrics, ModelVersionRef, Status, TargetResult, worst
+from registry_export.entities import ExportReport, Metrics, ModelVersionRef, SourceRecord, Status, TargetResult, worst
 from registry_export.errors import ArtifactError, RegistryError, RegistryExportError, to_record
 from registry_export.manifest import MANIFEST
 from registry_export.registry import EXPORTS_FOLDER, Registry, VersionInfo
@@ -150,8 +150,15 @@ def merge(previous: ExportReport | None, report: ExportReport) -> ExportReport:
         report,
         targets=tuple(results.values()),
         status=Status.FAILED if report.error is not None else status,
-        source=report.source or previous.source,
+        source=_merged_source(previous.source, report.source),
     )
+
+
+def _merged_source(previous: SourceRecord | None, source: SourceRecord | None) -> SourceRecord | None:
+    """Keep what was learnt of the same checkpoint when this export had no need to run it."""
+    if source is None or (previous is not None and previous.sha256 == source.sha256 and not source.evidence):
+        return previous
+    return source
 
 
 def _is_complete(stored: set[str], variant: str) -> bool:

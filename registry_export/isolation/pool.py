@@ -223,8 +223,8 @@ class ChildPool:
         limits = limits or self.limits
         call = Call(function, msgspec.to_builtins(arguments), str(work), limits.memory)
         (work / ANSWER_FILE).unlink(missing_ok=True)
-        started = time.monotonic()
         parent = self._parent(toolchain)
+        started = time.monotonic()
         try:
             with parent.connect() as connection:
                 connection.sendall(msgspec.json.encode(call) + b"\n")

@@ -118,6 +118,7 @@ def test_promoting_again_converts_nothing(desk, exported):
     ref, before = exported
     again = desk.export(ref, "onnx, onnx:opset_version=13, torchscript")
     assert all(result.reused for result in again.targets)
+    assert again.source == before.source
     assert [r.sha256 for r in again.targets] == [r.sha256 for r in before.targets]
     assert desk.tags(ref)["registry_export.status"] == "verified"
 
