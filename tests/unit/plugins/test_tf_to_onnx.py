@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry_export.entities import Interface
+from registry_export.errors import ConversionError, UnsupportedModelError
+from registry_export_plugins._tensorflow import trace
+from registry_export_plugins._tf_to_onnx import convert_keras, convert_tf_function
+from registry_export_plugins.keras import Keras
+from tests.keras_models import SAMPLES
+from tests.unit.plugins.keras_support import BATCHES, reference
+
+UNKNOWN = Interface(inputs=())
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_keras_model_gives_the_same_numbers_and_names(tmp_path: Path, name: str):
+    made = reference(name, tmp_path)
+    convert_keras(Keras().load(made.path, UNKNOWN), tmp_path / "model.onnx", 18, made.interface)
+    made.check(_Session(tmp_path / "model.onnx", made.interface), BATCHES)
+
+
+@pytest.mark.parametrize("opset", [9, 13, 22])
+def test_the_opset_asked_for_is_the_opset_delivered(tmp_path: Path, opset: int):
+    import onnx
+
+    made = reference("mixed", tmp_path)
+    path = tmp_path / "model.onnx"
+    convert_keras(Keras().load(made.path, UNKNOWN), path, opset, made.interface)
+    model = onnx.load(path)
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == opset
+    assert [value.name for value in model.graph.input] == ["numbers", "image", "tokens"]
+    assert [value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input] == ["batch"] * 3
+    made.check(_Session(path, made.interface))
+
+
+def test_an_opset_below_nine_is_refused_with_what_is_reachable(tmp_path: Path):
+    made = reference("cnn", tmp_path)
+    with pytest.raises(ConversionError, match="9 or higher"):
+        convert_keras(Keras().load(made.path, UNKNOWN), tmp_path / "model.onnx", 8, made.interface)
+
+
+def test_an_operator_that_onnx_has_not_is_named(tmp_path: Path):
+    import tensorflow as tf
+
+    from registry_export.entities import TensorSpec
+
+    function = trace(lambda x: [tf.math.lgamma(x)], (TensorSpec("x", "float32", ("batch", 3)),), ("y",), None)
+    with pytest.raises(UnsupportedModelError, match="Lgamma"):
+        convert_tf_function(function, tmp_path / "model.onnx", 18, function.interface)
+
+
+class _Session:
+    """The least that `Reference.check` needs of a runner."""
+
+    def __init__(self, path: Path, interface: Interface) -> None:
+        import onnxruntime
+
+        self.session = onnxruntime.InferenceSession(path)
+        self.interface = interface
+        self.runtime = "onnxruntime"
+
+    def infer(self, inputs):
+        names = [value.name for value in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
