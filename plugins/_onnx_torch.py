@@ -1,8 +1,10 @@
 """From PyTorch to ONNX: two exporters, the order in which they are tried, and what is believed of their output.
 
 The exporter on `torch.export` (`dynamo=True`) writes opset 18; the older one on TorchScript (`dynamo=False`)
-writes 7 to 20. Other opsets are reached with a converter afterwards. The older one is also the way for
-models with Python control flow that depends on data, which it keeps once they are compiled.
+writes 7 to 20. Other opsets are reached with a converter afterwards. The newer one comes first where it reaches the
+opset. The older one comes first for recurrent layers, which the newer one writes for one length where the
+sequence is the first axis, and it is the way for models whose Python control flow depends on data, which it
+keeps once they are compiled.
 
 Source: https://pytorch.org/docs/stable/onnx.html
 """
@@ -20,13 +22,13 @@ import onnx
 import torch
 from onnx import ModelProto
 
-from registry_export.entities import Attempt, Interface
+from registry_export.entities import Attempt, Interface, TensorSpec
 from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import ConversionRequest, ConversionResult
 from registry_export_plugins._onnx_files import finish, interface_of
 from registry_export_plugins._onnx_runner import problem_when_loaded
 from registry_export_plugins._torch_calls import bind, first_line
-from registry_export_plugins._torch_export import depends_on_data, export_program, trace_inputs
+from registry_export_plugins._torch_export import depends_on_data, export_program, left_out, trace_inputs
 from registry_export_plugins._torch_modules import TorchAdapter
 from registry_export_plugins._torch_plain import written_out
 from registry_export_plugins._torch_programs import ProgramCall
@@ -36,6 +38,13 @@ PROGRAM_OPSET = 18
 """What the exporter on `torch.export` implements natively."""
 SCRIPT_OPSETS = (7, 20)
 """What the exporter on TorchScript implements natively."""
+
+_RECURRENT = (
+    torch.ops.aten.lstm.input,
+    torch.ops.aten.gru.input,
+    torch.ops.aten.rnn_tanh.input,
+    torch.ops.aten.rnn_relu.input,
+)
 
 
 class Way(Protocol):
@@ -63,7 +72,9 @@ def from_torch_module(model: TorchAdapter, output: Path, request: ConversionRequ
         ("torch.onnx on torch.export", lambda request, _: (_through_program(model, request), ())),
         ("torch.onnx on TorchScript", lambda request, opset: _through_script(model, request, opset)),
     ]
-    return _first_that_works(ways if opset >= PROGRAM_OPSET else ways[::-1], output, request, opset)
+    recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
+    ordered = ways[::-1] if recurrent or opset < PROGRAM_OPSET else ways
+    return _first_that_works(ordered, output, request, opset, left_out(model, request))
 
 
 def from_exported_program(model: Any, output: Path, request: ConversionRequest, opset: int) -> ConversionResult:
@@ -72,7 +83,8 @@ def from_exported_program(model: Any, output: Path, request: ConversionRequest, 
         ("torch.onnx on the program", lambda request, _: (_export_program(model, request.interface), ())),
         ("torch.onnx on a trace of the program", lambda request, opset: _through_trace(model, request, opset)),
     ]
-    return _first_that_works(ways if opset >= PROGRAM_OPSET else ways[::-1], output, request, opset)
+    recurrent = any(node.target in _RECURRENT for node in model.graph.nodes)
+    return _first_that_works(ways[::-1] if recurrent or opset < PROGRAM_OPSET else ways, output, request, opset)
 
 
 def from_torchscript(model: Any, output: Path, request: ConversionRequest, opset: int) -> ConversionResult:
@@ -85,7 +97,11 @@ def from_torchscript(model: Any, output: Path, request: ConversionRequest, opset
 
 
 def _first_that_works(
-    ways: Sequence[tuple[str, Way]], output: Path, request: ConversionRequest, opset: int
+    ways: Sequence[tuple[str, Way]],
+    output: Path,
+    request: ConversionRequest,
+    opset: int,
+    remarks: tuple[str, ...] = (),
 ) -> ConversionResult:
     """Take the first way that keeps every dimension dynamic; else the one that keeps most of them."""
     attempts: list[Attempt] = []
@@ -117,7 +133,7 @@ def _first_that_works(
         raise _refused(attempts, failures)
     for file in best[1].parent.iterdir():
         file.replace(output.parent / file.name)
-    return ConversionResult(tuple(attempts), best[2])
+    return ConversionResult(tuple(attempts), (*remarks, *best[2]))
 
 
 def _reason(error: Exception) -> str:
@@ -157,7 +173,20 @@ def _export_program(program: Any, interface: Interface) -> ModelProto:
         external_data=False,
         verbose=False,
     )
-    return exported.model_proto
+    model = exported.model_proto
+    _fix_sizes(model, call.inputs, interface)
+    return model
+
+
+def _fix_sizes(model: ModelProto, specs: Sequence[TensorSpec], interface: Interface) -> None:
+    """Write the sizes that a program has fixed: the exporter leaves some of them symbolic."""
+    values = {value.name: value for value in model.graph.input}
+    for spec, named in zip(specs, interface.inputs, strict=True):
+        value = values.get(named.name)
+        dims = value.type.tensor_type.shape.dim if value is not None else ()
+        for dim, size in zip(dims, spec.shape or (), strict=False):
+            if isinstance(size, int):
+                dim.dim_value = size
 
 
 def _through_script(model: TorchAdapter, request: ConversionRequest, opset: int) -> tuple[ModelProto, tuple[str, ...]]:

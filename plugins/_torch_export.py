@@ -12,7 +12,7 @@ import torch
 from registry_export.entities import Attempt
 from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import ConversionRequest
-from registry_export_plugins._torch_calls import first_line
+from registry_export_plugins._torch_calls import first_line, flatten
 from registry_export_plugins._torch_modules import TorchAdapter, to_tensor
 from registry_export_plugins._torch_plain import no_fast_path
 from registry_export_plugins._torch_programs import ProgramCall
@@ -36,6 +36,13 @@ class Exported:
 def trace_inputs(request: ConversionRequest) -> tuple[torch.Tensor, ...]:
     """Return the request's samples as tensors, in the order of the interface."""
     return tuple(to_tensor(request.samples[spec.name]) for spec in request.interface.inputs)
+
+
+def left_out(adapter: TorchAdapter, request: ConversionRequest) -> tuple[str, ...]:
+    """Say which parts of the module's return value are no tensors, and so are in no export."""
+    with torch.no_grad():
+        dropped = flatten(adapter.call(trace_inputs(request))).dropped
+    return (f"Left out of the outputs, being no tensor: {', '.join(dropped)}.",) if dropped else ()
 
 
 def export_program(adapter: TorchAdapter, request: ConversionRequest) -> Exported:

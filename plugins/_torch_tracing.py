@@ -40,8 +40,8 @@ def trace(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[torc
 
 
 def _decides(warning: warnings.WarningMessage) -> bool:
-    """Say whether a warning is of a branch in the author's code; PyTorch's own only check sizes."""
-    own = Path(torch.__file__).parent in Path(warning.filename).parents
+    """Say whether a warning is of a branch in the author's code; those of installed packages check sizes."""
+    own = Path(torch.__file__).parent.parent in Path(warning.filename).parents
     frozen = issubclass(warning.category, torch.jit.TracerWarning) and "Python boolean" in str(warning.message)
     return frozen and not own
 
@@ -133,6 +133,8 @@ class _Interpreter(torch.fx.Interpreter):
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target is torch.ops.aten.sym_size.int:
             return args[0].shape[args[1]]
+        if target is torch.ops.aten.sym_numel.default:
+            return args[0].numel()
         return super().call_function(target, args, kwargs)
 
 

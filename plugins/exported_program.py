@@ -27,11 +27,11 @@ from registry_export_plugins._torch_files import pytorch_file
 
 
 def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
-    from registry_export_plugins._torch_export import export_program
+    from registry_export_plugins._torch_export import export_program, left_out
 
     exported = export_program(model, request)
     _save(exported.program, output)
-    return ConversionResult(exported.attempts)
+    return ConversionResult(exported.attempts, left_out(model, request))
 
 
 def _from_exported_program(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:

@@ -34,19 +34,20 @@ FREEZE = Option("freeze", bool, False, "frozen", help="inline the weights as con
 
 def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     """Trace or compile; a trace that fixed a decision of the author's gives way to the compiled source."""
-    from registry_export_plugins._torch_export import trace_inputs
+    from registry_export_plugins._torch_export import left_out, trace_inputs
     from registry_export_plugins._torch_tracing import script, trace
 
     if request.options[METHOD.name] == "script":
         return _save(script(model.wrapped), output, request, (Attempt("torch.jit.script"),))
+    remarks = left_out(model, request)
     traced, decisions = trace(model, trace_inputs(request))
     if not decisions:
-        return _save(traced, output, request, (Attempt("torch.jit.trace"),))
+        return _save(traced, output, request, (Attempt("torch.jit.trace"),), remarks)
     try:
         compiled = script(model.wrapped)
     except UnsupportedModelError as error:
         attempts = (Attempt("torch.jit.script", error.message), Attempt("torch.jit.trace"))
-        return _save(traced, output, request, attempts, decisions)
+        return _save(traced, output, request, attempts, (*remarks, *decisions))
     given_up = Attempt("torch.jit.trace", " ".join(decisions))
     note = "Compiled from its source: a trace would have kept only one branch of a decision on data."
     return _save(compiled, output, request, (given_up, Attempt("torch.jit.script")), (note,))
