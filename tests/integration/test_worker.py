@@ -250,7 +250,13 @@ def test_an_alias_that_moves_on_while_its_export_runs_leaves_both_versions_expor
     assert {tags_of(client, name, version)["status"] for version in (first, second)} == {"verified"}
 
 
-def test_a_server_that_is_down_ends_a_single_run_with_a_clear_error(settings):
+@pytest.fixture
+def impatient(monkeypatch):
+    """MLflow's client asks a server that is down many times over."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+def test_a_server_that_is_down_ends_a_single_run_with_a_clear_error(settings, impatient):
     away = replace(settings, tracking_uri="http://127.0.0.1:1", outbox_uri=None)
     with pytest.raises(RegistryUnavailableError):
         work(away, Exporter())
@@ -394,7 +400,7 @@ def test_a_worker_that_keeps_running_exports_within_seconds_and_stops_when_told(
     assert not thread.is_alive()
 
 
-def test_a_worker_waits_for_a_server_that_is_down(tmp_path, caplog):
+def test_a_worker_waits_for_a_server_that_is_down(tmp_path, caplog, impatient):
     config = tmp_path / "registry-export.yaml"
     config.write_text(MODEL_YAML.format(name="digits"))
     absent = MlflowServer(tmp_path / "server")
@@ -538,6 +544,34 @@ def test_an_export_whose_lease_was_lost_settles_nothing(settings, client, name, 
     exporter = work(settings, Robbed())
     (job,) = ledger.list()
     assert (job.state, job.worker, job.lease) == (JobState.RUNNING, "thief", exporter.taken.lease)
+
+
+def test_workers_whose_ledger_is_in_mlflows_own_sqlite_file_lock_nobody_out(settings, server, client, name, caplog):
+    shared = replace(settings, ledger_uri=server.database_uri)
+    stop = threading.Event()
+    exporters = [Exporter(), Exporter()]
+    workers = [
+        threading.Thread(
+            target=run_worker,
+            args=(shared,),
+            kwargs={"stop": stop, "export": exporter, "poll_s": 0.01, "reconcile_s": 0.1},
+        )
+        for exporter in exporters
+    ]
+    versions = [version_of(client, name) for _ in range(12)]
+    for worker in workers:
+        worker.start()
+    try:
+        for version in versions:
+            client.transition_model_version_stage(name, version, "Staging")
+        wait_until(lambda: sum(len(exporter.calls) for exporter in exporters) >= len(versions), 60)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join(60)
+    done = sorted(int(version) for exporter in exporters for version, _ in exporter.calls)
+    assert done == sorted(int(version) for version in versions), "each one once"
+    assert "locked" not in caplog.text + server.log
 
 
 # Exports in the process of whoever asks.
