@@ -10,6 +10,7 @@ Source: https://onnx.ai/onnx/operators/
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,11 @@ def translate_model(model: Any, interface: Interface | None = None) -> TensorFlo
     owner = tf.Module()
     graph = Graph(model.graph, opsets)
     owner.graph = graph  # A traced function does not keep its variables alive.
-    inputs = _inputs(model.graph, interface)
+    own, inputs = _inputs(model.graph, interface)
     names = [value.name for value in model.graph.output]
 
     def call(*tensors: Any) -> list[Any]:
-        given = dict(zip((spec.name for spec in inputs), tensors, strict=True))
-        return graph.run(model.graph, given)
+        return graph.run(model.graph, dict(zip(own, tensors, strict=True)))
 
     if interface is not None and {spec.name for spec in interface.outputs} == set(names):
         names = [spec.name for spec in interface.outputs]
@@ -113,13 +113,20 @@ def _import_translators() -> None:
     )
 
 
-def _inputs(graph: Any, interface: Interface | None) -> tuple[TensorSpec, ...]:
-    """Describe the graph's inputs, in the interface's order, sizes fixed that the interface fixes."""
+def _inputs(graph: Any, interface: Interface | None) -> tuple[list[str], tuple[TensorSpec, ...]]:
+    """Return the graph's own names of its inputs, and what the interface calls and asks of each.
+
+    The interface decides the order; where its names are not the graph's, the order of both is the same.
+    """
     initialized = {tensor.name for tensor in graph.initializer}
     found = {value.name: _input(value) for value in graph.input if value.name not in initialized}
-    if interface is None or {spec.name for spec in interface.inputs} != set(found):
-        return tuple(found.values())
-    return tuple(_fixed(found[spec.name], spec) for spec in interface.inputs)
+    if interface is None or len(interface.inputs) != len(found):
+        return list(found), tuple(found.values())
+    own = [spec.name for spec in interface.inputs]
+    if set(own) != set(found):
+        own = list(found)
+    pairs = zip(own, interface.inputs, strict=True)
+    return own, tuple(_fixed(replace(found[name], name=spec.name), spec) for name, spec in pairs)
 
 
 def _input(value: Any) -> TensorSpec:
