@@ -165,13 +165,14 @@ def test_dropout_baked_in_is_the_sources_fault_and_never_verified(desk):
     assert "source is unstable" in report.targets[0].verification.reason
 
 
-def test_a_wrongly_traced_branch_is_a_mismatch_and_its_script_is_verified(desk):
+def test_a_branch_on_data_is_compiled_because_a_trace_would_keep_one_side_of_it(desk):
     ref = desk.register("branching")
     report = desk.export(ref, "torchscript, torchscript:method=script", samples=both_branches(desk.folder))
     results = by_variant(report)
-    assert results["torchscript"].status is Status.MISMATCH
     assert results["torchscript-script"].status is Status.VERIFIED
-    assert desk.tags(ref)["registry_export.torchscript"].startswith("mismatch")
+    assert results["torchscript"].status is Status.VERIFIED
+    assert [attempt.way for attempt in results["torchscript"].attempts] == ["torch.jit.trace", "torch.jit.script"]
+    assert "fixed the decision in line" in results["torchscript"].attempts[0].error
 
 
 def both_branches(folder: Path) -> str:

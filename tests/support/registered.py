@@ -16,6 +16,7 @@ def _log_torch(arguments, net, **rest):
     import mlflow
 
     mlflow.set_tracking_uri(arguments["uri"])
+    rest["pip_requirements"] = ["torch"]  # else MLflow loads the model once more to find out
     logged = mlflow.pytorch.log_model(net, name="model", registered_model_name=arguments["name"], **rest)
     return str(logged.registered_model_version)
 
@@ -78,7 +79,9 @@ def from_a_run(arguments):
     run = client.create_run(experiment)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "classifier")
-        mlflow.pytorch.save_model(_mlp(), path, input_example=rows(4), serialization_format="pickle")
+        mlflow.pytorch.save_model(
+            _mlp(), path, input_example=rows(4), serialization_format="pickle", pip_requirements=["torch"]
+        )
         client.log_artifacts(run.info.run_id, str(path), "classifier")
     client.set_terminated(run.info.run_id)
     client.create_registered_model(arguments["name"])
@@ -98,7 +101,9 @@ def corrupt(arguments):
     run = client.create_run(client.create_experiment(arguments["name"]))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model")
-        mlflow.pytorch.save_model(_mlp(), path, input_example=rows(4), serialization_format="pickle")
+        mlflow.pytorch.save_model(
+            _mlp(), path, input_example=rows(4), serialization_format="pickle", pip_requirements=["torch"]
+        )
         (path / "data" / "model.pth").write_bytes(b"noise" * 100)
         client.log_artifacts(run.info.run_id, str(path), "model")
     client.create_registered_model(arguments["name"])
@@ -114,5 +119,7 @@ def keras_without_signature(arguments):
     mlflow.set_tracking_uri(arguments["uri"])
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, activation="gelu"), keras.layers.Dense(3)])
-    logged = mlflow.keras.log_model(model, name="model", registered_model_name=arguments["name"])
+    logged = mlflow.keras.log_model(
+        model, name="model", registered_model_name=arguments["name"], pip_requirements=["keras"]
+    )
     return str(logged.registered_model_version)

@@ -59,13 +59,15 @@ def _net():
 def pytorch(arguments):
     import mlflow
 
-    mlflow.pytorch.save_model(_net(), arguments["folder"], input_example=example(), serialization_format="pickle")
+    mlflow.pytorch.save_model(
+        _net(), arguments["folder"], input_example=example(), serialization_format="pickle", pip_requirements=["torch"]
+    )
 
 
 def exported_program(arguments):
     import mlflow
 
-    mlflow.pytorch.save_model(_net(), arguments["folder"], input_example=example())
+    mlflow.pytorch.save_model(_net(), arguments["folder"], input_example=example(), pip_requirements=["torch"])
 
 
 def onnx(arguments):
@@ -87,7 +89,7 @@ def onnx(arguments):
         verbose=False,
     )
     signature = infer_signature({"pixels": example()}, {"scores": np.zeros((4, 5), np.float32)})
-    mlflow.onnx.save_model(onnx_package.load(path), arguments["folder"], signature=signature)
+    mlflow.onnx.save_model(onnx_package.load(path), arguments["folder"], signature=signature, pip_requirements=[])
 
 
 def _keras():
@@ -108,7 +110,7 @@ def _keras():
 def keras_model(arguments):
     import mlflow
 
-    mlflow.keras.save_model(_keras(), arguments["folder"])
+    mlflow.keras.save_model(_keras(), arguments["folder"], pip_requirements=["keras"])
 
 
 def saved_model(arguments):
@@ -131,4 +133,4 @@ def saved_model(arguments):
     signature = infer_signature(
         {"pixels": channels_last()}, {"scores": np.zeros((4, 5), np.float32), "best": np.zeros(4, np.int64)}
     )
-    mlflow.tensorflow.save_model(Served(), arguments["folder"], signature=signature)
+    mlflow.tensorflow.save_model(Served(), arguments["folder"], signature=signature, pip_requirements=[])
