@@ -178,3 +178,54 @@ class DictInput(nn.Module):
 
     def forward(self, batch):
         return self.layer(batch["a"]) + self.layer(batch["b"])
+
+
+class EncoderLayers(nn.Module):
+    """PyTorch's own transformer layers, which call fused kernels when nobody looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, x):
+        return self.layers(x).mean(1)
+
+
+class KeywordOnly(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, *, x, shift=1.0):
+        return self.layer(x) + shift
+
+
+class PassThrough(nn.Module):
+    """One output is the input, another is given twice."""
+
+    def forward(self, x):
+        y = x * 2
+        return {"same": x, "double": y, "again": y}
+
+
+class BoolInput(nn.Module):
+    def forward(self, x, mask):
+        return torch.where(mask, x, -x).sum(), [x.masked_fill(mask, 0.0), mask.any(1)]
+
+
+class NoisyDropout(nn.Module):
+    """Drops at random even in evaluation mode."""
+
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x += 1
+        return self.layer(x)

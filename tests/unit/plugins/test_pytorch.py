@@ -1,0 +1,165 @@
+"""The source `pytorch`: what a pickled module is called with, what its outputs are called."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from registry_export.entities import Interface, TensorSpec
+from registry_export.errors import SourceError, VerificationError
+from registry_export_plugins.pytorch import PyTorch
+from registry_export_plugins.torchscript import TorchScript
+from tests import models
+from tests.unit.plugins.torch_support import FLAVORS, ROW, save
+
+NOTHING = Interface(inputs=())
+X = np.ones((2, 4), np.float32)
+
+
+def _infer(module, folder, inputs, interface=NOTHING):
+    with PyTorch().open(save(module, folder), interface) as runner:
+        return runner.infer(inputs)
+
+
+def test_a_module_logged_in_training_mode_is_run_in_evaluation_mode(tmp_path):
+    module = models.seeded(models.ConvNet()).train()
+    x = np.random.default_rng(0).standard_normal((3, 1, 8, 8)).astype(np.float32)
+    with PyTorch().open(save(module, tmp_path), NOTHING) as runner:
+        first, second = runner.infer({"x": x}), runner.infer({"x": x})
+    np.testing.assert_array_equal(first["output"], second["output"])
+    with torch.no_grad():
+        expected = module.eval()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(first["output"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (models.ConvNet(), ["output"]),
+        (models.TupleOutput(), ["output_0", "output_1.0", "output_1.2.0", "output_1.2.1"]),
+        (models.DictOutput(), ["zeta", "alpha.sum", "alpha.copy"]),
+        (models.DataclassOutput(), ["scores", "bounds.low", "bounds.high"]),
+        (models.PassThrough(), ["same", "double", "again"]),
+    ],
+)
+def test_outputs_are_named_by_their_place_in_what_forward_returns(module, names, tmp_path):
+    x = np.ones((2, 1, 8, 8), np.float32) if isinstance(module, models.ConvNet) else X
+    assert list(_infer(module, tmp_path, {"x": x})) == names
+
+
+def test_none_is_left_out_and_a_python_number_becomes_an_array_without_axes(tmp_path):
+    outputs = _infer(models.TupleOutput(), tmp_path, {"x": X})
+    assert outputs["output_1.2.1"].shape == ()
+    assert outputs["output_1.2.1"] == 3
+
+
+def test_names_of_a_signature_win_when_it_names_as_many_outputs(tmp_path):
+    declared = Interface(ROW, tuple(TensorSpec(name, "float32", None) for name in "abcd"))
+    assert list(_infer(models.TupleOutput(), tmp_path, {"x": X}, declared)) == list("abcd")
+    fewer = Interface(ROW, (TensorSpec("a", "float32", None),))
+    assert next(iter(_infer(models.TupleOutput(), tmp_path, {"x": X}, fewer))) == "output_0"
+
+
+@pytest.mark.parametrize(
+    ("module", "declared", "resolved"),
+    [
+        (models.TwoInputs(), ["table", "image"], ["table", "image"]),
+        (models.TwoInputs(), ["", ""], ["image", "table"]),
+        (models.TwoInputs(), ["first", "second"], ["first", "second"]),
+        (models.TwoInputs(), ["anything", "image"], ["anything", "image"]),
+        (models.TwoInputs(), [], ["image", "table"]),
+        (models.KeywordOnly(), [""], ["x"]),
+        (models.DictInput(), ["a", "b"], ["a", "b"]),
+    ],
+)
+def test_inputs_are_bound_by_name_where_they_are_parameters_and_by_position_elsewhere(
+    module, declared, resolved, tmp_path
+):
+    interface = Interface(tuple(TensorSpec(name, "float32", None) for name in declared))
+    with PyTorch().open(save(module, tmp_path), interface) as runner:
+        assert [spec.name for spec in runner.interface.inputs] == resolved
+
+
+def test_order_of_a_signature_does_not_swap_the_arguments(tmp_path):
+    module = models.seeded(models.TwoInputs()).eval()
+    image, table = np.ones((2, 6), np.float32), np.zeros((2, 3), np.float32)
+    interface = Interface((TensorSpec("table", "float32", None), TensorSpec("image", "float32", None)))
+    outputs = _infer(module, tmp_path, {"image": image, "table": table}, interface)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(image), torch.from_numpy(table)).numpy()
+    np.testing.assert_allclose(outputs["output"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("inputs", "said"), [({}, "lacks x"), ({"x": X, "y": X}, "no input y"), ({"z": X}, "lacks x")])
+def test_missing_and_unknown_inputs_are_named(inputs, said, tmp_path):
+    with pytest.raises(VerificationError, match=said):
+        _infer(models.DictOutput(), tmp_path, inputs)
+
+
+def test_more_inputs_than_parameters_are_refused(tmp_path):
+    specs = tuple(TensorSpec(name, "float32", None) for name in ("a", "b", "c", "d"))
+    with pytest.raises(SourceError, match="declares 4 inputs"):
+        PyTorch().load(save(models.TwoInputs(), tmp_path), Interface(specs))
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda module: module])
+def test_what_surrounds_a_module_for_training_is_taken_off(wrap, tmp_path):
+    adapter = PyTorch().load(save(wrap(models.DictOutput()), tmp_path), NOTHING)
+    assert type(adapter.wrapped) is models.DictOutput
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_other_precisions_keep_their_dtype(dtype, tmp_path):
+    module = models.KeywordOnly().to(getattr(torch, dtype))
+    outputs = _infer(module, tmp_path, {"x": X.astype(dtype)})
+    assert outputs["output"].dtype == dtype
+
+
+def test_bfloat16_is_shown_as_float32_because_numpy_has_none(tmp_path):
+    outputs = _infer(models.KeywordOnly().bfloat16(), tmp_path, {"x": X})
+    assert outputs["output"].dtype == np.float32
+    assert PyTorch().describe(tmp_path / "data" / "model.pth").precision == "bf16"
+
+
+def test_inputs_are_not_changed_by_a_model_that_works_in_place(tmp_path):
+    x = X.copy()
+    x.flags.writeable = False
+    _infer(models.InPlace(), tmp_path, {"x": x})
+    np.testing.assert_array_equal(x, X)
+
+
+def test_a_state_dict_is_refused_with_what_to_log(tmp_path):
+    path = save(models.DictOutput(), tmp_path)
+    torch.save(models.DictOutput().state_dict(), path)
+    with pytest.raises(SourceError, match=r"not a module.*Log the module itself"):
+        PyTorch().load(path, NOTHING)
+
+
+def test_a_damaged_file_is_an_error_of_the_checkpoint(tmp_path):
+    path = save(models.DictOutput(), tmp_path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(SourceError, match="cannot be read"):
+        PyTorch().load(path, NOTHING)
+
+
+def test_missing_code_names_the_module(tmp_path, monkeypatch):
+    path = save(models.DictOutput(), tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"tests.models", b"absent.model"))
+    with pytest.raises(SourceError, match=r"absent.*code_paths"):
+        PyTorch().load(path, NOTHING)
+
+
+def test_a_scripted_module_in_the_pickles_place_is_torchscript(tmp_path):
+    path = tmp_path / "data" / "model.pth"
+    path.parent.mkdir()
+    torch.jit.script(models.PythonIf()).save(path)
+    assert PyTorch().locate(tmp_path, FLAVORS) is None
+    assert TorchScript().locate(tmp_path, FLAVORS) == path
+
+
+def test_other_flavors_are_not_located(tmp_path):
+    path = save(models.DictOutput(), tmp_path)
+    assert PyTorch().locate(tmp_path, FLAVORS) == path
+    assert PyTorch().locate(tmp_path, {"sklearn": {}}) is None

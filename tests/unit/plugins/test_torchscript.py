@@ -1,0 +1,93 @@
+"""TorchScript by trace and by compilation, from modules and from programs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from registry_export.entities import Interface
+from registry_export.errors import SourceError, UnsupportedModelError
+from registry_export.format import EXPORTED_PROGRAM, TORCH_MODULE, TORCHSCRIPT
+from registry_export_plugins._torch_export import export_program
+from registry_export_plugins.torchscript import TorchScript
+from tests import models
+from tests.unit.plugins.torch_support import CASES, ConversionRequest, assert_same_numbers, convert, make_source
+
+TRACEABLE = [name for name in CASES if name != "cond"]
+
+
+@pytest.mark.parametrize("name", TRACEABLE)
+def test_modules_are_traced_without_fixing_their_sizes(name, tmp_path):
+    case = CASES[name]
+    source = make_source(models.seeded(case.make()).eval(), case.inputs, tmp_path)
+    path, _ = convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path)
+    assert_same_numbers(TorchScript(), path, source)
+    inputs = TorchScript().describe(path).interface.inputs
+    assert {s.name for s in inputs} == {s.name for s in source.interface.inputs}
+
+
+@pytest.mark.parametrize("name", ["conv", "residual", "lstm", "python_if", "bool"])
+def test_source_is_compiled_when_asked(name, tmp_path):
+    case = CASES[name]
+    source = make_source(models.seeded(case.make()).eval(), case.inputs, tmp_path)
+    path, result = convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path, method="script")
+    assert [attempt.way for attempt in result.attempts] == ["torch.jit.script"]
+    assert_same_numbers(TorchScript(), path, source)
+
+
+def test_a_trace_that_would_keep_one_branch_is_given_up_for_the_source(tmp_path):
+    source = make_source(models.seeded(models.PythonIf()), CASES["python_if"].inputs, tmp_path)
+    _, result = convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path)
+    assert [attempt.way for attempt in result.attempts] == ["torch.jit.trace", "torch.jit.script"]
+    assert "models.py" in result.attempts[0].error
+
+
+def test_what_cannot_be_compiled_is_refused_with_the_other_method(tmp_path):
+    source = make_source(models.DataclassOutput(), CASES["dataclass"].inputs, tmp_path)
+    with pytest.raises(UnsupportedModelError, match="method=trace"):
+        convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path, method="script")
+
+
+def test_freezing_inlines_the_weights(tmp_path):
+    source = make_source(models.seeded(models.ConvNet()), CASES["conv"].inputs, tmp_path)
+    path, _ = convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path, freeze=True)
+    assert list(TorchScript().load(path, source.interface).parameters()) == []
+    assert_same_numbers(TorchScript(), path, source)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("cond", "python_if")])
+def test_programs_are_traced_without_fixing_their_sizes(name, tmp_path):
+    case = CASES[name]
+    source = make_source(models.seeded(case.make()).eval(), case.inputs, tmp_path)
+    request = ConversionRequest({}, source.interface, source.runs[0][0], tmp_path)
+    program = export_program(source.load(), request).program
+    path, _ = convert(TorchScript(), EXPORTED_PROGRAM, program, source, tmp_path)
+    assert_same_numbers(TorchScript(), path, source)
+
+
+def test_a_program_with_branches_is_refused(tmp_path):
+    source = make_source(models.Cond(), CASES["cond"].inputs, tmp_path)
+    request = ConversionRequest({}, source.interface, source.runs[0][0], tmp_path)
+    program = export_program(source.load(), request).program
+    with pytest.raises(UnsupportedModelError, match="cond"):
+        convert(TorchScript(), EXPORTED_PROGRAM, program, source, tmp_path)
+
+
+def test_a_program_cannot_be_compiled_and_says_why():
+    conversion = next(c for c in TorchScript().conversions if c.kind == EXPORTED_PROGRAM)
+    assert "no source" in conversion.accepts({"method": "script"})
+    assert conversion.accepts({"method": "trace"}) == ""
+
+
+def test_torchscript_is_kept_as_it_is(tmp_path):
+    source = make_source(models.seeded(models.PythonIf()), CASES["python_if"].inputs, tmp_path)
+    scripted = torch.jit.script(source.load().wrapped)
+    path, _ = convert(TorchScript(), TORCHSCRIPT, scripted, source, tmp_path)
+    assert_same_numbers(TorchScript(), path, source)
+
+
+def test_what_is_no_torchscript_is_an_error_of_the_checkpoint(tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(SourceError, match="cannot be read"):
+        TorchScript().load(path, Interface(inputs=()))
