@@ -25,7 +25,7 @@ demo: $(READY)  ## Train a digits classifier, promote it, watch its exports appe
 	$(BIN)/registry-export demo $(if $(filter 0,$(KEEP)),--no-keep,)
 
 test: $(READY) lint  ## All checks and all tests but the slow ones
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow' --ignore=tests/benchmarks
 
 test-all: $(READY) lint  ## Everything, the slow tests (other MLflow versions) too
 	$(PYTEST)
