@@ -158,10 +158,10 @@ def _no_route(
             f"{target.variant} needs packages that are not installed: {missing}.",
             remedy=f"Run `{command}`." if command else "",
         )
-    reason = _refusal(source, target, format_)
+    reason, article = _refusal(source, target, format_), "an" if source.name[0] in "aeio" else "a"
     reachable = sorted({name for name, other in formats.items() if other.kind and _reaches(other, format_, formats)})
     return UnsupportedTargetError(
-        f"{target.variant} cannot be made from a {source.name} checkpoint{': ' + reason if reason else ''}.",
+        f"{target.variant} cannot be made from {article} {source.name} checkpoint{': ' + reason if reason else ''}.",
         remedy=f"It can be made from: {', '.join(reachable) or 'nothing that is installed'}.",
     )
 
