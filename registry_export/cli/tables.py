@@ -29,7 +29,7 @@ def print_json(value: object) -> None:
 
 def print_targets(targets: Sequence[TargetResult]) -> None:
     """Print what became of each target, and below the table why some are not verified."""
-    head = ("variant", "status", "opset", "size", "max abs diff", "seconds")
+    head = ("variant", "status", "version", "size", "max abs diff", "seconds")
     print_table(head, [_target_row(target) for target in targets])
     for target in targets:
         reason = _reason(target)
@@ -37,27 +37,17 @@ def print_targets(targets: Sequence[TargetResult]) -> None:
             click.echo(f"{target.variant}: {' '.join(reason.split())}")
 
 
-def size(size_bytes: int | None) -> str:
-    """A size as people read it, in powers of ten like MLflow's pages."""
-    if size_bytes is None:
-        return ""
-    number, units = float(size_bytes), iter(("B", "kB", "MB", "GB"))
-    unit = next(units)
-    while number >= 1000 and unit != "GB":
-        number, unit = number / 1000, next(units)
-    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-
-
 def _target_row(target: TargetResult) -> tuple[str, ...]:
+    from registry_export.report.text import number_text, size_text, version_text
+
     metrics = target.verification.metrics if target.verification else None
     difference = metrics.max_abs_diff if metrics else None
-    opset = target.opset_version if target.opset_version is not None else target.format_version
     return (
         target.variant,
         f"{target.status}{' (kept)' if target.reused else ''}",
-        "" if opset is None else str(opset),
-        size(target.size_bytes),
-        "" if difference is None else f"{difference:.1e}",
+        version_text(target),
+        "" if target.size_bytes is None else size_text(target.size_bytes),
+        "" if difference is None else number_text(difference),
         "" if target.convert_seconds is None else f"{target.convert_seconds:.1f}",
     )
 
