@@ -1,12 +1,11 @@
-"""ONNX files: read, brought to an opset, given names, checked, written, described.
+"""ONNX files: read, given names, checked, written, described.
 
 Source: https://github.com/onnx/onnx/blob/main/docs/IR.md
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,14 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from registry_export.entities import Dimension, Interface, TensorSpec
 from registry_export.errors import ConversionError, SourceError
 from registry_export_plugins._onnx_names import give_names
-
-_SINGLE_FILE_BYTES = 1_500_000_000
-"""Protobuf ends at 2 GiB; weights beyond this size are laid beside the file."""
+from registry_export_plugins._onnx_opsets import (
+    LARGEST_IN_ONE_FILE,
+    first_line,
+    graphs_of,
+    opset_of,
+    to_opset,
+    weight_bytes,
+)
 
 _DTYPES = {"float": "float32", "double": "float64"}
 
@@ -50,7 +54,7 @@ def external_files(path: Path) -> tuple[str, ...]:
         SourceError: One of them is missing, or lies outside of the model's folder.
     """
     model = read(path, weights=False)
-    tensors = [tensor for graph in _graphs(model) for tensor in graph.initializer]
+    tensors = [tensor for graph in graphs_of(model) for tensor in graph.initializer]
     names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
     for name in names:
         file = (path.parent / name).resolve()
@@ -60,88 +64,6 @@ def external_files(path: Path) -> tuple[str, ...]:
                 remedy="Log the model with all of its files.",
             )
     return tuple(sorted(names))
-
-
-def opset_of(model: ModelProto) -> int:
-    """Return the opset of the default domain; 0 where the model imports none."""
-    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-
-
-def to_opset(model: ModelProto, version: int) -> ModelProto:
-    """Bring a model to an opset.
-
-    ONNX's own converter first, then onnxscript's; each is believed only when the result says the right
-    opset and passes the full check.
-
-    Raises:
-        ConversionError: Neither gets there.
-    """
-    if opset_of(model) == version:
-        return model
-    newest = onnx.defs.onnx_opset_version()
-    if version > newest:
-        raise ConversionError(
-            f"onnx {onnx.__version__} knows opsets up to {newest}, not {version}.",
-            remedy="Ask for a lower opset_version, or install a newer onnx.",
-        )
-    problems = []
-    for name, convert in (("onnx", _by_onnx), ("onnxscript", _by_onnxscript)):
-        try:
-            converted = convert(model, version)
-        except Exception as error:  # noqa: BLE001  converters raise whatever an operator's adapter raises; reported below
-            problems.append(f"{name}: {_first_line(error)}")
-            continue
-        if opset_of(converted) != version:
-            problems.append(f"{name}: it returned opset {opset_of(converted)}")
-            continue
-        problem = problem_of(converted)
-        if not problem:
-            return converted
-        problems.append(f"{name}: {problem}")
-    raise ConversionError(
-        f"Opset {version} is out of reach: the model comes as opset {opset_of(model)}, and neither converter "
-        f"gets it from there ({'; '.join(problems)}).",
-        remedy="Ask for another opset_version.",
-    )
-
-
-def _by_onnx(model: ModelProto, version: int) -> ModelProto:
-    from onnx import version_converter
-
-    converted: ModelProto = version_converter.convert_version(model, version)
-    return _with_ir_version(converted)
-
-
-def _by_onnxscript(model: ModelProto, version: int) -> ModelProto:
-    import onnx_ir
-    import onnxscript.version_converter
-
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    intermediate = onnx_ir.from_proto(model)
-    onnxscript.version_converter.convert_version(intermediate, version, fallback=False)
-    converted: ModelProto = onnx_ir.to_proto(intermediate)
-    return _with_ir_version(converted)
-
-
-def _with_ir_version(model: ModelProto) -> ModelProto:
-    """Raise the IR version to what the opsets ask for; it is never lowered."""
-    known = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx", "ai.onnx.ml")]
-    model.ir_version = max(model.ir_version, onnx.helper.find_min_ir_version_for(known))
-    return model
-
-
-def problem_of(model: ModelProto) -> str:
-    """Run ONNX's full check and return what it finds; empty when the model is valid.
-
-    A model too large to be checked in memory is checked when it is written.
-    """
-    if model.ByteSize() > _SINGLE_FILE_BYTES:
-        return ""
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return _first_line(error)
-    return ""
 
 
 def finish(
@@ -179,14 +101,14 @@ def _optimized(model: ModelProto) -> ModelProto:
     try:
         slimmed: ModelProto = onnxslim.slim(model)
     except Exception as error:  # onnxslim raises whatever a pattern or a shape inference raises
-        raise ConversionError(f"onnxslim could not optimize the model: {_first_line(error)}") from error
+        raise ConversionError(f"onnxslim could not optimize the model: {first_line(error)}") from error
     return to_opset(slimmed, opset)
 
 
 def _strip(model: ModelProto) -> None:
     """Take away what tells of the machine that exported, so that equal models are equal files."""
     del model.metadata_props[:]
-    for graph in _graphs(model):
+    for graph in graphs_of(model):
         graph.doc_string = ""
         del graph.metadata_props[:]
         for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -200,24 +122,13 @@ def _strip(model: ModelProto) -> None:
             del node.metadata_props[:]
 
 
-def _graphs(model: ModelProto) -> Iterator[Any]:
-    waiting = [model.graph]
-    while waiting:
-        graph = waiting.pop()
-        yield graph
-        for node in graph.node:
-            for attribute in node.attribute:
-                waiting += [attribute.g] if attribute.HasField("g") else []
-                waiting += attribute.graphs
-
-
 def write(model: ModelProto, output: Path) -> None:
     """Write one file, or two where one would be too large, and check what was written.
 
     Raises:
         ConversionError: It is not valid.
     """
-    if model.ByteSize() > _SINGLE_FILE_BYTES:
+    if weight_bytes(model) > LARGEST_IN_ONE_FILE:
         data = output.name + ".data"
         onnx.save(model, str(output), save_as_external_data=True, all_tensors_to_one_file=True, location=data)
     else:
@@ -225,7 +136,7 @@ def write(model: ModelProto, output: Path) -> None:
     try:
         onnx.checker.check_model(str(output), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ConversionError(f"The ONNX file that was written is not valid: {_first_line(error)}") from error
+        raise ConversionError(f"The ONNX file that was written is not valid: {first_line(error)}") from error
 
 
 def interface_of(model: ModelProto) -> Interface:
@@ -262,11 +173,11 @@ def dtype_name(element_type: int) -> str:
 
 def precision_of(model: ModelProto) -> str:
     """Name the precision: `int8` where weights or activations are quantized, else what most weights have."""
-    operators = {node.op_type for graph in _graphs(model) for node in graph.node}
+    operators = {node.op_type for graph in graphs_of(model) for node in graph.node}
     if operators & {"QuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}:
         return "int8"
     counts: dict[str, int] = {}
-    for graph in _graphs(model):
+    for graph in graphs_of(model):
         for tensor in graph.initializer:
             elements = 1
             for size in tensor.dims:
@@ -279,15 +190,9 @@ def precision_of(model: ModelProto) -> str:
 
 def count_nodes(model: ModelProto) -> int:
     """Count the nodes of all graphs."""
-    return sum(len(graph.node) for graph in _graphs(model))
+    return sum(len(graph.node) for graph in graphs_of(model))
 
 
 def opset_imports(model: ModelProto) -> Mapping[str, int]:
     """Return every opset by domain; the default domain is `ai.onnx`."""
     return {entry.domain or "ai.onnx": int(entry.version) for entry in model.opset_import}
-
-
-def _first_line(error: BaseException, limit: int = 300) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -12,7 +12,7 @@ import torch
 from registry_export.entities import Attempt
 from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import ConversionRequest
-from registry_export_plugins._torch_calls import first_line, flatten
+from registry_export_plugins._torch_calls import first_line, flatten, without_deprecations
 from registry_export_plugins._torch_modules import TorchAdapter, to_tensor
 from registry_export_plugins._torch_plain import no_fast_path
 from registry_export_plugins._torch_programs import ProgramCall
@@ -80,7 +80,7 @@ def export_program(adapter: TorchAdapter, request: ConversionRequest) -> Exporte
 
 
 def _export(adapter: TorchAdapter, inputs: tuple[torch.Tensor, ...], shapes: Any) -> torch.export.ExportedProgram:
-    with torch.no_grad(), no_fast_path():
+    with torch.no_grad(), no_fast_path(), without_deprecations():
         return torch.export.export(adapter, inputs, dynamic_shapes=shapes, strict=False)
 
 

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from registry_export.entities import Interface
 from registry_export.errors import ConversionError, UnsupportedModelError
-from registry_export_plugins._torch_calls import first_line
+from registry_export_plugins._torch_calls import first_line, without_deprecations
 from registry_export_plugins._torch_modules import with_argument_names
 from registry_export_plugins._torch_plain import OPERATORS, no_fast_path
 from registry_export_plugins._torch_programs import ProgramCall
@@ -59,8 +59,7 @@ def script(module: torch.nn.Module) -> torch.jit.ScriptModule:
     if isinstance(module, torch.jit.ScriptModule):
         return module
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with without_deprecations():
             return torch.jit.script(module)
     except Exception as error:  # the compiler raises errors of many classes, none of them its own
         raise UnsupportedModelError(

@@ -156,12 +156,13 @@ class Onnx:
     def describe(self, path: Path) -> Description:
         """Read opsets, inputs, outputs and precision from the file; its weights stay where they are."""
         from registry_export_plugins import _onnx_files as files
+        from registry_export_plugins._onnx_opsets import opset_of
 
         model = files.read(path, weights=False)
         producer = f"{model.producer_name} {model.producer_version}".strip()
         return Description(
             interface=files.interface_of(model),
-            opset_version=files.opset_of(model),
+            opset_version=opset_of(model),
             opset_imports=files.opset_imports(model),
             ir_version=int(model.ir_version),
             precision=files.precision_of(model),

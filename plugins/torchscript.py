@@ -74,10 +74,13 @@ def _save(
 ) -> ConversionResult:
     import torch
 
+    from registry_export_plugins._torch_calls import without_deprecations
+
     try:
-        if request.options[FREEZE.name]:
-            module = torch.jit.freeze(module.eval())
-        torch.jit.save(module, str(output))
+        with without_deprecations():
+            if request.options[FREEZE.name]:
+                module = torch.jit.freeze(module.eval())
+            torch.jit.save(module, str(output))
     except RuntimeError as error:
         raise ConversionError(f"TorchScript could not be frozen or saved: {error}") from error
     return ConversionResult(attempts, notes)
@@ -119,8 +122,11 @@ class TorchScript:
         """Load a `torch.jit.ScriptModule` in evaluation mode, on the CPU."""
         import torch
 
+        from registry_export_plugins._torch_calls import without_deprecations
+
         try:
-            module = torch.jit.load(str(path), map_location="cpu")
+            with without_deprecations():
+                module = torch.jit.load(str(path), map_location="cpu")
         except (RuntimeError, ValueError, OSError) as error:
             raise SourceError(f"{path.name} cannot be read as TorchScript: {error}") from error
         return module.eval()

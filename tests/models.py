@@ -229,3 +229,16 @@ class InPlace(nn.Module):
     def forward(self, x):
         x += 1
         return self.layer(x)
+
+
+class Cache:
+    """Neither tensor nor container, as a key-value cache is."""
+
+
+class WithCache(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return {"y": self.layer(x), "cache": Cache()}
