@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry_export.entities import Interface, SourceRecord
+from registry_export.entities import Interface, SourceRecord, TensorSpec
 from registry_export.errors import UnsupportedSourceError
 from registry_export.format import Format
 from registry_export.inference import Origin
@@ -37,7 +37,7 @@ class Checkpoint:
         return Origin(
             format=self.format.name,
             path=str(self.path),
-            interface=self.files.interface or Interface(inputs=()),
+            interface=self.files.interface or _interface_of_example(self.files),
             code_paths=tuple(str(path) for path in self.files.code_paths),
         )
 
@@ -48,6 +48,15 @@ class Checkpoint:
             return False
         write_tensors(folder, {name or str(position): array for position, (name, array) in enumerate(example)})
         return True
+
+
+def _interface_of_example(files: ModelFiles) -> Interface:
+    """Take names and dtypes from the example where there is no signature: MLflow infers none for several outputs.
+
+    Without it a model with optional arguments would be called with the others alone.
+    """
+    example = files.example or ()
+    return Interface(tuple(TensorSpec(name, array.dtype.name, None) for name, array in example))
 
 
 def read_checkpoint(folder: Path, formats: Mapping[str, Format]) -> Checkpoint:
