@@ -30,6 +30,7 @@ _RESERVED_OPTIONS = ("required", "samples")
 _OWN_PACKAGE = "registry-export"
 
 _log = logging.getLogger(__name__)
+_said: set[tuple[str, str, str]] = set()
 
 
 def discover_formats(entry_points: Iterable[EntryPoint] | None = None) -> Mapping[str, Format]:
@@ -120,6 +121,10 @@ def _members() -> Iterable[str]:
 
 
 def _leave_out(entry_point: EntryPoint, reason: str) -> None:
+    said = (entry_point.name, entry_point.value, reason)
+    if said in _said:
+        return  # a worker looks for formats several times a job
+    _said.add(said)
     _log.warning("the format %r of %s is left out: %s", entry_point.name, _owner(entry_point), reason)
 
 

@@ -34,7 +34,7 @@ class Settings:
         ledger_uri: SQLAlchemy URL of the database that keeps the jobs.
         config_path: The rules' file; None when there is none.
         child_timeout_s: Time limit of one conversion or inference, in seconds.
-        child_memory_bytes: Memory limit of one child process; None: no limit.
+        child_memory_bytes: Memory limit of one child process; None: four fifths of the machine's.
         workspace: The MLflow workspace to work in; None where the server has no workspaces.
     """
 

@@ -185,8 +185,8 @@ class ChildPool:
         self.limits = limits or Limits()
         self.cancelled = threading.Event()
         self._folder = Path(tempfile.mkdtemp(prefix="registry-export-"))
-        self._parents: dict[str, _WarmParent] = {}
-        self._locks: dict[str, threading.Lock] = {}
+        self._parents: dict[_Key, _WarmParent] = {}
+        self._locks: dict[_Key, threading.Lock] = {}
         self._lock = threading.Lock()
         self._count = 0
 
@@ -261,11 +261,12 @@ class ChildPool:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _parent(self, toolchain: Toolchain) -> _WarmParent:
+        key = _key(toolchain)
         with self._lock:
-            lock = self._locks.setdefault(toolchain.name, threading.Lock())
+            lock = self._locks.setdefault(key, threading.Lock())
         with lock:
             with self._lock:
-                parent = self._parents.get(toolchain.name)
+                parent = self._parents.get(key)
                 if parent is not None and parent.alive:
                     parent.active += 1
                     return parent
@@ -274,7 +275,7 @@ class ChildPool:
             folder.mkdir(mode=0o700)
             fresh = _WarmParent(toolchain, folder)
             with self._lock:
-                self._parents[toolchain.name] = fresh
+                self._parents[key] = fresh
                 fresh.active += 1
             return fresh
 
@@ -304,6 +305,14 @@ class ChildPool:
         if used > limits.memory:
             return _out_of_memory(limits, f"It used {used / 1e9:.1f} GB and was killed")
         return None
+
+
+_Key = tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]]
+
+
+def _key(toolchain: Toolchain) -> _Key:
+    """Two packages may call different toolchains by one name; they get a parent each."""
+    return toolchain.name, toolchain.modules, tuple(sorted(toolchain.environment.items()))
 
 
 class _Lines:

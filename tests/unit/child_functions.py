@@ -57,3 +57,9 @@ def eat(arguments):
 
 def grab(arguments):
     return len(bytearray(1 << 44))
+
+
+def imported(arguments):
+    import sys
+
+    return arguments["module"] in sys.modules

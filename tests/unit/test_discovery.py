@@ -112,9 +112,7 @@ def test_a_broken_plugin_is_left_out_with_its_reason_and_the_others_stay(
 
 
 def test_an_unknown_format_lists_the_choices() -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"unknown format 'onxx'; did you mean .onnx.\? The choices are onnx"
-    ):
+    with pytest.raises(ConfigurationError, match=r"unknown format 'onxx'; did you mean .onnx.\? The choices are onnx"):
         format_named(stub_formats.FORMATS, "onxx")
 
 

@@ -120,7 +120,7 @@ def test_children_of_one_parent_run_side_by_side(pool, tmp_path):
 def test_a_killed_parent_costs_one_call_and_is_replaced(tmp_path):
     with ChildPool() as pool:
         pool.call(PLAIN, HERE + "echo", {}, tmp_path)
-        parent = pool._parents["plain"].process
+        parent = next(iter(pool._parents.values())).process
         parent.send_signal(signal.SIGKILL)
         parent.wait()
         assert pool.call(PLAIN, HERE + "echo", {"again": 1}, tmp_path).value == {"again": 1}
@@ -144,3 +144,10 @@ def test_closing_leaves_no_process_behind(tmp_path):
         pool.call(PLAIN, HERE + "echo", {}, tmp_path)
         assert {p.pid for p in psutil.Process().children(recursive=True)} - before
     assert not {p.pid for p in psutil.Process().children(recursive=True)} - before
+
+
+def test_toolchains_of_one_name_and_other_modules_do_not_share_a_parent(pool, tmp_path):
+    pool.call(PLAIN, HERE + "surroundings", {}, tmp_path)
+    other = Toolchain(PLAIN.name, ("json", "wave"))
+    assert pool.call(other, HERE + "imported", {"module": "wave"}, tmp_path).value
+    assert not pool.call(PLAIN, HERE + "imported", {"module": "wave"}, tmp_path).value
