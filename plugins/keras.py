@@ -125,11 +125,19 @@ def _load(path: Path) -> Any:
         return keras.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=False)
     except (TypeError, ImportError, AttributeError) as error:
         raise SourceError(
-            f"The Keras model {path.name} cannot be loaded: {error}",
-            remedy="Register its classes with keras.saving.register_keras_serializable and log them as code_paths.",
+            f"The Keras model {path.name} cannot be loaded: {_cause(error)}",
+            remedy="Log it with mlflow.tensorflow.log_model, which keeps classes registered with "
+            "keras.saving.register_keras_serializable, and name the files that define them in code_paths.",
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
-        raise SourceError(f"The Keras model {path.name} cannot be loaded: {error}") from error
+        raise SourceError(f"The Keras model {path.name} cannot be loaded: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """Return what Keras says without the configuration that it prints behind it and the advice for its author."""
+    innermost = str(error).split("Exception encountered:")[-1]
+    text = innermost.split("Full object config:")[0].split("Make sure custom classes")[0]
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _unpickled(path: Path) -> dict[str, Any]:

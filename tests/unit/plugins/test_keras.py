@@ -118,3 +118,18 @@ def test_other_flavors_are_not_taken_for_keras(tmp_path: Path):
     (tmp_path / "data").mkdir()
     assert Keras().locate(tmp_path, {"tensorflow": {"saved_model_dir": "tf2model"}}) is None
     assert Keras().locate(tmp_path, {"onnx": {"data": "model.onnx"}}) is None
+
+
+def test_a_class_that_is_not_here_is_named_without_its_configuration(tmp_path: Path):
+    import keras
+
+    @keras.saving.register_keras_serializable("tests")
+    class Absent(keras.layers.Layer):
+        pass
+
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.layers.Input((4,)), Absent()]).save(path)
+    keras.saving.get_custom_objects().pop("tests>Absent")
+    with pytest.raises(SourceError, match=r"'Absent'.*mlflow\.tensorflow\.log_model") as caught:
+        Keras().load(path, UNKNOWN)
+    assert "config" not in str(caught.value)
