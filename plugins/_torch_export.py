@@ -39,10 +39,32 @@ def trace_inputs(request: ConversionRequest) -> tuple[torch.Tensor, ...]:
 
 
 def left_out(adapter: TorchAdapter, request: ConversionRequest) -> tuple[str, ...]:
-    """Say which parts of the module's return value are no tensors, and so are in no export."""
+    """Say what of the module's own answers is in no export.
+
+    That is what is no tensor, and the zeros that fused transformer layers write at padded positions.
+    """
+    inputs = trace_inputs(request)
     with torch.no_grad():
-        dropped = flatten(adapter.call(trace_inputs(request))).dropped
-    return (f"Left out of the outputs, being no tensor: {', '.join(dropped)}.",) if dropped else ()
+        own = flatten(adapter.call(inputs))
+        remarks = (f"Left out of the outputs, being no tensor: {', '.join(own.dropped)}.",) if own.dropped else ()
+        if not any(isinstance(module, torch.nn.TransformerEncoder) for module in adapter.modules()):
+            return remarks
+        with no_fast_path():
+            plain = flatten(adapter.call(inputs))
+    if all(_close(a, b) for a, b in zip(own.tensors, plain.tensors, strict=True)):
+        return remarks
+    return (*remarks, _ZEROED)
+
+
+_ZEROED = (
+    "In evaluation mode PyTorch's fused nn.TransformerEncoder sets padded positions to zero, which changes this "
+    "model's outputs and which no export does. Build the encoder with enable_nested_tensor=False, or keep padded "
+    "positions out of the result, and log the model again."
+)
+
+
+def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 def export_program(adapter: TorchAdapter, request: ConversionRequest) -> Exported:

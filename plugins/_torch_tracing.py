@@ -35,8 +35,17 @@ def trace(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[torc
             # The trace is judged at other sizes later on; running it twice more here would tell less.
             traced = torch.jit.trace(module, tuple(inputs), check_trace=False, strict=False)
         except Exception as error:  # tracing raises whatever the model raises
+            if "dynamo-optimized function" in str(error):
+                raise _no_word_for("torch.cond or another control flow operator") from error
             raise ConversionError(f"torch.jit.trace refused the model: {first_line(error)}") from error
     return traced, tuple(dict.fromkeys(_frozen(warning) for warning in caught if _decides(warning)))
+
+
+def _no_word_for(what: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"The model contains {what}, which TorchScript has no word for.",
+        remedy="Export onnx or exported_program, or log the module pickled with the branch as a Python `if`.",
+    )
 
 
 def _decides(warning: warnings.WarningMessage) -> bool:
@@ -105,10 +114,7 @@ def _unguarded(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
     module = program.module()
     for node in module.graph.nodes:
         if isinstance(node.target, torch._ops.HigherOrderOperator):
-            raise UnsupportedModelError(
-                f"The program contains {node.target.name()}, which a trace cannot follow.",
-                remedy="Log the module pickled and export it with method=script.",
-            )
+            raise _no_word_for(f"torch.{node.target.name()}")
     for node in [node for node in module.graph.nodes if node.op == "call_module" and node.target == "_guards_fn"]:
         module.graph.erase_node(node)
     checks = ("_assert", "sym_constrain_range")

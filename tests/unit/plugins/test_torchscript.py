@@ -11,7 +11,14 @@ from registry_export.format import EXPORTED_PROGRAM, TORCH_MODULE, TORCHSCRIPT
 from registry_export_plugins._torch_export import export_program
 from registry_export_plugins.torchscript import TorchScript
 from tests import models
-from tests.unit.plugins.torch_support import CASES, ConversionRequest, assert_same_numbers, convert, make_source
+from tests.unit.plugins.torch_support import (
+    CASES,
+    ConversionRequest,
+    assert_same_numbers,
+    convert,
+    make_source,
+    spec,
+)
 
 TRACEABLE = [name for name in CASES if name != "cond"]
 
@@ -69,8 +76,22 @@ def test_a_program_with_branches_is_refused(tmp_path):
     source = make_source(models.Cond(), CASES["cond"].inputs, tmp_path)
     request = ConversionRequest({}, source.interface, source.runs[0][0], tmp_path)
     program = export_program(source.load(), request).program
-    with pytest.raises(UnsupportedModelError, match="cond"):
+    with pytest.raises(UnsupportedModelError, match=r"torch\.cond.*no word"):
         convert(TorchScript(), EXPORTED_PROGRAM, program, source, tmp_path)
+
+
+def test_a_module_with_cond_is_refused_by_that_name(tmp_path):
+    source = make_source(models.Cond(), CASES["cond"].inputs, tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"torch\.cond.*no word"):
+        convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_zeros_that_only_fused_layers_write_at_padded_positions_are_told(nested, tmp_path):
+    specs = (spec("x", "float32", "batch", "seq", 8),)
+    source = make_source(models.seeded(models.Padded(nested=nested)), specs, tmp_path)
+    _, result = convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path)
+    assert any("enable_nested_tensor=False" in note for note in result.notes) is nested
 
 
 def test_a_program_cannot_be_compiled_and_says_why():
