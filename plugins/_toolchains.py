@@ -21,7 +21,14 @@ _ANY_OPSET = {"ALLOW_RELEASED_ONNX_OPSET_ONLY": "0"}
 
 TORCH = Toolchain(
     name="torch",
-    modules=("torch", "torch.export", "torch.onnx", *installed("onnx", "onnxscript", "onnxruntime")),
+    # torch.export imports torch._dynamo, and onnxscript its version converter, when first called: seconds in each child.
+    modules=(
+        "torch",
+        "torch._dynamo",
+        "torch.export",
+        "torch.onnx",
+        *installed("onnx", "onnx.version_converter", "onnxscript", "onnxscript.version_converter", "onnxruntime"),
+    ),
     # The converters run on the CPU; a visible GPU would only cost time and memory.
     environment={"CUDA_VISIBLE_DEVICES": "", **_ANY_OPSET},
 )
