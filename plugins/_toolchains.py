@@ -21,7 +21,7 @@ _ANY_OPSET = {"ALLOW_RELEASED_ONNX_OPSET_ONLY": "0"}
 
 TORCH = Toolchain(
     name="torch",
-    # torch.export imports torch._dynamo, and onnxscript its version converter, when first called: seconds in each child.
+    # torch.export imports torch._dynamo, and onnxscript its converter, when first called: seconds in each child.
     modules=(
         "torch",
         "torch._dynamo",
