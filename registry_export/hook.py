@@ -42,8 +42,8 @@ def attach_to_mlflow(*store_arguments: Any) -> None:
     """
     if store_arguments:
         raise ValueError(
-            "registry-export-hook is no registry store. Give `mlflow server` the URI of your own database: "
-            "the hook is on by being installed."
+            "registry-export-hook is no registry store. Give `mlflow server` the URI of your own database "
+            "(sqlite:///..., postgresql+psycopg2://...): the hook is on by being installed."
         )
     from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModelAlias
     from sqlalchemy import event
@@ -80,7 +80,7 @@ def _version_updated(_mapper: Any, connection: Connection, target: Any) -> None:
     from registry_export.outbox import UNPROMOTED_STAGES
 
     if _was_assigned(target, "current_stage") and target.current_stage not in UNPROMOTED_STAGES:
-        _queue(connection, target, f"stage:{target.current_stage}")
+        _queue(connection, target, f"stage:{target.current_stage}", previous=_earlier(target, "current_stage"))
 
 
 @_harmless
@@ -96,17 +96,23 @@ def _version_inserted(_mapper: Any, connection: Connection, target: Any) -> None
 @_harmless
 def _alias_set(_mapper: Any, connection: Connection, target: Any) -> None:
     """An alias was set for the first time."""
-    from registry_export.outbox import VERIFIED_ALIAS_SUFFIX
+    from registry_export.outbox import ABSENT
 
-    if not target.alias.endswith(VERIFIED_ALIAS_SUFFIX):
-        _queue(connection, target, f"alias:{target.alias}")
+    _queue_alias(connection, target, ABSENT)
 
 
 @_harmless
-def _alias_updated(mapper: Any, connection: Connection, target: Any) -> None:
+def _alias_updated(_mapper: Any, connection: Connection, target: Any) -> None:
     """An alias was moved, or set again where it was; renaming its model touches the row without assigning a version."""
     if _was_assigned(target, "version"):
-        _alias_set(mapper, connection, target)
+        _queue_alias(connection, target, _earlier(target, "version"))
+
+
+def _queue_alias(connection: Connection, target: Any, previous: str | None) -> None:
+    from registry_export.outbox import VERIFIED_ALIAS_SUFFIX
+
+    if not target.alias.endswith(VERIFIED_ALIAS_SUFFIX):
+        _queue(connection, target, f"alias:{target.alias}", previous=previous)
 
 
 def _was_assigned(target: Any, attribute: str) -> bool:
@@ -116,12 +122,27 @@ def _was_assigned(target: Any, attribute: str) -> bool:
     return attribute in inspect(target).committed_state
 
 
+def _earlier(target: Any, attribute: str) -> str | None:
+    """What the database has had in an assigned attribute; None where the session never loaded it."""
+    from sqlalchemy import inspect
+
+    value = inspect(target).committed_state.get(attribute)
+    return str(value) if isinstance(value, (str, int)) else None
+
+
 def _pending_tags(target: Any) -> dict[str, Any]:
     """The tags that come with a new version and are written after it, by key; never loads anything."""
     return {tag.key: tag for tag in target.__dict__.get("model_version_tags", ())}
 
 
-def _queue(connection: Connection, target: Any, trigger: str, *, pending_tags: dict[str, Any] | None = None) -> None:
+def _queue(
+    connection: Connection,
+    target: Any,
+    trigger: str,
+    *,
+    previous: str | None = None,
+    pending_tags: dict[str, Any] | None = None,
+) -> None:
     """Write the outbox row and the `queued` tag, both or neither, without harm to the transaction around them."""
     from registry_export.outbox import STATUS_TAG, outbox
 
@@ -140,6 +161,7 @@ def _queue(connection: Connection, target: Any, trigger: str, *, pending_tags: d
                 "version": str(target.version),
                 "trigger": trigger,
                 "previous_status": pending.value if pending is not None else tags.get(STATUS_TAG),
+                "previous": previous,
             }
             _insert(connection, outbox, row)
             if pending is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, inspect
+from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, Text, inspect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -26,6 +26,9 @@ VERIFIED_ALIAS_SUFFIX = "-verified"
 
 UNPROMOTED_STAGES = frozenset({"None", "Archived", "Deleted_Internal"})
 """The stages that are no promotion. MLflow marks a deleted version with the last one."""
+
+ABSENT = ""
+"""What stands in `previous` where the promotion created the alias."""
 
 _COPY_SOURCE = re.compile(r"models:/+(?P<name>[^/@]+)/(?P<version>\d+)/?")
 
@@ -79,6 +82,13 @@ outbox = Table(
     Column("trigger", String(300), nullable=False),
     # What the status tag said before the hook wrote `queued`, for a promotion that no rule wants.
     Column("previous_status", String(64), nullable=True),
+    # What the promotion replaced, to be put back if its export fails: the earlier stage, or the version that the alias
+    # pointed to, `ABSENT` where there was none. NULL: nothing to put back, or not known.
+    Column("previous", String(32), nullable=True),
+    # A JSON object for what only the promotion's own transaction can know and a later hook may tell: who asked, which
+    # versions a transition archived. MLflow's tables do not name the user, so nothing is written yet; readers pass over
+    # keys that they do not know. Gates and approvals are no promotions: they will have tables of their own.
+    Column("details", Text, nullable=True),
     Column("created_at_ms", BigInteger, nullable=False),
     sqlite_autoincrement=True,
 )

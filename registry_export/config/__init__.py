@@ -6,6 +6,7 @@ format declares, `rules` puts the file together. Nothing here imports a format o
 
 from registry_export.config.places import Place
 from registry_export.config.rules import (
+    REVERT,
     STAGES,
     TARGETS_TAG,
     Configuration,
@@ -19,6 +20,7 @@ from registry_export.config.rules import (
 from registry_export.config.targets import format_named, make_target, parse_targets, variant_of
 
 __all__ = [
+    "REVERT",
     "STAGES",
     "TARGETS_TAG",
     "Configuration",

@@ -31,8 +31,8 @@ _LATER_RULE_KEYS = (
     "model_factory", "wrapper", "allow_pickle", "sandbox", "require", "gate", "on_success", "evaluate", "max_drop",
 )  # fmt: skip
 _PROMOTION_KEYS = ("stages", "aliases", "copied")
-_ON_FAILURE = ("keep",)
-_LATER_ON_FAILURE = ("revert",)
+KEEP, REVERT = "keep", "revert"
+_ON_FAILURE = (KEEP, REVERT)
 _MANUAL = "manual"
 _RECONCILED = "reconciled:"
 
@@ -49,7 +49,7 @@ class Rule:
         targets: What to export.
         samples: Inputs to verify with: an absolute path or an artifact URI.
         tolerance: Allowed differences; None leaves the default of each precision.
-        on_failure: What to do about a promotion whose export failed.
+        on_failure: What to do about a promotion whose export failed or does not match: `keep` it, or `revert` it.
     """
 
     models: str
@@ -59,7 +59,7 @@ class Rule:
     targets: tuple[Target, ...]
     samples: str | None = None
     tolerance: Tolerance | None = None
-    on_failure: str = "keep"
+    on_failure: str = KEEP
 
     def matches(self, model_name: str, trigger: str) -> bool:
         """Whether this promotion is the rule's.
@@ -171,7 +171,7 @@ def _read_rule(entry: Entry, folder: Path, formats: Formats) -> Rule:
         targets=_read_targets(fields["targets"], formats),
         samples=_read_samples(samples, folder) if samples else None,
         tolerance=_read_tolerance(tolerance) if tolerance else None,
-        on_failure=_one_of(on_failure, _ON_FAILURE, _LATER_ON_FAILURE) if on_failure else "keep",
+        on_failure=_one_of(on_failure, _ON_FAILURE) if on_failure else KEEP,
     )
 
 
@@ -215,10 +215,8 @@ def _read_tolerance(entry: Entry) -> Tolerance:
     return Tolerance(**values)
 
 
-def _one_of(entry: Entry, choices: tuple[str, ...], later: tuple[str, ...] = ()) -> str:
+def _one_of(entry: Entry, choices: tuple[str, ...]) -> str:
     value = entry.text(f"one of {', '.join(choices)}")
-    if value in later:
-        raise entry.place.error(f"{value!r} is not available in this version{among('', choices)}")
     if value not in choices:
         raise entry.place.error(f"cannot be {value!r}{among(value, choices)}")
     return value

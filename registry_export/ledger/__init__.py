@@ -1,8 +1,8 @@
 """The ledger: every export that was asked for, who works on it, and what became of it.
 
-`Ledger` owns every query on jobs, `Promotions` what the reconciler remembers. Several workers share one
-database and never talk to each other: a claim is a conditional UPDATE, held by a lease that lapses with its
-worker, and every time in it is the database's own.
+`Ledger` owns every query on jobs, `Promotions` what the reconciler remembers, `Reversions` what is put back. Several
+workers share one database and never talk to each other: a claim is a conditional UPDATE, held by a lease that lapses
+with its worker, and every time in it is the database's own.
 """
 
 from registry_export.ledger.database import Database
@@ -11,6 +11,7 @@ from registry_export.ledger.jobs import SETTLED, WAITING, Job, JobState
 from registry_export.ledger.ledger import Ledger
 from registry_export.ledger.outbox_reader import OutboxReader
 from registry_export.ledger.promotions import Promotion, Promotions
+from registry_export.ledger.reversions import Reversions
 
 __all__ = [
     "SETTLED",
@@ -23,4 +24,5 @@ __all__ = [
     "OutboxReader",
     "Promotion",
     "Promotions",
+    "Reversions",
 ]

@@ -119,12 +119,18 @@ class Claims:
 
     # Jobs are settled. Each of these raises StaleLeaseError when the job is another worker's by now.
 
-    def complete(self, job: Job, status: Status, run_id: str = "") -> None:
-        """The export went through, whatever the verdict on its targets."""
-        self._settle(job, JobState.DONE, status=status.value, run_id=run_id, error="")
+    def complete(self, job: Job, status: Status, run_id: str = "", *, revert: bool = False) -> None:
+        """The export went through, whatever the verdict on its targets; with `revert` its promotion is put back."""
+        self._settle(job, JobState.DONE, revert, status=status.value, run_id=run_id, error="")
 
-    def fail(self, job: Job, error: str, *, transient: bool) -> Job:
+    def fail(self, job: Job, error: str, *, transient: bool, revert: bool = False) -> Job:
         """The attempt failed as a whole: wait for the next one where that may help, else the job is dead.
+
+        Args:
+            job: The claimed job.
+            error: Why it failed.
+            transient: Whether another attempt may help.
+            revert: Whether the promotion is put back if the job is dead.
 
         Returns:
             The job as it stands now: `FAILED`, `DEAD`, or `CANCELLED` where that was wanted meanwhile.
@@ -132,17 +138,17 @@ class Claims:
         if self.get(job.id).cancel_requested:
             self._settle(job, JobState.CANCELLED, error=error)
         elif not transient:
-            self._settle(job, JobState.DEAD, status=Status.FAILED.value, error=error)
+            self._settle(job, JobState.DEAD, revert, status=Status.FAILED.value, error=error)
         elif job.attempt >= self.max_attempts:
             error = f"{error} Given up after {job.attempt} attempts."
-            self._settle(job, JobState.DEAD, status=Status.FAILED.value, error=error)
+            self._settle(job, JobState.DEAD, revert, status=Status.FAILED.value, error=error)
         else:
             available = database_now_ms() + milliseconds(self._delay_s(job.attempt))
             self._settle(job, JobState.FAILED, error=error, available_at_ms=available)
         return self.get(job.id)
 
     def ignore(self, job: Job, reason: str) -> None:
-        """No rule wants the promotion."""
+        """No rule wants the promotion, or a worker made it."""
         self._settle(job, JobState.IGNORED, error=reason)
 
     def cancelled(self, job: Job) -> None:
@@ -160,13 +166,15 @@ class Claims:
         """The jobs whose worker vanished for good: after the last attempt, or while it should have stopped."""
         return self._select(self._lapsed(), jobs.c.workspace == stored_workspace(workspace))
 
-    def bury(self, job: Job) -> bool:
-        """Settle a lapsed job; False where another worker did."""
+    def bury(self, job: Job, *, revert: bool = False) -> bool:
+        """Settle a lapsed job, False where another worker did; with `revert` a dead one's promotion is put back."""
         state = JobState.CANCELLED if job.cancel_requested else JobState.DEAD
-        reason = "Cancelled." if job.cancel_requested else abandoned(job)
+        values = settled(state) | {"error": "Cancelled." if job.cancel_requested else abandoned(job)}
+        if state is JobState.DEAD:
+            values |= {"status": Status.FAILED.value, "reversion_due_at_ms": database_now_ms() if revert else None}
         with self.database.write() as connection:
             statement = jobs.update().where(self._lapsed(), jobs.c.id == job.id, jobs.c.lease == job.lease)
-            return connection.execute(statement.values(**settled(state), error=reason)).rowcount == 1
+            return connection.execute(statement.values(values)).rowcount == 1
 
     def _claim_one(self, candidate: Job, worker: str, lease: str, lease_s: float) -> bool:
         statement = jobs.update().where(jobs.c.id == candidate.id, self._claimable())
@@ -198,9 +206,11 @@ class Claims:
             or_(jobs.c.attempt >= self.max_attempts, jobs.c.cancel_requested),
         )
 
-    def _settle(self, job: Job, state: JobState, **values: Any) -> None:
+    def _settle(self, job: Job, state: JobState, revert: bool = False, **values: Any) -> None:
+        if revert:
+            values["reversion_due_at_ms"] = database_now_ms()
         with self.database.write() as connection:
-            if self._update(connection, job, **settled(state), **values):
+            if self._update(connection, job, **(settled(state) | values)):
                 return
         raise self._stale(job)
 

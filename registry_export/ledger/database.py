@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from registry_export.errors import LedgerError, LedgerUnavailableError
 
 _BUSY_TIMEOUT_MS = 60_000
 _WRITES = "registry_export_writes"
+_POSTGRESQL_DRIVERS = ("psycopg2", "psycopg")  # the extra `postgresql` brings the first
 
 
 class Database:
@@ -38,7 +40,7 @@ class Database:
         try:
             url = sqlalchemy.make_url(uri)
             _make_folder(url)
-            self.engine: Engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
+            self.engine: Engine = sqlalchemy.create_engine(_with_driver(url), pool_pre_ping=True)
         except (ArgumentError, NoSuchModuleError) as error:
             raise LedgerError(
                 f"The {what}'s address is no SQLAlchemy URL: {error}.",
@@ -103,6 +105,18 @@ class Database:
             ) from error
         except SQLAlchemyError as error:
             raise LedgerError(f"The {self._what}'s database {place} refused: {_reason(error)}.") from error
+
+
+def _with_driver(url: sqlalchemy.URL) -> sqlalchemy.URL:
+    """Name the driver where a PostgreSQL URL does not.
+
+    SQLAlchemy's choice depends on its version (psycopg2 before 2.1, psycopg 3 since); ours is what is installed.
+    """
+    if url.drivername == "postgresql":
+        for driver in _POSTGRESQL_DRIVERS:
+            if importlib.util.find_spec(driver) is not None:
+                return url.set(drivername=f"postgresql+{driver}")
+    return url
 
 
 def _make_folder(url: sqlalchemy.URL) -> None:

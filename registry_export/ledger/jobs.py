@@ -47,6 +47,9 @@ class Job:
         run_id: The export run.
         workspace: MLflow's workspace; None where the server has none.
         previous_status: What the version's status tag said before the hook wrote `queued`.
+        previous: What the promotion replaced: the earlier stage, or the version that the alias pointed to
+            (`outbox.ABSENT`: there was no such alias). None: not known, or nothing to put back.
+        puts_back: The job whose failed promotion a worker undid with this one; None: a person's promotion.
         worker: Who claimed it last.
         lease: Proof of the claim, which settling asks for; empty when nobody holds it.
         lease_expires_at: When the claim lapses unless it is renewed.
@@ -67,6 +70,8 @@ class Job:
     run_id: str = ""
     workspace: str | None = None
     previous_status: str | None = None
+    previous: str | None = None
+    puts_back: int | None = None
     worker: str = ""
     lease: str = ""
     lease_expires_at: datetime | None = None

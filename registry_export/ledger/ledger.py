@@ -14,6 +14,7 @@ from registry_export.errors import LedgerError
 from registry_export.ledger.claims import Claims
 from registry_export.ledger.jobs import SETTLED, WAITING, Job, JobState
 from registry_export.ledger.outbox_reader import OutboxReader, OutboxRow
+from registry_export.ledger.reversions import recognise
 from registry_export.ledger.rows import held, settled, stored_workspace
 from registry_export.ledger.tables import jobs, migrate
 from registry_export.outbox import database_now_ms
@@ -42,9 +43,10 @@ class Ledger(Claims):
         targets: str = "",
         workspace: str | None = None,
         previous_status: str | None = None,
+        previous: str | None = None,
     ) -> int:
         """Add a job that waits for a worker, and return its number."""
-        row = _new_row(ref, trigger, workspace, previous_status, targets)
+        row = _new_row(ref, trigger, workspace, previous_status, targets, previous)
         with self.database.write() as connection:
             return _insert(connection, {**row, **settled(JobState.QUEUED)})
 
@@ -121,7 +123,7 @@ class Ledger(Claims):
         """
         with self.database.write() as connection:
             statement = jobs.update().where(jobs.c.id == job_id, jobs.c.state.in_([*SETTLED, *WAITING]))
-            values = settled(JobState.QUEUED) | {"attempt": 0, "available_at_ms": database_now_ms()}
+            values = settled(JobState.QUEUED) | {"attempt": 0, "available_at_ms": database_now_ms(), "puts_back": None}
             done = connection.execute(statement.values(**values, error="", status=None)).rowcount
         job = self.get(job_id)
         if not done:
@@ -139,7 +141,12 @@ class Ledger(Claims):
 
 
 def _new_row(
-    ref: ModelVersionRef, trigger: str, workspace: str | None, previous_status: str | None, targets: str = ""
+    ref: ModelVersionRef,
+    trigger: str,
+    workspace: str | None,
+    previous_status: str | None,
+    targets: str = "",
+    previous: str | None = None,
 ) -> dict[str, Any]:
     now = database_now_ms()
     return {
@@ -149,6 +156,7 @@ def _new_row(
         "trigger": trigger,
         "targets": targets,
         "previous_status": previous_status,
+        "previous": previous,
         "attempt": 0,
         "error": "",
         "run_id": "",
@@ -166,16 +174,30 @@ def _insert(connection: Connection, row: dict[str, Any]) -> int:
 
 def _insert_once(connection: Connection, promotion: OutboxRow) -> int:
     """Add the job of an outbox row; 0 where it has one already."""
-    row = _new_row(promotion.model_version, promotion.trigger, promotion.workspace, promotion.previous_status)
-    same = [jobs.c[name] == row[name] for name in ("workspace", "model_name", "version", "trigger")]
-    twin = connection.execute(select(jobs.c.id).where(*same, jobs.c.state == JobState.QUEUED)).scalar()
+    ref, trigger = promotion.model_version, promotion.trigger
+    row = _new_row(ref, trigger, promotion.workspace, promotion.previous_status, previous=promotion.previous)
     row |= {"event": promotion.event, **settled(JobState.QUEUED)}
-    if twin is not None:
-        # The same promotion asked again before anybody began with it: the job that waits will do.
-        row |= {"state": JobState.IGNORED, "error": f"Job {twin} was waiting for the same promotion already."}
     try:
+        # Both or neither: a row that is read a second time must not take what stands for another promotion.
         with connection.begin_nested():
+            row["puts_back"] = recognise(connection, row)
+            if row["puts_back"] is None:
+                row |= _merged_with_twin(connection, row)
             _insert(connection, row)
     except IntegrityError:
         return 0
     return 1
+
+
+def _merged_with_twin(connection: Connection, row: dict[str, Any]) -> dict[str, Any]:
+    """Settle the same promotion, asked again before anybody began with it: the job that waits will do."""
+    same = [jobs.c[name] == row[name] for name in ("workspace", "model_name", "version", "trigger")]
+    waiting = (*same, jobs.c.state == JobState.QUEUED, jobs.c.puts_back.is_(None))
+    twin = connection.execute(select(jobs.c.id).where(*waiting)).scalar()
+    if twin is None:
+        return {}
+    made = row["version"] if row["trigger"].startswith("alias:") else row["trigger"].partition(":")[2]
+    if row["previous"] not in (None, made):
+        # Promoted, taken back and promoted again: what to put back is what the last one replaced.
+        connection.execute(jobs.update().where(jobs.c.id == twin).values(previous=row["previous"]))
+    return {"state": JobState.IGNORED, "error": f"Job {twin} was waiting for the same promotion already."}

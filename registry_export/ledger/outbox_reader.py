@@ -22,6 +22,7 @@ class OutboxRow:
     trigger: str
     workspace: str | None
     previous_status: str | None
+    previous: str | None
 
 
 class OutboxReader:
@@ -54,6 +55,7 @@ class OutboxReader:
                 trigger=row.trigger,
                 workspace=row.workspace,
                 previous_status=row.previous_status,
+                previous=row.previous,
             )
             for row in rows
         )

@@ -38,6 +38,7 @@ def settled(state: JobState) -> dict[str, Any]:
         "running_version": None,
         "running_checkpoint": None,
         "cancel_requested": False,
+        "reversion_due_at_ms": None,
         "updated_at_ms": database_now_ms(),
     }
 
@@ -81,6 +82,8 @@ def job_from(row: Row[Any]) -> Job:
         run_id=row.run_id,
         workspace=row.workspace or None,
         previous_status=row.previous_status,
+        previous=row.previous,
+        puts_back=row.puts_back,
         worker=row.worker,
         lease=row.lease,
         lease_expires_at=None if row.lease_expires_at_ms is None else _time(row.lease_expires_at_ms),

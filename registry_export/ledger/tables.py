@@ -44,6 +44,11 @@ jobs = Table(
     Column("error", Text, nullable=False),
     Column("run_id", String(64), nullable=False),
     Column("previous_status", String(64), nullable=True),
+    Column("previous", String(32), nullable=True),
+    Column("puts_back", _ID, nullable=True),
+    # Set when the promotion of a settled job is to be put back: not before this time. Whoever takes it in hand moves it
+    # on, and who has done it clears it, so that another worker takes it up again after a death.
+    Column("reversion_due_at_ms", BigInteger, nullable=True),
     Column("worker", String(256), nullable=False),
     Column("lease", String(32), nullable=False),
     Column("lease_expires_at_ms", BigInteger, nullable=True),
@@ -72,6 +77,20 @@ promotions = Table(
     Index("registry_export_promotions_by_check", "workspace", "checked_at_ms"),
 )
 """What the reconciler has seen promoted. `missing`: digest of what it queued an export for; empty: all was there."""
+
+own_promotions = Table(
+    "registry_export_own_promotions",
+    metadata,
+    # The job whose failed promotion is being put back.
+    Column("job_id", _ID, primary_key=True, autoincrement=False),
+    Column("workspace", String(63), nullable=False),
+    Column("model_name", String(256), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("trigger", String(300), nullable=False),
+    # Whether it has come back through the hook.
+    Column("seen", Boolean, nullable=False),
+)
+"""What a worker is about to promote itself, from before it asks the registry until the reversion has ended."""
 
 cursors = Table(
     "registry_export_cursors",

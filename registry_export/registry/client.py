@@ -163,6 +163,14 @@ class Registry(VersionFiles, ExportRuns):
         with self._calls(f"set the alias {alias} on {ref}"):
             self._client.set_registered_model_alias(ref.name, alias, ref.version)
 
+    def alias_version(self, name: str, alias: str) -> str | None:
+        """Return the version that an alias points to; None where the model has no such alias."""
+        try:
+            with self._calls(f"find the alias {alias} of {name}"):
+                return str(self._client.get_model_version_by_alias(name, alias).version)
+        except ModelVersionNotFoundError:
+            return None
+
     def delete_alias(self, name: str, alias: str) -> None:
         """Remove an alias of a registered model."""
         with self._calls(f"remove the alias {alias} of {name}"):

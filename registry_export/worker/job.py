@@ -22,6 +22,7 @@ from registry_export.outbox import STATUS_TAG
 from registry_export.publishing import TRIGGER_TAG, publish_failure
 from registry_export.reporter import Reporter
 from registry_export.worker.parts import LEASE_S, Parts
+from registry_export.worker.reversion import wants_reversion
 
 _logger = logging.getLogger(__name__)
 _BUSY_CHECKPOINT_S = 2.0
@@ -67,9 +68,12 @@ class JobRunner:
 
     def _export(self, job: Job) -> None:
         parts = self._parts
+        if job.puts_back is not None:
+            self._ignore(job, f"A worker did this: it put back what the promotion of job {job.puts_back} had replaced.")
+            return
         rule = parts.configuration.rule_for(job.model_version.name, job.trigger)
         if rule is None and not job.targets:
-            self._ignore(job)
+            self._ignore(job, f"No rule wants {job.trigger} of {job.model_version.name}.")
             return
         info = self._registry.version(job.model_version)
         if info.logged_model_id and not self._ledger.hold(job, info.logged_model_id):
@@ -89,7 +93,8 @@ class JobRunner:
             tolerance=rule.tolerance if rule else None,
             reporter=LogReporter(job.model_version, parts.pool),
         )
-        self._ledger.complete(job, report.status, report.run_id)
+        revert = wants_reversion(parts, job, report.status)
+        self._ledger.complete(job, report.status, report.run_id, revert=revert)
         _logger.info("%s: %s", job.model_version, report.status)
 
     def _targets(self, job: Job, rule: Rule | None, tags: Mapping[str, str]) -> tuple[Target, ...]:
@@ -101,9 +106,8 @@ class JobRunner:
             raise ConfigurationError(f"Nothing says what {job.model_version} is to be exported to.")
         return targets
 
-    def _ignore(self, job: Job) -> None:
-        """Settle a promotion that no rule wants, and take the hook's `queued` tag back."""
-        reason = f"No rule wants {job.trigger} of {job.model_version.name}."
+    def _ignore(self, job: Job, reason: str) -> None:
+        """Settle a promotion that asks for no export, and take the hook's `queued` tag back."""
         unsettled = self._ledger.list(WAITING, job.model_version)
         tags = self._registry.version(job.model_version).tags
         if tags.get(STATUS_TAG) == Status.QUEUED and not unsettled:
@@ -126,7 +130,8 @@ class JobRunner:
                 self._ledger.cancelled(job)
         else:
             _logger.error("%s: %s", job.model_version, error)
-            self._ledger.fail(job, str(error), transient=error.transient)
+            revert = wants_reversion(self._parts, job, Status.FAILED)
+            self._ledger.fail(job, str(error), transient=error.transient, revert=revert)
         settled = self._ledger.get(job.id)
         if settled.state in WAITING:
             self._show_waiting(settled)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from registry_export.entities import Status
 from registry_export.errors import ConfigurationError, LedgerError, RegistryExportError
 from registry_export.isolation import ChildPool, Limits
 from registry_export.ledger import JobState
@@ -17,6 +18,7 @@ from registry_export.reconcile import Reconciler
 from registry_export.settings import OUTBOX_URI, Settings
 from registry_export.worker.job import JobRunner
 from registry_export.worker.parts import LEASE_S, Exporter, Parts, gather_parts, worker_name
+from registry_export.worker.reversion import Reverter, wants_reversion
 
 _logger = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ class Worker:
         self._name = worker_name()
         self._abort = threading.Event()
         self._runner = JobRunner(parts, self._abort)
+        self._reverter = Reverter(parts)
         self.stop = stop
 
     def stop_at_once(self) -> None:
@@ -116,14 +119,17 @@ class Worker:
         if self._parts.outbox is not None:
             self._ledger.drain_outbox(self._parts.outbox)
         for lapsed in self._ledger.lapsed(self._parts.workspace):
-            if self._ledger.bury(lapsed):
+            if self._ledger.bury(lapsed, revert=wants_reversion(self._parts, lapsed, Status.FAILED)):
                 self._runner.publish_death(self._ledger.get(lapsed.id))
+        put_back = self._reverter.run_due()
         if reconcile_s is not None and self._reconciler.take_turn(reconcile_s):
             self._reconciler.sweep()
         job = self._ledger.claim(self._name, LEASE_S, workspace=self._parts.workspace)
         if job is None:
-            return False
+            return put_back
         self._runner.run(job)
+        # Before the next look at `stop`: a promotion whose export failed should not stand until the next worker comes.
+        self._reverter.run_due()
         return True
 
     def _say_what_waits(self) -> None:

@@ -162,7 +162,7 @@ def rule_with(**fields: str) -> str:
         (rule_with(tolerance="{atol: .inf, rtol: 0}"), "rules[0].tolerance.atol: ", ["finite"]),
         (rule_with(tolerance="{atol: 0, rtol: low}"), "rules[0].tolerance.rtol: ", ["a number", "'low'"]),
         (rule_with(tolerance="{atol: 0, rtol: '1'}"), "rules[0].tolerance.rtol: ", ["a number", "'1'"]),
-        (rule_with(on_failure="stop"), "r.yaml:5: rules[0].on_failure: ", ["'stop'", "choices are keep"]),
+        (rule_with(on_failure="stop"), "r.yaml:5: rules[0].on_failure: ", ["'stop'", "choices are keep, revert"]),
         (rule_with(models="!!python/name:os.system x"), "rules[0].models: ", ["tag", "not supported"]),
         (
             "rules:\n  - models: a\n    targets: [onnx]\n    models: b",
