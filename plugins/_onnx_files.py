@@ -25,6 +25,8 @@ from registry_export_plugins._onnx_opsets import (
 )
 
 _DTYPES = {"float": "float32", "double": "float64"}
+_WEIGHTS_APART = 4
+"""IR version from which an initializer need not be listed among the inputs."""
 
 
 def read(path: Path, *, weights: bool = True) -> ModelProto:
@@ -82,6 +84,7 @@ def finish(
     Raises:
         ConversionError: The opset is out of reach, or the model is not valid.
     """
+    _complete(model, interface)
     if opset is not None:
         model = to_opset(model, opset)
     if optimize:
@@ -92,6 +95,24 @@ def finish(
         raise ConversionError(f"Opset {opset} was asked for, but the file says {opset_of(model)}.")
     write(model, output)
     return model
+
+
+def _complete(model: ModelProto, interface: Interface) -> None:
+    """Write what files leave out that run all the same, and that ONNX's checker asks for.
+
+    That is an IR version in which weights need not be inputs too, and the rank of inputs and outputs.
+    """
+    model.ir_version = max(model.ir_version, _WEIGHTS_APART)
+    for values, specs in ((model.graph.input, interface.inputs), (model.graph.output, interface.outputs)):
+        by_name = {spec.name: spec for spec in specs}
+        for position, value in enumerate(values):
+            spec = by_name.get(value.name) or (specs[position] if len(specs) == len(values) else None)
+            tensor = value.type.tensor_type
+            if spec is None or spec.shape is None or not value.type.HasField("tensor_type") or tensor.HasField("shape"):
+                continue
+            tensor.shape.SetInParent()
+            for size in spec.shape:
+                tensor.shape.dim.add(dim_param=size if isinstance(size, str) else None)
 
 
 def _optimized(model: ModelProto) -> ModelProto:

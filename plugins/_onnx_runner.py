@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 from registry_export.entities import Dimension, Interface, TensorSpec
-from registry_export.errors import RuntimeAbsentError, VerificationError
+from registry_export.errors import RuntimeAbsentError, SourceError, VerificationError
 from registry_export.format import Array, Tensors
 from registry_export_plugins._inputs import in_order
 
@@ -24,6 +24,7 @@ class OnnxRunner:
 
     def __init__(self, path: Path, interface: Interface) -> None:
         self._session = _session(path)
+        _refuse_containers(self._session)
         own = session_interface(self._session)
         self._keys = [spec.name for spec in own.inputs]
         self._types = {value.name: value.type for value in self._session.get_inputs()}
@@ -64,6 +65,20 @@ class OnnxRunner:
             bits = array.astype(ml_dtypes.bfloat16).view(np.uint16)
             return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, onnx_element_type=16)
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _refuse_containers(session: Any) -> None:
+    """Refuse what is no tensor.
+
+    Raises:
+        SourceError: An input or an output is a sequence, a map or optional.
+    """
+    for value in (*session.get_inputs(), *session.get_outputs()):
+        if not value.type.startswith("tensor("):
+            raise SourceError(
+                f"{value.name} of the ONNX model is a {value.type}, not a tensor.",
+                remedy="Convert the model without it (skl2onnx: options={'zipmap': False}) and log it again.",
+            )
 
 
 def _array(value: Any) -> Array:

@@ -218,6 +218,36 @@ def test_a_source_is_brought_to_another_opset(opset, tmp_path):
     assert_same_numbers(Onnx(), path, source)
 
 
+def test_weights_that_an_old_file_lists_among_its_inputs_do_not_stop_its_optimizing(tmp_path):
+    model = _affine(9)
+    model.ir_version = 3
+    model.graph.input.append(helper.make_tensor_value_info("W", TensorProto.FLOAT, [2, 3]))
+    source = _source_file(tmp_path, model)
+    path, _ = convert(Onnx(), ONNX_MODEL, source.path, source, tmp_path / "made", optimize=True)
+    assert_same_numbers(Onnx(), path, source)
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+def test_an_output_without_a_shape_is_given_its_rank(opset, tmp_path):
+    model = _affine()
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    source = _source_file(tmp_path, model)
+    path, _ = convert(Onnx(), ONNX_MODEL, source.path, source, tmp_path / "made", opset_version=opset)
+    assert len(Onnx().describe(path).interface.outputs[0].shape) == 2
+    assert_same_numbers(Onnx(), path, source)
+
+
+def test_an_output_that_is_no_tensor_is_named_with_the_remedy(tmp_path):
+    node = helper.make_node("SequenceConstruct", ["X", "X"], ["Y"])
+    element = helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", 2])
+    output = helper.make_value_info("Y", helper.make_sequence_type_proto(element))
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", 2])], [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    source = _source_file(tmp_path, model)
+    with pytest.raises(SourceError, match=r"Y.*not a tensor.*zipmap"), Onnx().open(source.path, source.interface):
+        pass
+
+
 def _with_external_data(folder: Path) -> Source:
     source = _source_file(folder, _affine())
     model = onnx.load(str(source.path))
