@@ -110,12 +110,18 @@ def _draw_one(spec: TensorSpec, generator: np.random.Generator) -> Array:
     if spec.shape is None or not spec.dtype:
         raise SamplesError(f"Nothing says what input {spec.name or 'of the model'} looks like.", remedy=WHAT_TO_LOG)
     sizes = [_drawn_size(axis, dimension) for axis, dimension in enumerate(spec.shape)]
-    dtype = np.dtype(spec.dtype)
+    try:
+        dtype = np.dtype(spec.dtype)
+    except TypeError:  # text, in a framework's own word for it
+        dtype = np.dtype(object)
     if dtype.kind == "f":
         return generator.standard_normal(sizes).astype(dtype)
     if dtype.kind in "iub":
         return generator.integers(0, 2, sizes).astype(dtype)
-    raise SamplesError(f"Random {spec.dtype} values for input {spec.name} would mean nothing.", remedy=WHAT_TO_LOG)
+    raise SamplesError(
+        f"Input {spec.name} takes {spec.dtype}; only inputs of numbers and booleans can be exported and verified.",
+        remedy="Take what turns it into numbers out of the model, and log the model again.",
+    )
 
 
 def _drawn_size(axis: int, dimension: Dimension) -> int:
@@ -157,6 +163,9 @@ def _named_axes(base: Mapping[str, Array], interfaces: Sequence[Interface]) -> I
 def variations(base: Mapping[str, Array], dimensions: Sequence[Group], seed: int = 0) -> Iterator[Variation]:
     """Yield the base itself, the batch at 1 and at another size, and every other dimension longer and at 2.
 
+    A batch of 1 is the base's first row, then its second and its last: what has a batch of 1 for ever
+    is judged by these alone, and one row may not take every branch.
+
     New rows are not copies: floats get noise of a tenth of the sample's deviation, integers are drawn
     between the sample's smallest and largest value, so that a batch ignored beyond its first row shows.
     """
@@ -169,6 +178,9 @@ def variations(base: Mapping[str, Array], dimensions: Sequence[Group], seed: int
             sizes = sorted({group.size + _LONGER, 2} - {group.size})
         for size in sizes:
             yield Variation(f"{group.name} {size}", _resized(base, group, size, generator), group.name)
+        if group.name == BATCH:
+            for row in sorted({1, group.size - 1}) if group.size > 1 else ():
+                yield Variation(f"{group.name} 1, row {row + 1}", _row(base, group, row), group.name)
 
 
 def _resized(base: Mapping[str, Array], group: Group, size: int, generator: np.random.Generator) -> dict[str, Array]:
@@ -176,6 +188,11 @@ def _resized(base: Mapping[str, Array], group: Group, size: int, generator: np.r
     for name, axis in group.axes:
         resized[name] = _resize(resized[name], axis, size, generator)
     return resized
+
+
+def _row(base: Mapping[str, Array], group: Group, row: int) -> dict[str, Array]:
+    taken = {name: np.take(base[name], [row], axis=axis) for name, axis in group.axes}
+    return dict(base) | taken
 
 
 def _resize(array: Array, axis: int, size: int, generator: np.random.Generator) -> Array:

@@ -55,7 +55,7 @@ def one(workshop, folder, fault: str):
 def test_a_faithful_conversion_is_verified(workshop, tmp_path):
     result = one(workshop, tmp_path, "none")
     assert result.status is Status.VERIFIED
-    assert [rung.name for rung in result.verification.rungs] == ["example", "batch 1", "batch 3"]
+    assert [rung.name for rung in result.verification.rungs][:3] == ["example", "batch 1", "batch 3"]
     assert result.dynamic_dimensions == {"x": {"0": "batch"}}
 
 

@@ -70,10 +70,23 @@ def test_fixed_sizes_are_not_varied():
 def test_the_ladder_has_batch_one_and_another_and_other_lengths():
     base = {"ids": np.arange(14).reshape(2, 7), "mask": np.ones((2, 7), np.int64)}
     rungs = list(variations(base, groups(base, [Interface((IDS, MASK))])))
-    assert [r.name for r in rungs] == ["example", "batch 1", "batch 3", "ids_1 2", "ids_1 10"]
+    assert [r.name for r in rungs] == ["example", "batch 1", "batch 3", "batch 1, row 2", "ids_1 2", "ids_1 10"]
     for rung in rungs:
         assert rung.inputs["ids"].shape == rung.inputs["mask"].shape
         assert rung.inputs["ids"].max() <= 13
+
+
+def test_what_has_a_batch_of_one_for_ever_is_judged_by_more_than_the_first_row():
+    base = {"x": np.arange(20, dtype=np.float32).reshape(5, 4)}
+    rungs = {rung.name: rung.inputs["x"] for rung in variations(base, groups(base, [Interface((X,))]))}
+    rows = [rungs[name] for name in ("batch 1", "batch 1, row 2", "batch 1, row 5")]
+    assert all(np.array_equal(row, base["x"][[i]]) for row, i in zip(rows, (0, 1, 4), strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["string", "str", "object"])
+def test_text_is_refused_in_words(dtype):
+    with pytest.raises(SamplesError, match="only inputs of numbers"):
+        draw([TensorSpec("text", dtype, ("batch", 1))])
 
 
 def test_new_rows_are_not_copies_of_old_ones():
