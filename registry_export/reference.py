@@ -33,6 +33,9 @@ from registry_export.samples import (
 )
 from registry_export.tensors import read_tensors, write_tensors
 
+_SEVERAL = 2
+"""Rows from which a batch of 1 is told apart."""
+
 
 @dataclass(frozen=True)
 class ReferenceRequest:
@@ -211,11 +214,14 @@ def _climb(
 
 def _static_note(group: Group, why: str) -> str:
     what = "batch" if group.name == BATCH else f"dimension {group.name}"
-    advice = (
-        "log it with an input example of 2 or more rows (and, for a PyTorch module, in `.eval()` mode)"
-        if group.name == BATCH
-        else "log it with that dimension dynamic"
-    )
+    if group.name == BATCH and group.size < _SEVERAL:
+        advice = "log it with an input example of 2 or more rows (and, for a PyTorch module, in `.eval()` mode)"
+    elif group.name == BATCH:
+        advice = (
+            "let the model take its sizes from its inputs, and log it with an example whose first axis is the batch"
+        )
+    else:
+        advice = "log it with that dimension dynamic"
     return (
         f"The checkpoint itself is static: its {what} is fixed at {group.size} ({why}). To get a dynamic one, {advice}."
     )
@@ -229,7 +235,7 @@ def _unstable(runner: Runner, base: Mapping[str, Array], expected: Mapping[str, 
         ):
             return (
                 f"source is unstable: two runs on the same input differ in output {name} "
-                "(was it logged in training mode, with dropout active?)"
+                "(if it was logged in training mode, with dropout active, call `.eval()` and log it again)"
             )
     return ""
 

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from registry_export import comparison
 from registry_export.comparison import Sums, compare, compare_all, finite
 from registry_export.entities import Metrics, Tolerance
+from registry_export.verification import DEFAULT_TOLERANCES
 
 TIGHT = Tolerance(atol=1e-5, rtol=1e-3)
 
@@ -141,3 +142,16 @@ def test_the_verdict_is_that_of_numpys_formula(expected, actual):
     e, a = expected.astype(np.float64), actual.astype(np.float64)
     within = bool(np.all(np.abs(a - e) <= TIGHT.atol + TIGHT.rtol * np.abs(e)))
     assert (not compare(expected, actual, TIGHT).problem) == within
+
+
+@pytest.mark.parametrize(("precision", "agrees"), [("fp32", False), ("fp16", True), ("bf16", True)])
+def test_each_precision_allows_what_its_last_place_makes_of_a_sum(precision, agrees):
+    expected = np.array([[2.176e-4, 3.1]], np.float16)
+    actual = np.array([[2.369e-4, 3.109]], np.float16)  # three units of the last place of 3.1, one rounding of a sum
+    assert (not compare(expected, actual, DEFAULT_TOLERANCES[precision]).problem) is agrees
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_no_precision_allows_another_answer(precision):
+    expected, actual = np.array([[1.0, 2.0]], np.float32), np.array([[1.2, 2.0]], np.float32)
+    assert compare(expected, actual, DEFAULT_TOLERANCES[precision]).problem
