@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from dataclasses import dataclass
@@ -77,6 +78,9 @@ class Session:
             ConfigurationError: A word is not understood, or nothing says which targets.
             ModelVersionNotFoundError: There is no such version.
         """
+        if tolerance is not None and not all(0 <= value < math.inf for value in (tolerance.atol, tolerance.rtol)):
+            given = f"{tolerance.atol} and {tolerance.rtol}"
+            raise ConfigurationError(f"atol and rtol must be finite and 0 or more, not {given}.")
         asked = _joined(targets)
         chosen = parse_targets(asked, "--target", self.formats) if asked else None
         ref = self.registry.resolve(model_uri)

@@ -102,6 +102,8 @@ def compare(expected: Array, actual: Array, tolerance: Tolerance) -> Comparison:
         block, block_problem = _compare_block(e, a, tolerance, exact=expected.dtype.kind != "f")
         sums.add(block)
         problem = problem or block_problem
+    if not problem and expected.dtype.kind in "iu" and not np.array_equal(expected, actual):
+        problem = "integers beyond 2**53 differ"  # float64 holds smaller ones exactly
     if _looks_like_class_scores(expected):
         sums.rows = expected.shape[0]
         sums.agreeing_rows = int(np.sum(np.argmax(expected, axis=-1) == np.argmax(actual, axis=-1)))
@@ -144,7 +146,7 @@ def _compare_block(
     difference = np.abs(actual - expected)
     size = np.abs(expected)
     allowed = np.zeros(()) if exact else tolerance.atol + tolerance.rtol * size
-    if not problem and (difference > allowed).any():
+    if not problem and not (difference <= allowed).all():  # a tolerance that is no number allows nothing
         problem = _breach(expected, actual, difference, allowed, tolerance, exact=exact)
     return _sums(expected, actual, difference, size, tolerance), problem
 
