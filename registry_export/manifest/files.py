@@ -41,10 +41,10 @@ def file_records(folder: Path, exclude: Collection[str] = ()) -> tuple[FileRecor
 def combined_digest(records: Sequence[FileRecord]) -> str:
     r"""Digest a set of files: SHA-256 of the UTF-8 text of one line `<hex>  <path>` for each file.
 
-    Lines are sorted by path (by code point), and each one, the last included, ends in a newline: the output of
-    `find . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum`.
+    The lines are sorted by code point, and each one, the last included, ends in a newline: the output of
+    `find . -type f -printf '%P\0' | xargs -0 sha256sum | LC_ALL=C sort | sha256sum`.
     """
-    lines = (f"{record.sha256}  {record.path}\n" for record in sorted(records, key=lambda record: record.path))
+    lines = sorted(f"{record.sha256}  {record.path}\n" for record in records)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -42,7 +42,7 @@ def test_the_digest_is_the_one_that_sha256sum_computes(tmp_path):
     (tmp_path / "b").mkdir()
     for name in ("b/ä", "a b", "b/0", "Z"):
         (tmp_path / name).write_text(name)
-    command = r"find . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum"
+    command = r"find . -type f -printf '%P\0' | xargs -0 sha256sum | LC_ALL=C sort | sha256sum"
     expected = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert combined_digest(file_records(tmp_path)) == expected.split()[0]
 
