@@ -81,6 +81,7 @@ def read_checkpoint(folder: Path, formats: Mapping[str, Format]) -> Checkpoint:
                 flavor=", ".join(name for name in files.flavors if name != "python_function"),
                 sha256=combined_digest(records),
                 size_bytes=sum(record.size_bytes for record in records),
+                notes=files.notes,
             )
             return Checkpoint(format_, path, files, record)
     raise UnsupportedSourceError(

@@ -86,12 +86,13 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
     sample, evidence = _sample(job, bench, checkpoint)
     plan = plan_export(checkpoint.format, job.targets, bench.formats)
     keys = {p.target.variant: _key(bench, checkpoint, plan, p, sample) for p in plan.targets}
-    results = _exported_before(job, bench, keys)
+    results = _exported_before(job, bench, keys, plan)
     missing = [planned for planned in plan.targets if planned.target.variant not in results]
     source, folders = checkpoint.record, dict[str, Path]()
     if missing:
         reference = run_reference(bench, checkpoint.origin, sample, evidence, job.targets)
-        source = replace(source, interface=reference.interface, evidence=reference.evidence, notes=reference.notes)
+        source = replace(source, interface=reference.interface, evidence=reference.evidence)
+        source = replace(source, notes=(*source.notes, *reference.notes))
         made = export_targets(bench, checkpoint.origin, plan, missing, reference)
         results |= {variant: replace(result, key=keys[variant]) for variant, (result, _) in made.items()}
         folders = {variant: folder for variant, (_, folder) in made.items() if folder is not None}
@@ -110,14 +111,18 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
         return publish(job.registry, report, folders)
 
 
-def _exported_before(job: _Job, bench: Bench, keys: Mapping[str, str]) -> dict[str, TargetResult]:
-    """Find what was verified before and depends on nothing that has changed since."""
+def _exported_before(job: _Job, bench: Bench, keys: Mapping[str, str], plan: ExportPlan) -> dict[str, TargetResult]:
+    """Find what was verified before and depends on nothing that has changed since.
+
+    Whether a target is required is no part of its result: that is asked for anew each time.
+    """
     if job.force:
         return {}
     known = exported_before(job.registry, job.ref, keys)
     for variant in known:
         bench.reporter.step_finished("look up", variant, "verified before, unchanged", 0.0)
-    return {variant: replace(result, reused=True) for variant, result in known.items()}
+    required = {planned.target.variant: planned.target.required for planned in plan.targets}
+    return {variant: replace(result, reused=True, required=required[variant]) for variant, result in known.items()}
 
 
 def _sample(job: _Job, bench: Bench, checkpoint: Checkpoint) -> tuple[str, str]:

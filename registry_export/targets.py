@@ -187,11 +187,11 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
     try:
         with bench.step("convert", variant):
             step = run.result(route)
+            result = _described(blank, step)
     except ExportCancelledError:
         raise
     except RegistryExportError as error:
         return replace(blank, error=to_record(error), path=path), None
-    result = _described(blank, step)
     try:
         with bench.step("verify", variant) as end:
             verification = _verify(bench, run, route, step, reference)

@@ -123,6 +123,14 @@ def test_promoting_again_converts_nothing(desk, exported):
     assert desk.tags(ref)["registry_export.status"] == "verified"
 
 
+def test_whether_a_target_is_required_is_asked_for_anew_of_what_is_kept(desk, exported):
+    ref, _ = exported
+    for required in (False, True):
+        report = desk.export(ref, f"onnx:required={str(required).lower()}")
+        assert by_variant(report)["onnx"].reused
+        assert by_variant(report)["onnx"].required is required
+
+
 def test_a_further_target_is_added_and_what_is_verified_is_kept(desk):
     ref = desk.register("pickled", "adding-up")
     desk.export(ref, "onnx")

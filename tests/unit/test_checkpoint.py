@@ -42,6 +42,11 @@ def test_without_signature_and_example_nothing_is_known(tmp_path):
     assert read_checkpoint(_model(tmp_path, None), {"stub": Located()}).origin.interface == Interface(inputs=())
 
 
+def test_an_input_example_that_cannot_be_used_is_spoken_of_in_the_report(tmp_path):
+    model = _model(tmp_path, {"text": "no number"})
+    assert "is not used" in read_checkpoint(model, {"stub": Located()}).record.notes[0]
+
+
 def test_a_model_of_no_format_names_its_flavors(tmp_path):
     with pytest.raises(UnsupportedSourceError, match="sklearn"):
         read_checkpoint(_model(tmp_path, None, "sklearn"), {"stub": Located()})
