@@ -226,20 +226,25 @@ def build(call: KerasCall, inputs: Sequence[TensorSpec]) -> None:
 
 @contextmanager
 def _portable(model: Any) -> Iterator[None]:
-    """Trace what runs everywhere: no XLA-only parts, no layer that is wrong for open lengths."""
+    """Trace what runs everywhere: no XLA-only parts, no bit arithmetic, no layer that is wrong for open lengths."""
     import keras
     import tensorflow as tf
+    from keras.src.backend.tensorflow import numpy as backend
 
     eagerly = tf.config.functions_run_eagerly()
+    signbit = backend.signbit
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.TimeDistributed)]
     # Keras compiles grouped convolutions with XLA, in functions that converters cannot look into; run as
     # plain Python they become part of the graph around them.
     tf.config.run_functions_eagerly(True)
     for layer in layers:
         layer.call = _merged_time(layer)
+    # Keras reads the sign out of the bits, to tell -0.0 from 0.0 in argmax; no other format has the operators.
+    backend.signbit = lambda x: tf.less(x, tf.zeros((), x.dtype))
     try:
         yield
     finally:
+        backend.signbit = signbit
         tf.config.run_functions_eagerly(eagerly)
         for layer in layers:
             del layer.call

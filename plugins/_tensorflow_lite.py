@@ -213,6 +213,12 @@ def _explained(message: str) -> ConversionError:
     operators = sorted({name.strip() for names in named for name in names.split(",")})
     if "TensorList" in message:
         operators = sorted({*operators, *re.findall(r"tf\.(TensorList\w+)", message)}) or ["TensorList"]
+    wide = re.search(r"[<x]f(16|64)>", message)
+    if operators and wide:
+        return UnsupportedModelError(
+            f"TensorFlow Lite has no kernels for float{wide[1]}, in which this model computes.",
+            remedy="Log the model in float32 (`.float()` of a PyTorch module).",
+        )
     if operators:
         return UnsupportedModelError(
             f"TensorFlow Lite has no kernel for {', '.join(operators)} as this model uses them.",

@@ -57,6 +57,7 @@ def convert_tf_function(
             remedy=f"Ask for opset_version {LOWEST_OPSET} or higher.",
         )
     model = _from_function(function, min(opset, HIGHEST_NATIVE_OPSET), interface)
+    _refuse_unknown(model)
     if opset > HIGHEST_NATIVE_OPSET:
         model = _raised(model, opset)
     _rename(model, function.interface, interface)
@@ -197,8 +198,8 @@ def _name_dimensions(model: Any, interface: Interface) -> None:
                 size.dim_param = name
 
 
-def _check(model: Any) -> None:
-    """Refuse operators that ONNX does not define, then run the full checker."""
+def _refuse_unknown(model: Any) -> None:
+    """Refuse operators that ONNX does not define, before a converter stumbles over them."""
     import onnx
 
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
@@ -211,6 +212,12 @@ def _check(model: Any) -> None:
     if unknown:
         listed = ", ".join(f"{operator} ({name})" for operator, name in sorted(unknown.items()))
         raise UnsupportedModelError(f"tf2onnx has no ONNX form for these operators: {listed}.")
+
+
+def _check(model: Any) -> None:
+    """Run the full checker."""
+    import onnx
+
     checked: Callable[..., None] = onnx.checker.check_model
     try:
         if model.ByteSize() < _LARGEST_PROTOBUF:

@@ -48,8 +48,24 @@ def test_an_operator_that_onnx_has_not_is_named(tmp_path: Path):
     from registry_export.entities import TensorSpec
 
     function = trace(lambda x: [tf.math.lgamma(x)], (TensorSpec("x", "float32", ("batch", 3)),), ("y",), None)
-    with pytest.raises(UnsupportedModelError, match="Lgamma"):
-        convert_tf_function(function, tmp_path / "model.onnx", 18, function.interface)
+    for opset in (18, 20):
+        with pytest.raises(UnsupportedModelError, match="Lgamma"):
+            convert_tf_function(function, tmp_path / "model.onnx", opset, function.interface)
+
+
+def test_argmax_needs_no_bit_arithmetic(tmp_path: Path):
+    import keras
+    import numpy as np
+
+    inputs = keras.Input((4,), name="x")
+    path = tmp_path / "model.keras"
+    keras.Model(inputs, keras.ops.argmax(inputs, -1)).save(path)
+    convert_keras(Keras().load(path, UNKNOWN), tmp_path / "model.onnx", 18, UNKNOWN)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    rows = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    assert session.run(None, {"x": rows})[0].tolist() == rows.argmax(-1).tolist()
 
 
 class _Session:

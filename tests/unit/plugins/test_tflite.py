@@ -59,6 +59,11 @@ def test_a_function_without_a_kernel_is_refused_by_the_operators_name(tmp_path: 
         _converted(tmp_path, lambda x: [tf.math.igamma(x, x)], ("batch", 3))
 
 
+def test_double_precision_is_refused_by_that_name(tmp_path: Path):
+    with pytest.raises(UnsupportedModelError, match=r"float64.*float32"):
+        _converted(tmp_path, lambda x: [x @ x], (3, 3), "float64")
+
+
 def test_an_integer_that_does_not_fit_is_refused(tmp_path: Path):
     path = _converted(tmp_path, lambda x: [x + 1], ("batch",), "int32")
     with TFLite().open(path, UNKNOWN) as runner:
