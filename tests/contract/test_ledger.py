@@ -14,7 +14,7 @@ import sqlalchemy
 
 from registry_export.entities import ModelVersionRef, Status
 from registry_export.errors import ExportCancelledError, LedgerError, LedgerUnavailableError, StaleLeaseError
-from registry_export.ledger import Database, JobState, Ledger, OutboxReader, Promotion, Promotions
+from registry_export.ledger import Database, JobState, Ledger, OutboxReader, Promotion, Promotions, Reversions
 from registry_export.outbox import create_outbox, database_now_ms, outbox
 
 DIGITS = ModelVersionRef("digits", "1")
@@ -39,7 +39,7 @@ def same(ledger):
     return ledger.database.engine.url.render_as_string(hide_password=False)
 
 
-def promote(uri, *triggers, ref=DIGITS, previous_status=None):
+def promote(uri, *triggers, ref=DIGITS, previous_status=None, previous=None):
     """Leave rows in the outbox, as the hook does."""
     database = Database(uri, "registry")
     with database.write() as connection:
@@ -53,6 +53,7 @@ def promote(uri, *triggers, ref=DIGITS, previous_status=None):
                     version=ref.version,
                     trigger=trigger,
                     previous_status=previous_status,
+                    previous=previous,
                     created_at_ms=database_now_ms(),
                 )
             )
@@ -348,6 +349,149 @@ def test_the_same_promotion_asked_twice_before_anybody_began_is_one_export(ledge
     assert ledger.list()[0].state is JobState.QUEUED, "asked again later, it is a wish to export again"
 
 
+def test_a_job_knows_what_its_promotion_replaced(ledger, make_uri):
+    uri = make_uri()
+    promote(uri, "stage:Staging", previous="None")
+    promote(uri, "alias:champion", previous="")
+    promote(uri, "copied:digits/1")
+    ledger.drain_outbox(OutboxReader(uri))
+    assert [job.previous for job in reversed(ledger.list())] == ["None", "", None]
+    assert ledger.get(ledger.enqueue(DIGITS, "reconciled:stage:Staging")).previous is None
+
+
+def test_a_promotion_that_was_taken_back_and_asked_again_replaces_what_the_last_one_replaced(ledger, make_uri):
+    uri = make_uri()
+    for previous in ("None", "Staging", "Archived", "Staging"):  # once more where it is, twice
+        promote(uri, "stage:Staging", previous=previous)
+    for previous in ("", "1", "7", "1"):
+        promote(uri, "alias:champion", previous=previous)
+    ledger.drain_outbox(OutboxReader(uri))
+    alias, stage = ledger.list([JobState.QUEUED])
+    assert (stage.previous, alias.previous) == ("Archived", "7")
+
+
+# Promotions that are put back.
+
+
+@pytest.fixture
+def reversions(ledger):
+    return Reversions(ledger.database)
+
+
+def settle(ledger, trigger="alias:champion", ref=DIGITS, *, revert=True, status=Status.FAILED, previous=None):
+    number = ledger.enqueue(ref, trigger, previous=previous)
+    ledger.complete(ledger.claim("worker", job_id=number), status, revert=revert)
+    return ledger.get(number)
+
+
+def test_what_is_to_be_put_back_is_taken_by_one_worker_until_it_is_finished(ledger, reversions):
+    settle(ledger, revert=False)
+    job = settle(ledger)
+    assert reversions.take(60.0) == job
+    assert reversions.take(60.0) is None, "it is in hand"
+    with ledger.database.write() as connection:  # as if that worker had died a minute ago
+        connection.exec_driver_sql(
+            "UPDATE registry_export_jobs SET reversion_due_at_ms = 1 WHERE reversion_due_at_ms IS NOT NULL"
+        )
+    assert Reversions(ledger.database, "team").take(60.0) is None, "another workspace's worker leaves it"
+    with ThreadPoolExecutor(4) as pool:
+        taken = [job for job in pool.map(lambda _: Reversions(ledger.database).take(60.0), range(4)) if job]
+    assert [other.id for other in taken] == [job.id]
+    reversions.finish(job)
+    with ledger.database.write() as connection:
+        connection.exec_driver_sql(
+            "UPDATE registry_export_jobs SET reversion_due_at_ms = 1 WHERE reversion_due_at_ms IS NOT NULL"
+        )
+    assert reversions.take(60.0) is None
+
+
+def test_only_what_failed_for_good_is_put_back(make_uri):
+    ledger = Ledger(make_uri(), max_attempts=2, backoff_s=0.001)
+    ledger.migrate()
+    reversions = Reversions(ledger.database)
+    dead = ledger.enqueue(DIGITS, "stage:Staging")
+    ledger.fail(ledger.claim("worker"), "Down.", transient=True, revert=True)
+    assert reversions.take(0.0) is None, "there is another attempt"
+    time.sleep(0.01)
+    ledger.fail(ledger.claim("worker"), "Down.", transient=True, revert=True)
+    assert reversions.take(60.0).id == dead
+    ledger.enqueue(DIGITS, "stage:Staging")
+    cancelled = ledger.claim("worker")
+    ledger.cancel(cancelled.id)
+    ledger.fail(cancelled, "Down.", transient=True, revert=True)
+    assert reversions.take(60.0) is None
+    buried = ledger.enqueue(DIGITS, "stage:Staging")
+    for _ in range(2):
+        ledger.claim("worker", lease_s=0.01)
+        time.sleep(0.05)
+    assert ledger.bury(*ledger.lapsed(), revert=True)
+    assert reversions.take(60.0).id == buried
+    assert ledger.get(buried).status is Status.FAILED
+    ledger.retry(buried)
+    assert reversions.take(60.0) is None
+    ledger.dispose()
+
+
+def test_a_workers_own_promotion_is_recognised_once_and_never_merged_with_a_persons(ledger, reversions, make_uri):
+    uri = make_uri()
+    failed = settle(ledger, ref=ModelVersionRef("digits", "2"))
+    reversions.announce(failed, DIGITS, "alias:champion")
+    reversions.announce(failed, DIGITS, "alias:champion")
+    assert reversions.announced(failed) == (DIGITS, "alias:champion")
+    promote(uri, "alias:other", "alias:champion", "alias:champion", "alias:champion")
+    ledger.drain_outbox(OutboxReader(uri))
+    again, theirs, own, other = ledger.list(ref=DIGITS)
+    assert [job.puts_back for job in (other, own, theirs, again)] == [None, failed.id, None, None]
+    assert [job.state for job in (own, theirs, again)] == [JobState.QUEUED, JobState.QUEUED, JobState.IGNORED]
+    reversions.finish(failed)
+    assert reversions.announced(failed) is None
+    ledger.ignore(ledger.claim("worker", job_id=own.id), "A worker did this.")
+    assert ledger.retry(own.id).puts_back is None, "now a person wants it"
+
+
+def test_a_row_that_is_read_twice_takes_no_announcement_of_another(ledger, reversions, make_uri):
+    uri = make_uri()
+    promote(uri, "alias:champion")
+    reader = OutboxReader(uri)
+
+    class Interrupted(OutboxReader):
+        def delete(self, rows):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ledger.drain_outbox(Interrupted(uri))
+    reversions.announce(settle(ledger, "alias:other"), DIGITS, "alias:champion")
+    assert ledger.drain_outbox(reader) == 0
+    promote(uri, "alias:champion")
+    ledger.drain_outbox(reader)
+    assert ledger.list()[0].puts_back is not None
+
+
+def test_several_workers_draining_at_once_recognise_a_promotion_once(ledger, reversions, make_uri):
+    uri = make_uri()
+    for number in range(5):
+        ref = ModelVersionRef("digits", str(number))
+        reversions.announce(settle(ledger, "alias:other", ref=ref), ref, "alias:champion")
+        promote(uri, "alias:champion", ref=ref)
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(lambda _: ledger.drain_outbox(OutboxReader(uri)), range(4))) == 5
+    assert all(job.puts_back is not None for job in ledger.list([JobState.QUEUED]))
+
+
+def test_promotions_of_one_kind_are_found_together(ledger, reversions):
+    other = ModelVersionRef("digits", "2")
+    staging = settle(ledger, "stage:Staging")
+    production = settle(ledger, "reconciled:stage:Production")
+    settle(ledger, "stage:Staging", ref=other)
+    champion, moved = settle(ledger), settle(ledger, "reconciled:alias:champion", ref=other)
+    settle(ledger, "alias:champion_2")
+    ledger.enqueue(DIGITS, "alias:champion")
+    ignored = ledger.claim("worker")
+    ledger.ignore(ignored, "No rule.")
+    assert [job.id for job in reversions.same_kind(staging)] == [production.id, staging.id]
+    assert [job.id for job in reversions.same_kind(moved)] == [moved.id, champion.id]
+
+
 def test_a_missing_outbox_is_created_by_the_worker(make_uri):
     reader = OutboxReader(make_uri())
     reader.create()
@@ -462,6 +606,25 @@ def test_a_database_that_is_down_is_transient_and_keeps_the_password_to_itself()
         ledger.claim("worker")
     assert caught.value.transient
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("absent", ["psycopg", "psycopg2"])
+def test_a_url_without_a_driver_takes_the_one_that_is_installed(postgres_uri, absent):
+    pytest.importorskip("psycopg" if absent == "psycopg2" else "psycopg2")
+    bare = sqlalchemy.make_url(postgres_uri()).set(drivername="postgresql").render_as_string(hide_password=False)
+    code = f"""
+        import sys
+        from importlib.machinery import PathFinder
+        find_spec = PathFinder.find_spec
+        PathFinder.find_spec = lambda name, *place: None if name == {absent!r} else find_spec(name, *place)
+        from registry_export.ledger import Ledger
+        ledger = Ledger(sys.argv[1])
+        ledger.migrate()
+        print(ledger.list(), ledger.database.engine.driver)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), bare]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.stdout.split() == ["()", "psycopg2" if absent == "psycopg" else "psycopg"], ended.stderr
 
 
 @pytest.mark.parametrize("uri", ["nonsense", "nosuchdialect://x/y"])

@@ -95,6 +95,20 @@ def test_the_row_carries_the_clock_of_the_database_and_the_earlier_status(server
     assert len(row.event) == 32
 
 
+def test_the_row_carries_what_the_promotion_replaced(server, client, model):
+    first, second = version_of(client, model), version_of(client, model)
+    client.transition_model_version_stage(model, first, "Staging")
+    client.transition_model_version_stage(model, first, "Production")
+    client.transition_model_version_stage(model, first, "Production")
+    client.set_registered_model_alias(model, "champion", first)
+    client.set_registered_model_alias(model, "champion", second)
+    client.delete_registered_model_alias(model, "champion")
+    client.set_registered_model_alias(model, "champion", first)
+    copy = client.copy_model_version(f"models:/{model}/{first}", f"{model}-production")
+    rows = [*rows_of(server.database_uri, model), *rows_of(server.database_uri, copy.name)]
+    assert [row.previous for row in rows] == ["None", "Staging", "Production", "", "1", "", None]
+
+
 def test_archiving_the_others_queues_the_promoted_version_alone(server, client, model):
     first, second = version_of(client, model), version_of(client, model)
     client.transition_model_version_stage(model, first, "Production")
