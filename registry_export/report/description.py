@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import re
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from registry_export.entities import ExportReport, Status, TargetResult
 from registry_export.report.text import (
     MISSING,
+    escaped,
     number_text,
     reason_text,
     shortened,
@@ -76,7 +76,7 @@ def _split(description: str) -> tuple[str, bool, str]:
 
 def _full(report: ExportReport, link: Link) -> str:
     reasons = [
-        f"- **{_escaped(result.variant)}** {result.status}: {_escaped(shortened(reason, _LONGEST_REASON))}"
+        f"- **{escaped(result.variant)}** {result.status}: {escaped(shortened(reason, _LONGEST_REASON))}"
         for result in report.targets
         if (reason := reason_text(result))
     ]
@@ -122,16 +122,11 @@ def _padded(name: str, width: int) -> str:
 
 
 def _line(report: ExportReport, link: Link) -> str:
-    sentence = _escaped(shortened(verdict_sentence(report), _LONGEST_REASON))
+    sentence = escaped(shortened(verdict_sentence(report), _LONGEST_REASON))
     return f"**Exports: {report.status}.** {sentence} {_linked('Report', link('exports/report.html'), '')}".rstrip()
 
 
 def _linked(text: str, target: str | None, otherwise: str | None = None) -> str:
     if target:
-        return f"[{_escaped(text)}]({target})"
-    return _escaped(text) if otherwise is None else otherwise
-
-
-def _escaped(text: str) -> str:
-    """Keep text from being read as Markdown or HTML. MLflow's reader knows no backslash before `>`: hence entities."""
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(text, quote=False))
+        return f"[{escaped(text)}]({target})"
+    return escaped(text) if otherwise is None else otherwise

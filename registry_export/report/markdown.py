@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from registry_export.discovery import discover_formats
@@ -9,6 +10,7 @@ from registry_export.entities import ExportReport, TargetResult
 from registry_export.manifest import reproduce_command
 from registry_export.report.text import (
     MISSING,
+    escaped,
     evidence_text,
     is_usable,
     metrics_texts,
@@ -29,9 +31,9 @@ def to_markdown(report: ExportReport) -> str:
 
 
 def _lines(report: ExportReport) -> Iterator[str]:
-    yield f"# Exports of {report.model_version}: {report.status}"
+    yield f"# Exports of {escaped(str(report.model_version))}: {report.status}"
     yield ""
-    yield _cell(verdict_sentence(report))
+    yield escaped(verdict_sentence(report))
     yield ""
     yield f"Trigger `{report.trigger}`, {time_text(report.created_at) or 'time unknown'}."
     if report.source is not None:
@@ -39,7 +41,7 @@ def _lines(report: ExportReport) -> Iterator[str]:
         yield f"Source: {source.flavor or source.format}, {size_text(source.size_bytes)}, sha256 `{source.sha256}`."
         if source.evidence:
             yield f"Verified with {evidence_text(source.evidence)}."
-        yield from (f"\n> {_cell(note)}" for note in source.notes)
+        yield from (f"\n> {escaped(note)}" for note in source.notes)
     if report.targets:
         yield ""
         yield "| target | status | version | size | max abs diff | tolerance | seconds |"
@@ -72,7 +74,7 @@ def _target(report: ExportReport, result: TargetResult, command: str) -> Iterato
     yield f"## {result.variant}: {result.status}"
     yield ""
     if reason := reason_text(result):
-        yield f"{_cell(reason)}"
+        yield escaped(reason)
         yield ""
     if result.path:
         yield f"- Path: {' → '.join(result.path)}"
@@ -86,11 +88,11 @@ def _target(report: ExportReport, result: TargetResult, command: str) -> Iterato
         yield f"- sha256: `{result.sha256}`"
     if result.verification is not None:
         for rung in result.verification.rungs:
-            yield f"- {rung.name}: {rung.status}{': ' + _cell(rung.reason) if rung.reason else ''}"
+            yield f"- {rung.name}: {rung.status}{': ' + escaped(rung.reason) if rung.reason else ''}"
             for name, metrics in rung.outputs.items():
                 yield f"  - `{name}`: " + ", ".join(f"{key} {text}" for key, text in metrics_texts(metrics).items())
-    yield from (f"- Tried {attempt.way}: {_cell(attempt.error) or 'worked'}" for attempt in result.attempts)
-    yield from (f"- {_cell(note)}" for note in result.notes)
+    yield from (f"- Tried {attempt.way}: {escaped(attempt.error) or 'worked'}" for attempt in result.attempts)
+    yield from (f"- {escaped(note)}" for note in result.notes)
     yield ""
     if is_usable(result):
         yield "```python"
@@ -115,21 +117,18 @@ def load_lines(report: ExportReport, result: TargetResult) -> Iterator[str]:
     """Yield the lines of Python that load an export and call it."""
     interface = result.description.interface if result.description is not None else None
     names = [spec.name or "x" for spec in interface.inputs] if interface else ["x"]
-    arrays = ", ".join(f'"{name}": {_variable(name)}' for name in names)
+    arrays = ", ".join(f"{_quoted(name)}: {_variable(name)}" for name in names)
     yield "import registry_export"
     yield ""
-    yield f'with registry_export.load("{report.model_version.uri}", "{result.variant}") as model:'
+    yield f"with registry_export.load({_quoted(report.model_version.uri)}, {_quoted(result.variant)}) as model:"
     yield f"    outputs = model.infer({{{arrays}}})"
+
+
+def _quoted(text: str) -> str:
+    """A string literal of Python, in the quotes that people write."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _variable(name: str) -> str:
     cleaned = "".join(character if character.isalnum() else "_" for character in name)
     return cleaned if cleaned.isidentifier() else f"x_{cleaned}"
-
-
-def _cell(text: str) -> str:
-    """Text that came from a converter, on one line, and read as text."""
-    line = " ".join(text.split())
-    for character in "\\`*_[]<>|":
-        line = line.replace(character, f"\\{character}")
-    return line

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -143,6 +145,14 @@ def is_usable(result: TargetResult) -> bool:
 def one_line(text: str) -> str:
     """Join the lines of a text."""
     return " ".join(text.split())
+
+
+def escaped(text: str) -> str:
+    """Keep text, put on one line, from being read as Markdown or HTML.
+
+    MLflow's reader knows no backslash before `>`: hence entities.
+    """
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(one_line(text), quote=False))
 
 
 def shortened(text: str, limit: int) -> str:

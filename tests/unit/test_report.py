@@ -169,6 +169,15 @@ def test_what_a_converter_said_is_text_and_not_html():
     assert "<script>alert(1)</script>" in page(REPORT).text
 
 
+def test_a_models_name_is_text_in_every_report_and_a_string_in_its_python():
+    named = affine.report(ModelVersionRef('<script>"a" | b', "1"), VERIFIED)
+    headings = "\n".join(line for line in to_markdown(named).splitlines() if line.startswith("#"))
+    assert "<script>" not in to_html(named) + headings
+    code = to_markdown(named).split("```python\n")[1].split("```")[0]
+    assert "models:/<script>\\\"a\\\" | b/1" in code
+    compile(code, "report.md", "exec")
+
+
 def test_every_target_of_the_table_leads_to_its_details():
     found = page(REPORT)
     assert found.anchors == {"#affine", "#third", "#other"}
