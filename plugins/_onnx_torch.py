@@ -143,7 +143,11 @@ def _reason(error: Exception) -> str:
 def _refused(attempts: Sequence[Attempt], failures: Sequence[Exception]) -> ConversionError:
     text = "; ".join(f"{attempt.way}: {attempt.error}" for attempt in attempts)
     unsupported = any(isinstance(f, UnsupportedModelError) or depends_on_data(f) for f in failures)
-    error = (UnsupportedModelError if unsupported else ConversionError)(f"No exporter could write the model: {text}")
+    without_form = all("no ONNX form" in attempt.error for attempt in attempts)
+    error = (UnsupportedModelError if unsupported or without_form else ConversionError)(
+        f"No exporter could write the model: {text}.",
+        remedy="Write the operator in others, or export torchscript or exported_program." if without_form else "",
+    )
     error.__cause__ = failures[0]
     return error
 

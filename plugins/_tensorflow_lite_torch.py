@@ -50,8 +50,9 @@ def convert_module(module: Any, output: Path, request: ConversionRequest) -> Con
             converted.export(str(output))
     # Whatever this stack of exporters and compilers raises is its refusal.
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0][:500]
-        raise ConversionError(f"litert-torch refused the model: {type(error).__name__}: {reason}") from error
+        from registry_export_plugins._torch_calls import first_line
+
+        raise ConversionError(f"litert-torch refused the model: {first_line(error)}") from error
     return ConversionResult((Attempt("litert-torch"),), (FIXED_SIZES,))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -219,10 +220,24 @@ def output_names(leaves: Leaves, outputs: Sequence[TensorSpec]) -> tuple[str, ..
     return tuple(declared)
 
 
+_NO_FORM = re.compile(
+    r"No ONNX function found for <OpOverload\(op='([\w.]+)'|Exporting the operator '([\w:]+)' to ONNX"
+)
+_NOISE = re.compile(r"\x1b\[\d+m|/\S*/site-packages/|\s*\[Caused by .*|\s*\(unhinted: .*|\s*\(Size-like symbols: .*")
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
-    """Return an exception's class and the first line of its message that says anything."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if len(lines) > 1 and lines[1].startswith("- "):  # torch.export names the constraint below its headline
+    """Return an exception's class and the first line of its message that says anything.
+
+    Of the exporters' pages it is the line with the cause, without graph values and machine paths.
+    """
+    missing = _NO_FORM.search(str(error))
+    if missing:
+        return f"there is no ONNX form of {(missing[1] or missing[2]).replace('::', '.')}"
+    lines = [line.strip() for line in _NOISE.sub("", str(error)).splitlines() if line.strip()]
+    if "## Exception summary" in lines:
+        lines = lines[lines.index("## Exception summary") + 1 :]
+    elif len(lines) > 1 and lines[1].startswith("- "):  # torch.export names the constraint below its headline
         lines = [lines[1].removeprefix("- ")]
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

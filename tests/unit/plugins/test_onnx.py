@@ -112,6 +112,13 @@ def test_an_opset_too_new_for_the_runtime_is_delivered_and_named_unrunnable(sour
         pass
 
 
+def test_an_operator_without_an_onnx_form_is_named_with_the_remedy(tmp_path):
+    source = make_source(models.Inverse(), (spec("x", "float32", "batch", 3, 3),), tmp_path)
+    with pytest.raises(ConversionError, match=r"no ONNX form of aten\.linalg_inv.*torchscript") as caught:
+        convert(Onnx(), TORCH_MODULE, source.load(), source, tmp_path / "made")
+    assert "registry" not in str(caught.value)  # the exporter's advice to its own developers
+
+
 def test_dimensions_that_share_a_name_are_one_dimension_in_the_file(source_of, tmp_path):
     source = source_of("transformer")
     path, _ = convert(Onnx(), TORCH_MODULE, source.load(), source, tmp_path)
