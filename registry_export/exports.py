@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from registry_export.config import parse_targets
 from registry_export.discovery import discover_formats
-from registry_export.entities import ExportReport, ModelVersionRef, TargetResult
+from registry_export.entities import ExportReport, ModelVersionRef, Status, TargetResult
 from registry_export.errors import ArtifactError, ConfigurationError
 from registry_export.format import Format
 from registry_export.manifest import OWN_FILES, Manifest, verify_files
@@ -17,6 +19,8 @@ from registry_export.publishing import read_report
 from registry_export.pyfunc import LoadedExport
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.report import is_usable, reason_text
+
+_log = logging.getLogger(__name__)
 
 
 def pull(
@@ -28,6 +32,8 @@ def pull(
     formats: Mapping[str, Format] | None = None,
 ) -> Path:
     """Fetch a published export into a folder, its digests checked.
+
+    An unverified one is handed out with a warning in the log: nothing has shown that it is wrong.
 
     Args:
         model_uri: `models:/name/3`, `models:/name@alias` or `models:/name/Staging`.
@@ -41,19 +47,36 @@ def pull(
 
     Raises:
         ArtifactError: There is no such export, it is neither verified nor unverified, or it is torn.
+        ConfigurationError: The target is not understood, or `output` cannot be used as a folder.
         ModelVersionNotFoundError: There is no such version.
     """
     registry = registry or Registry()
     ref = registry.resolve(model_uri)
     variant = _variant(target, discover_formats() if formats is None else formats)
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    # Beside the result, so that the last step is a rename and not another copy.
-    with tempfile.TemporaryDirectory(prefix=".registry-export-", dir=output) as work:
-        folder, manifest = _fetch(registry, ref, variant, Path(work))
+    with _beside(output) as work:
+        folder, manifest = _fetch(registry, ref, variant, work)
         for path in sorted(folder.iterdir()):
             _replace(path, output / path.name)
     return output / manifest.filename
+
+
+@contextlib.contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """Make a temporary folder inside the output, so that the last step is a rename and not another copy.
+
+    Raises:
+        ConfigurationError: The output cannot be made or written to.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".registry-export-", dir=output))
+    except OSError as error:
+        raise ConfigurationError(f"{output} cannot be used as a folder: {error.strerror}.") from error
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def load(
@@ -115,6 +138,8 @@ def _fetch(registry: Registry, ref: ModelVersionRef, variant: str, work: Path) -
             f"{variant} of {ref} is not what report.json speaks of: its files are of another export.",
             remedy="An export may be under way; try again, or export it again.",
         )
+    if result.status is not Status.VERIFIED:
+        _log.warning("%s of %s is %s: %s", variant, ref, result.status, reason_text(result))
     _drop_strangers(folder, manifest)
     return folder, manifest
 
@@ -146,4 +171,6 @@ def _drop_strangers(folder: Path, manifest: Manifest) -> None:
 def _replace(source: Path, destination: Path) -> None:
     if destination.is_dir() and not destination.is_symlink():
         shutil.rmtree(destination)
+    elif source.is_dir():
+        destination.unlink(missing_ok=True)  # a folder replaces no file and no link by itself
     source.replace(destination)

@@ -295,6 +295,20 @@ def test_pull_replaces_what_an_earlier_pull_left(registry, export, ref, tmp_path
     ]  # fmt: skip
 
 
+def test_pull_says_that_an_export_is_not_verified(registry, export, ref, tmp_path, caplog):
+    export(ref, affine.result(status=Status.UNVERIFIED))
+    assert pull(ref.uri, "affine", tmp_path / "out", registry=registry).is_file()
+    assert f"affine of {ref} is unverified: the reason of affine" in caplog.text
+
+
+def test_pull_refuses_a_place_that_is_no_folder_in_words(registry, export, ref, tmp_path):
+    export(ref, affine.result())
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigurationError, match="cannot be used as a folder"):
+        pull(ref.uri, "affine", tmp_path / "file", registry=registry)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_target_that_was_never_exported_is_refused_with_what_there_is(registry, export, ref, tmp_path):
     with pytest.raises(ArtifactError, match=r"it has: none"):
         pull(ref.uri, "affine", tmp_path, registry=registry)

@@ -174,7 +174,7 @@ def test_a_models_name_is_text_in_every_report_and_a_string_in_its_python():
     headings = "\n".join(line for line in to_markdown(named).splitlines() if line.startswith("#"))
     assert "<script>" not in to_html(named) + headings
     code = to_markdown(named).split("```python\n")[1].split("```")[0]
-    assert "models:/<script>\\\"a\\\" | b/1" in code
+    assert 'models:/<script>\\"a\\" | b/1' in code
     compile(code, "report.md", "exec")
 
 
