@@ -217,7 +217,7 @@ def _explained(message: str) -> ConversionError:
     if operators and wide:
         return UnsupportedModelError(
             f"TensorFlow Lite has no kernels for float{wide[1]}, in which this model computes.",
-            remedy="Log the model in float32 (`.float()` of a PyTorch module, the dtype policy `float32` of a Keras one).",
+            remedy="Log the model in float32 (a PyTorch module's `.float()`, a Keras model's dtype policy `float32`).",
         )
     if operators:
         return UnsupportedModelError(
