@@ -145,7 +145,7 @@ def _refused(attempts: Sequence[Attempt], failures: Sequence[Exception]) -> Conv
     unsupported = any(isinstance(f, UnsupportedModelError) or depends_on_data(f) for f in failures)
     without_form = all("no ONNX form" in attempt.error for attempt in attempts)
     error = (UnsupportedModelError if unsupported or without_form else ConversionError)(
-        f"No exporter could write the model: {text}.",
+        f"No exporter could write the model: {text.rstrip('.')}.",
         remedy="Write the operator in others, or export torchscript or exported_program." if without_form else "",
     )
     error.__cause__ = failures[0]

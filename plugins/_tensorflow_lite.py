@@ -225,7 +225,8 @@ def _explained(message: str) -> ConversionError:
             remedy="Export another format.",
         )
     lines = [line for line in message.splitlines() if "error:" in line] or message.splitlines() or ["no reason given"]
-    return ConversionError(f"The TensorFlow Lite converter refused the model: {lines[0][:500]}")
+    reason = re.sub(r"^.*?error: |\bloc\(.*\]\)+: ", "", lines[0])  # where in its graph says nothing to anybody
+    return ConversionError(f"The TensorFlow Lite converter refused the model: {reason[:300]}")
 
 
 def _check(function: TensorFlowFunction, path: Path, samples: Mapping[str, Array]) -> None:

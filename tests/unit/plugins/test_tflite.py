@@ -9,6 +9,7 @@ from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import UnsupportedModelError, VerificationError
 from registry_export.format import ConversionRequest
 from registry_export_plugins._tensorflow import trace
+from registry_export_plugins._tensorflow_lite import _explained
 from registry_export_plugins.keras import Keras
 from registry_export_plugins.saved_model import SavedModel, from_keras_model
 from registry_export_plugins.tflite import TFLite
@@ -57,6 +58,17 @@ def test_a_function_without_a_kernel_is_refused_by_the_operators_name(tmp_path: 
 
     with pytest.raises(UnsupportedModelError, match="Igamma"):
         _converted(tmp_path, lambda x: [tf.math.igamma(x, x)], ("batch", 3))
+
+
+def test_the_converters_reason_is_told_without_the_places_in_its_graph():
+    told = _explained(
+        '<unknown>:0: error: loc(callsite(fused["Squeeze:", "Call/Squeeze_1@__f_1"] at fused["Call:", "Call"]))): '
+        "'tfl.squeeze' op attribute 'squeeze_dims' failed\n<unknown>:0: note: see more\n"
+    )
+    assert (
+        told.message
+        == "The TensorFlow Lite converter refused the model: 'tfl.squeeze' op attribute 'squeeze_dims' failed"
+    )
 
 
 def test_double_precision_is_refused_by_that_name(tmp_path: Path):
