@@ -379,3 +379,19 @@ def test_once_it_is_done_a_persons_promotion_is_exported_again(settings, client,
     assert work(settings, Status.VERIFIED) == [(first, "alias:champion")]
     assert Reversions(ledger.database).announced(ledger.list()[1]) is None
     assert ledger.list()[0].model_version == ModelVersionRef(name, first)
+
+
+def test_an_alias_that_a_person_removed_meanwhile_stays_away(settings, client, name, ledger):
+    first, second = version_of(client, name), version_of(client, name)
+    client.set_registered_model_alias(name, "champion", first)
+    work(settings, Status.VERIFIED)
+    client.set_registered_model_alias(name, "champion", second)
+
+    class Removing(Exporter):
+        def __call__(self, ref, **rest):
+            client.delete_registered_model_alias(name, "champion")
+            return super().__call__(ref, **rest)
+
+    run_worker(settings, once=True, export=Removing(Status.FAILED))
+    assert champion_of(client, name) is None
+    assert len(ledger.list()) == 2, "nothing came back"
