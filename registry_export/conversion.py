@@ -90,9 +90,7 @@ def convert(arguments: Any) -> Converted:
         result = conversion.function(
             model, output, ConversionRequest(request.options, request.interface, samples, work)
         )
-    except RegistryExportError:
-        raise
-    except MemoryError:
+    except (RegistryExportError, MemoryError):
         raise
     except Exception as error:
         raise ConversionError(one_line(error, 600)) from error

@@ -28,6 +28,7 @@ from registry_export.samples import (
     draw,
     groups,
     output_specs,
+    tied,
     variations,
     with_dynamic,
 )
@@ -99,6 +100,9 @@ def reference(arguments: Any) -> Reference:
         natural = [runner.interface, _renamed(declared, runner.interface)]
         dimensions = groups(base, [_requested(request.dynamic), *natural]) or _assumed_batch(base, declared)
         runs, kept, notes = _climb(runner, base, expected, dimensions)
+        together = tied(dimensions, {group.name for group in dimensions} - {group.name for group in kept})
+        if together != dimensions:
+            runs, kept, notes = _climb(runner, base, expected, together)
         interface = replace(
             with_dynamic(runner.interface, kept, base),
             outputs=output_specs([(v.inputs, outputs) for v, outputs in runs], kept),
@@ -126,7 +130,7 @@ class _Opened:
         try:
             self._context = self._format.open(Path(self._origin.path), self._origin.interface)
             return self._context.__enter__()
-        except RegistryExportError:
+        except (RegistryExportError, MemoryError):
             raise
         except Exception as error:
             raise SourceError(
@@ -179,7 +183,7 @@ def _assumed_batch(base: Mapping[str, Array], declared: Interface) -> tuple[Grou
 def _first_run(runner: Runner, base: Mapping[str, Array]) -> dict[str, Array]:
     try:
         outputs = runner.infer(base)
-    except RegistryExportError:
+    except (RegistryExportError, MemoryError):
         raise
     except Exception as error:
         raise SourceError(

@@ -71,7 +71,7 @@ def replay(arguments: Any) -> Replay:
         with format_.open(Path(request.origin.path), request.origin.interface) as runner:
             rungs = tuple(_replay_rung(runner, rung, request) for rung in request.rungs)
             return Replay(rungs, runner.runtime, _latency(runner, request.rungs, rungs))
-    except RegistryExportError:
+    except (RegistryExportError, MemoryError):
         raise
     except Exception as error:
         raise VerificationError(f"The exported model cannot be loaded: {one_line(error)}") from error
@@ -84,6 +84,8 @@ def _replay_rung(runner: Runner, rung: RungFiles, request: ReplayRequest) -> Rep
         return ReplayedRung(skipped=misfit)
     try:
         outputs = runner.infer(inputs)
+    except MemoryError:
+        raise
     except Exception as error:  # noqa: BLE001  the verdict on this rung, not the end of the others
         return ReplayedRung(error=one_line(error))
     folder = Path(request.folder) / Path(rung.inputs).name.replace("inputs", "actual")

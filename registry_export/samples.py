@@ -6,7 +6,7 @@ knows its own names and sizes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,18 +135,40 @@ def groups(base: Mapping[str, Array], interfaces: Sequence[Interface]) -> tuple[
 
     Axis 0 of every input is one dimension, the batch, where all inputs agree on its size. Other axes
     are one dimension when they share a name, or have the same size and were named after their input
-    alone (a signature's -1 says nothing of which dimensions are equal).
+    alone (a signature's -1 says nothing of which dimensions are equal). Two such axes of one input, as the
+    height and the width of a square picture, are two dimensions; `tied` makes one of them.
     """
-    found: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    found: dict[tuple[str, int, int], list[tuple[str, int]]] = {}
     for name, axis, dimension in _named_axes(base, interfaces):
         size = base[name].shape[axis]
-        anonymous = dimension in (f"{name}_{axis}", f"input_{axis}")
-        found.setdefault((BATCH if axis == 0 else "" if anonymous else dimension, size), []).append((name, axis))
+        anonymous = axis > 0 and dimension in (f"{name}_{axis}", f"input_{axis}")
+        label = BATCH if axis == 0 else "" if anonymous else dimension
+        before = sum(  # how many axes of this input stand in dimensions of this label and size already
+            place[0] == name for key, places in found.items() if key[:2] == (label, size) for place in places
+        )
+        found.setdefault((label, size, before if anonymous else 0), []).append((name, axis))
     result: list[Group] = []
-    for (label, size), axes in found.items():
+    for (label, size, _), axes in found.items():
         taken = label in {group.name for group in result}
         result.append(Group(f"{axes[0][0]}_{axes[0][1]}" if taken or not label else label, tuple(axes), size))
     return tuple(sorted(result, key=lambda group: group.name != BATCH))
+
+
+def tied(dimensions: Sequence[Group], refused: Collection[str]) -> tuple[Group, ...]:
+    """Make one dimension of those of equal size that a model refuses to vary alone (a square mask has two).
+
+    Args:
+        dimensions: All dimensions.
+        refused: Names of those that were refused.
+    """
+    result: list[Group] = []
+    for group in dimensions:
+        twin = next((g for g in result if g.size == group.size and {g.name, group.name} <= set(refused)), None)
+        if twin is None or BATCH in (twin.name, group.name):
+            result.append(group)
+        else:
+            result[result.index(twin)] = replace(twin, axes=twin.axes + group.axes)
+    return tuple(result)
 
 
 def _named_axes(base: Mapping[str, Array], interfaces: Sequence[Interface]) -> Iterator[tuple[str, int, str]]:
@@ -196,7 +218,9 @@ def _row(base: Mapping[str, Array], group: Group, row: int) -> dict[str, Array]:
 
 
 def _resize(array: Array, axis: int, size: int, generator: np.random.Generator) -> Array:
-    taken = np.take(array, np.arange(size) % max(array.shape[axis], 1), axis=axis)
+    if array.shape[axis] == 0:  # nothing to repeat; the empty example itself keeps the verdict from being one
+        return _vary(np.zeros((*array.shape[:axis], size, *array.shape[axis + 1 :]), array.dtype), array, generator)
+    taken = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
     if size <= array.shape[axis]:
         return np.ascontiguousarray(taken)
     fresh = _vary(taken, array, generator)
@@ -208,8 +232,9 @@ def _resize(array: Array, axis: int, size: int, generator: np.random.Generator) 
 
 def _vary(taken: Array, array: Array, generator: np.random.Generator) -> Array:
     if array.dtype.kind == "f":
-        spread = float(np.nanstd(array.astype(np.float64))) or 1.0
-        noise = generator.standard_normal(taken.shape) * spread * _NOISE
+        known = array[np.isfinite(array)].astype(np.float64)  # a mask may hold infinities
+        spread = float(known.std()) if known.size else 0.0
+        noise = generator.standard_normal(taken.shape) * (spread or 1.0) * _NOISE
         return np.asarray(taken.astype(np.float64) + noise).astype(array.dtype)
     if array.dtype.kind in "iu" and array.size:
         low, high = int(array.min()), int(array.max())

@@ -64,14 +64,14 @@ def judge(source: Reference, replay: Replay, tolerance: Tolerance) -> Verificati
     """Compare every rung that ran and sum up.
 
     The verdict is the worst over the rungs that were run, and `unverified` when there was none, or when
-    the source does not agree with itself.
+    the source does not agree with itself and the artifact could at least be run.
     """
     total = Sums()
     rungs = [_judge_rung(f, r, tolerance, total) for f, r in zip(source.rungs, replay.rungs, strict=True)]
     ran = [rung for rung in rungs if not rung.reason.startswith(_SKIPPED)]
     status = worst(tuple(rung.status for rung in ran))
     reason = _reason(ran, status)
-    if source.unstable:
+    if source.unstable and status is not Status.FAILED:
         status, reason = Status.UNVERIFIED, source.unstable
     return Verification(
         status=status,
@@ -88,6 +88,8 @@ def judge(source: Reference, replay: Replay, tolerance: Tolerance) -> Verificati
 def _judge_rung(files: RungFiles, replayed: ReplayedRung, tolerance: Tolerance, total: Sums) -> Rung:
     if replayed.skipped:
         return Rung(files.name, Status.UNVERIFIED, _SKIPPED + replayed.skipped)
+    if not any(array.size for array in read_tensors(Path(files.inputs)).values()):
+        return Rung(files.name, Status.UNVERIFIED, "the sample is empty")  # whatever a runtime makes of it
     if replayed.error:
         return Rung(files.name, Status.FAILED, replayed.error)
     expected, actual = read_tensors(Path(files.expected)), read_tensors(Path(replayed.actual))

@@ -70,8 +70,10 @@ def test_a_faithful_conversion_is_verified(workshop, tmp_path):
         ("nothing", "ConversionError", "wrote no model.planted"),
         ("unreadable", "ConversionError", "cannot be read back"),
         ("input_changed", "ConversionError", "changed its own input"),
+        ("link", "ArtifactError", "symbolic link"),
         ("crash_at_run", "ChildCrashedError", "SIGSEGV"),
         ("hang_at_run", "ChildTimeoutError", "5 s"),
+        ("memory_at_run", "ChildOutOfMemoryError", "memory limit"),
         ("fails_at_one", "VerificationError", "batch 1: ValueError: a batch of one"),
     ],
 )
@@ -133,8 +135,19 @@ def test_an_unstable_source_is_unverified_whatever_the_converter_did(workshop, t
     assert "source is unstable" in result.verification.reason
 
 
+def test_an_unstable_source_does_not_excuse_an_artifact_that_cannot_be_run(workshop, tmp_path):
+    made = export(workshop, tmp_path, "planted:fault=fails_at_one", unstable=True)
+    assert made["planted-fails_at_one"][0].status is Status.FAILED
+
+
+def test_a_sample_without_rows_verifies_nothing(workshop, tmp_path):
+    result = export(workshop, tmp_path, "planted", sample=SAMPLE[:0])["planted"][0]
+    assert result.status is Status.UNVERIFIED
+    assert "the sample is empty" in result.verification.reason
+
+
 def test_a_failed_branch_leaves_its_siblings_alive(workshop, tmp_path):
-    made = export(workshop, tmp_path, "planted:fault=crash, planted:fault=refuse, planted")
+    made = export(workshop, tmp_path, "planted:fault=crash, planted:fault=link, planted")
     assert made["planted"][0].status is Status.VERIFIED
     assert made["planted-crash"][0].status is Status.FAILED
 

@@ -35,6 +35,7 @@ FAULTS = (
     "nothing",
     "unreadable",
     "input_changed",
+    "link",
     "wrong",
     "nan",
     "missing",
@@ -45,6 +46,7 @@ FAULTS = (
     "first_row_only",
     "crash_at_run",
     "hang_at_run",
+    "memory_at_run",
     "fails_at_one",
     "absent",
     "static",
@@ -135,6 +137,8 @@ def _convert(model, output, request):
         return ConversionResult()
     if fault == "input_changed":
         model["path"].write_bytes(b"overwritten")
+    if fault == "link":
+        output.with_suffix(".link").symlink_to("/etc/hostname")
     if fault == "unreadable":
         output.write_bytes(b"noise")
         return ConversionResult()
@@ -152,6 +156,8 @@ class _Faulty(_Runner):
             ctypes.string_at(0)
         if fault == "hang_at_run":
             time.sleep(600)
+        if fault == "memory_at_run":
+            np.zeros(2**40)
         if fault == "fails_at_one" and rows == 1:
             raise ValueError("a batch of one")
         return _spoiled(fault, outputs)

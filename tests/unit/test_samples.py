@@ -5,7 +5,7 @@ import pytest
 
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import SamplesError
-from registry_export.samples import BATCH, bind, draw, groups, output_specs, variations, with_dynamic
+from registry_export.samples import BATCH, bind, draw, groups, output_specs, tied, variations, with_dynamic
 from registry_export.tensors import read_tensors, write_tensors
 
 X = TensorSpec("x", "float32", ("batch", 4))
@@ -63,6 +63,26 @@ def test_lengths_that_differ_are_different_dimensions():
     assert [g.name for g in groups(base, [Interface((IDS, MASK))])] == [BATCH, "ids_1", "mask_1"]
 
 
+def test_the_sides_of_a_square_picture_are_two_dimensions():
+    picture = TensorSpec("x", "float32", ("batch", 3, "x_2", "x_3"))
+    found = groups({"x": np.zeros((2, 3, 8, 8), np.float32)}, [Interface((picture,))])
+    assert [(group.name, group.axes) for group in found] == [
+        (BATCH, (("x", 0),)),
+        ("x_2", (("x", 2),)),
+        ("x_3", (("x", 3),)),
+    ]
+
+
+def test_the_sides_of_a_square_mask_are_tied_once_the_model_refuses_them_alone():
+    square = TensorSpec("mask", "int64", ("batch", "mask_1", "mask_2"))
+    base = {"ids": np.zeros((2, 7), np.int64), "mask": np.ones((2, 7, 7), np.int64)}
+    found = groups(base, [Interface((IDS, square))])
+    assert [group.name for group in found] == [BATCH, "ids_1", "mask_2"]
+    together = tied(found, {"ids_1", "mask_2"})
+    assert [group.axes for group in together][1:] == [(("ids", 1), ("mask", 1), ("mask", 2))]
+    assert tied(found, {"ids_1"}) == found
+
+
 def test_fixed_sizes_are_not_varied():
     assert groups({"x": np.zeros((1, 4))}, [Interface((TensorSpec("x", "float32", (1, 4)),))]) == ()
 
@@ -87,6 +107,19 @@ def test_what_has_a_batch_of_one_for_ever_is_judged_by_more_than_the_first_row()
 def test_text_is_refused_in_words(dtype):
     with pytest.raises(SamplesError, match="only inputs of numbers"):
         draw([TensorSpec("text", dtype, ("batch", 1))])
+
+
+def test_a_sample_without_rows_can_still_be_varied():
+    base = {"x": np.zeros((0, 4), np.float32), "ids": np.zeros((0, 7), np.int64)}
+    rungs = {rung.name: rung.inputs for rung in variations(base, groups(base, [Interface((X, IDS))]))}
+    assert [rungs["batch 3"][name].shape for name in base] == [(3, 4), (3, 7)]
+    assert np.isfinite(rungs["batch 3"]["x"]).all()
+
+
+def test_infinities_of_a_mask_do_not_spread_to_new_rows():
+    base = {"x": np.array([[0, -np.inf, 0, 1]], np.float32)}
+    rungs = {rung.name: rung.inputs["x"] for rung in variations(base, groups(base, [Interface((X,))]))}
+    assert (np.isfinite(rungs["batch 3"]) == [True, False, True, True]).all()
 
 
 def test_new_rows_are_not_copies_of_old_ones():
