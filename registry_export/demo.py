@@ -15,12 +15,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from registry_export.cli.processes import started, wait_until_healthy
 from registry_export.cli.tables import print_targets
-from registry_export.entities import ExportReport, ModelVersionRef
+from registry_export.entities import ModelVersionRef
 from registry_export.errors import RegistryExportError
+from registry_export.publishing import read_report
+from registry_export.registry import Registry
 
 _MODEL = "digits"
 _PREFERRED_PORT = 5000
@@ -55,13 +57,13 @@ def run_demo(*, keep: bool) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="registry-export-demo-") as name, contextlib.ExitStack() as running:
         folder = Path(name)
-        url = _start(folder, running)
+        url, worker = _start(folder, running)
         version = _train_and_register(url)
         _promote(url, version)
-        status = _await_export(url, version)
-        report = _report(url, version)
+        status = _await_export(url, version, worker)
+        report = read_report(Registry(url), ModelVersionRef(_MODEL, version))
         print()
-        print_targets(report.targets)
+        print_targets(report.targets if report else ())
         print(f"\n{_MODEL}/{version}: {status}\nThe version's page: {url}/#/models/{_MODEL}/versions/{version}")
         if keep:
             print("The server keeps running, and the worker exports what you promote there. Ctrl-C stops both.")
@@ -70,7 +72,8 @@ def run_demo(*, keep: bool) -> int:
     return int(status not in ("verified", "unverified"))
 
 
-def _start(folder: Path, running: contextlib.ExitStack) -> str:
+def _start(folder: Path, running: contextlib.ExitStack) -> tuple[str, subprocess.Popen[bytes]]:
+    """Start the server and the worker; return the server's address and the worker."""
     port = _free_port()
     url, database = f"http://127.0.0.1:{port}", f"sqlite:///{folder / 'mlflow.db'}"
     (folder / "registry-export.yaml").write_text(_RULES)
@@ -78,6 +81,7 @@ def _start(folder: Path, running: contextlib.ExitStack) -> str:
         **os.environ,
         "MLFLOW_TRACKING_URI": url,
         "REGISTRY_EXPORT_OUTBOX_URI": database,
+        "REGISTRY_EXPORT_LEDGER_URI": database,  # never the one that the user works with
         "REGISTRY_EXPORT_CONFIG": str(folder / "registry-export.yaml"),
         "PYTHONUNBUFFERED": "1",
     }
@@ -85,30 +89,13 @@ def _start(folder: Path, running: contextlib.ExitStack) -> str:
     server = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--backend-store-uri", database]
     server += ["--artifacts-destination", str(folder / "artifacts"), "--workers", "1"]
     log = folder / "server.log"
-    process = running.enter_context(_process(server, {**os.environ, "MLFLOW_TRACKING_URI": ""}, log))
-    _wait_until_healthy(process, url, log)
+    process = running.enter_context(started(server, {**os.environ, "MLFLOW_TRACKING_URI": ""}, log))
+    try:
+        wait_until_healthy(process, url)
+    except RegistryExportError as error:
+        raise RegistryExportError(f"{error}\n{log.read_text(errors='replace')[-2000:]}") from error
     print(f"It answers at {url}. Starting `registry-export worker` with these rules:\n\n{_RULES}", flush=True)
-    running.enter_context(_process([sys.executable, "-m", "registry_export.cli", "worker"], environment, None))
-    return url
-
-
-@contextlib.contextmanager
-def _process(command: list[str], environment: Mapping[str, str], log: Path | None) -> Iterator[subprocess.Popen[bytes]]:
-    with contextlib.ExitStack() as files:
-        output = files.enter_context(log.open("wb")) if log else None
-        process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT if log else None, start_new_session=True
-        )
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    return url, running.enter_context(started([sys.executable, "-m", "registry_export.cli", "worker"], environment))
 
 
 def _free_port() -> int:
@@ -117,15 +104,6 @@ def _free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise RegistryExportError("No TCP port of 127.0.0.1 is free.")
-
-
-def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
-            return
-        time.sleep(0.3)
-    raise RegistryExportError(f"mlflow server did not start:\n{log.read_text(errors='replace')[-2000:]}")
 
 
 def _train_and_register(url: str) -> str:
@@ -189,24 +167,14 @@ def _promote(url: str, version: str) -> None:
         pass
 
 
-def _await_export(url: str, version: str) -> str:
-    from registry_export.registry import Registry
-
+def _await_export(url: str, version: str, worker: subprocess.Popen[bytes]) -> str:
     registry, ref = Registry(url), ModelVersionRef(_MODEL, version)
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline:
         status = registry.version(ref).tags.get("registry_export.status", "")
         if status in _FINAL:
             return status
+        if worker.poll() is not None:
+            raise RegistryExportError(f"The worker ended with exit status {worker.returncode}.")
         time.sleep(0.5)
     raise RegistryExportError(f"The export did not end within {_PATIENCE_S:.0f} seconds.")
-
-
-def _report(url: str, version: str) -> ExportReport:
-    import msgspec
-
-    from registry_export.registry import Registry
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Registry(url).download_artifact(ModelVersionRef(_MODEL, version), "exports/report.json", Path(folder))
-        return msgspec.json.decode(path.read_bytes(), type=ExportReport)

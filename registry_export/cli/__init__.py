@@ -1,13 +1,15 @@
 """The command `registry-export`: argument parsing and printing, nothing else.
 
 Commands import what they need when they run, so that `--help` answers at once. Exit codes: 0 verified
-or unverified, 1 mismatch or failed, 2 usage or configuration, 130 stopped by Ctrl-C.
+or unverified, 1 mismatch or failed, 2 usage or configuration, 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
 import warnings
 
@@ -42,6 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; every error that is foreseen becomes one sentence on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given[:1]
+    with contextlib.suppress(ValueError):  # only the main thread may
+        # Whatever stops us, temporary folders and processes of ours go too. A worker has a handler of its own.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(cli.main(given, prog_name="registry-export", standalone_mode=False) or 0)
     except click.ClickException as error:

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,7 +20,7 @@ from registry_export.errors import ConfigurationError, RegistryExportError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_START_S = 120.0
+_START_S = 300.0
 _STOP_S = 30.0
 _POLL_S = 0.5
 _DEFAULT_STORE = "sqlite:///mlflow.db"
@@ -49,10 +50,10 @@ def run_server_and_worker(arguments: Sequence[str], environ: Mapping[str, str]) 
     worker_command = [sys.executable, "-m", "registry_export.cli", "worker"]
     if _answers(url):
         raise ConfigurationError(f"Something answers at {url} already; choose another port with --port.")
-    with contextlib.suppress(KeyboardInterrupt), _terminated_like_interrupted(), contextlib.ExitStack() as running:
-        server = running.enter_context(_process(mlflow_command, environ))
-        _wait_until_healthy(server, url)
-        worker = running.enter_context(_process(worker_command, environment))
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as running:
+        server = running.enter_context(started(mlflow_command, environ))
+        wait_until_healthy(server, url)
+        worker = running.enter_context(started(worker_command, environment))
         click.echo(f"MLflow is at {url}, and a worker exports what is promoted there. Ctrl-C stops both.")
         _wait_until_one_ends({"mlflow server": server, "the worker": worker})
 
@@ -90,19 +91,21 @@ def _option(arguments: Sequence[str], names: Sequence[str], default: str) -> str
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that a supervisor that stops us stops the children too."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def started(
+    command: Sequence[str], environment: Mapping[str, str], log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process in a group of its own, so that Ctrl-C reaches it through us and in our order.
 
-
-@contextlib.contextmanager
-def _process(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process in a group of its own, so that Ctrl-C reaches it through us and in our order."""
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    Args:
+        command: What to run.
+        environment: Its environment.
+        log: Where its output goes; None: where ours goes.
+    """
+    with contextlib.ExitStack() as files:
+        output = files.enter_context(log.open("wb")) if log else None
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output and subprocess.STDOUT, start_new_session=True
+        )
     try:
         yield process
     finally:
@@ -120,7 +123,12 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         os.killpg(process.pid, number)
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
+def wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
+    """Wait until `mlflow server` answers.
+
+    Raises:
+        RegistryExportError: It ended, or did not answer in time.
+    """
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -145,7 +145,11 @@ def test_what_is_no_models_uri_is_a_usage_error(uri):
     assert run("export", uri, "--target", "torchscript") == 2
 
 
-def test_ctrl_c_ends_the_export_and_leaves_no_running_tag_job_or_process(digits, ledger, mlflow_server):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_ends_the_export_and_leaves_no_running_tag_job_folder_or_process(
+    digits, ledger, mlflow_server, number, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     before = Registry(mlflow_server.uri).version(digits).tags.get("registry_export.status")
     command = [sys.executable, "-m", "registry_export.cli", "export", digits.uri, "--target", "torchscript", "--force"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
@@ -153,7 +157,7 @@ def test_ctrl_c_ends_the_export_and_leaves_no_running_tag_job_or_process(digits,
         if line.split()[:1] == ["download"]:
             break
     children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.strip().splitlines()[-1].startswith("Stopped.")
@@ -162,6 +166,7 @@ def test_ctrl_c_ends_the_export_and_leaves_no_running_tag_job_or_process(digits,
     assert Registry(mlflow_server.uri).version(digits).tags.get("registry_export.status") == before
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+    assert not list(tmp_path.iterdir())
 
 
 def test_mlflow_run_exports_with_the_environment_that_is_there(digits, ledger):
