@@ -23,11 +23,11 @@ from registry_export.format import (
     Runner,
 )
 from registry_export_plugins._toolchains import TORCH
-from registry_export_plugins._torch_files import pytorch_file
+from registry_export_plugins._torch.files import pytorch_file
 
 
 def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
-    from registry_export_plugins._torch_export import export_program, left_out
+    from registry_export_plugins._torch.export import export_program, left_out
 
     exported = export_program(model, request)
     _save(exported.program, output)
@@ -79,23 +79,23 @@ class ExportedProgram:
 
     def load(self, path: Path, interface: Interface) -> Any:
         """Load a `torch.export.ExportedProgram`."""
-        from registry_export_plugins._torch_programs import load_program
+        from registry_export_plugins._torch.programs import load_program
 
         return load_program(path)
 
     @contextmanager
     def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
         """Load a program for inference; its own guards refuse sizes that it was not made for."""
-        from registry_export_plugins._torch_modules import TorchRunner
-        from registry_export_plugins._torch_programs import ProgramCall
+        from registry_export_plugins._torch.modules import TorchRunner
+        from registry_export_plugins._torch.programs import ProgramCall
 
         call = ProgramCall(self.load(path, interface), interface)
         yield TorchRunner(call, Interface(call.inputs, interface.outputs), "torch.export, torch")
 
     def describe(self, path: Path) -> Description:
         """Read inputs, outputs, dynamic dimensions and precision from the program."""
-        from registry_export_plugins._torch_modules import precision_of
-        from registry_export_plugins._torch_programs import load_program, program_interface
+        from registry_export_plugins._torch.modules import precision_of
+        from registry_export_plugins._torch.programs import load_program, program_interface
 
         program = load_program(path)
         tensors = (*program.state_dict.values(), *program.constants.values())

@@ -56,7 +56,7 @@ class Keras:
 
     def load(self, path: Path, interface: Interface) -> Any:
         """Load a `keras.Model`, built where the file or the signature tells its inputs."""
-        from registry_export_plugins._tensorflow_keras import KerasCall, build
+        from registry_export_plugins._tensorflow.keras import KerasCall, build
 
         model = _load(path)
         if not model.built and interface.inputs:
@@ -71,7 +71,7 @@ class Keras:
 
     def describe(self, path: Path) -> Description:
         """Read the inputs and outputs of a functional model; those of a subclass are unknown."""
-        from registry_export_plugins._tensorflow_keras import KerasCall, outputs_of
+        from registry_export_plugins._tensorflow.keras import KerasCall, outputs_of
 
         model = _load(path)
         try:
@@ -87,7 +87,7 @@ class _KerasRunner:
     def __init__(self, model: Any, interface: Interface) -> None:
         import keras
 
-        from registry_export_plugins._tensorflow_keras import KerasCall, outputs_of
+        from registry_export_plugins._tensorflow.keras import KerasCall, outputs_of
 
         self._call = KerasCall(model, interface)
         self.interface = Interface(self._call.inputs, outputs_of(self._call))

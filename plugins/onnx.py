@@ -52,25 +52,25 @@ def _wanted(request: ConversionRequest) -> int:
 
 
 def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
-    from registry_export_plugins._onnx_torch import from_torch_module
+    from registry_export_plugins._onnx.torch import from_torch_module
 
     return from_torch_module(model, output, request, _wanted(request))
 
 
 def _from_exported_program(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
-    from registry_export_plugins._onnx_torch import from_exported_program
+    from registry_export_plugins._onnx.torch import from_exported_program
 
     return from_exported_program(model, output, request, _wanted(request))
 
 
 def _from_torchscript(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
-    from registry_export_plugins._onnx_torch import from_torchscript
+    from registry_export_plugins._onnx.torch import from_torchscript
 
     return from_torchscript(model, output, request, _wanted(request))
 
 
 def _from_keras_model(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
-    from registry_export_plugins._tf_to_onnx import convert_keras
+    from registry_export_plugins._tensorflow.to_onnx import convert_keras
 
     made = request.work / "converted.onnx"
     result = convert_keras(model, made, max(_wanted(request), _LOWEST_TENSORFLOW_OPSET), request.interface)
@@ -78,7 +78,7 @@ def _from_keras_model(model: Any, output: Path, request: ConversionRequest) -> C
 
 
 def _from_tf_function(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
-    from registry_export_plugins._tf_to_onnx import convert_tf_function
+    from registry_export_plugins._tensorflow.to_onnx import convert_tf_function
 
     made = request.work / "converted.onnx"
     result = convert_tf_function(model, made, max(_wanted(request), _LOWEST_TENSORFLOW_OPSET), request.interface)
@@ -86,7 +86,7 @@ def _from_tf_function(model: Any, output: Path, request: ConversionRequest) -> C
 
 
 def _finished(made: Path, output: Path, request: ConversionRequest, result: ConversionResult) -> ConversionResult:
-    from registry_export_plugins._onnx_files import finish, read
+    from registry_export_plugins._onnx.files import finish, read
 
     finish(read(made), output, request.interface, _wanted(request), bool(request.options.get(OPTIMIZE.name)))
     return result
@@ -94,7 +94,7 @@ def _finished(made: Path, output: Path, request: ConversionRequest, result: Conv
 
 def _from_onnx_model(model: Path, output: Path, request: ConversionRequest) -> ConversionResult:
     """Copy the files as they are, or bring the model to another opset and simplify it."""
-    from registry_export_plugins._onnx_files import external_files, finish, read
+    from registry_export_plugins._onnx.files import external_files, finish, read
 
     opset = request.options.get(OPSET_VERSION.name)
     optimize = bool(request.options.get(OPTIMIZE.name))
@@ -149,14 +149,14 @@ class Onnx:
     @contextmanager
     def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
         """Load a model into ONNX Runtime."""
-        from registry_export_plugins._onnx_runner import OnnxRunner
+        from registry_export_plugins._onnx.runner import OnnxRunner
 
         yield OnnxRunner(path, interface)
 
     def describe(self, path: Path) -> Description:
         """Read opsets, inputs, outputs and precision from the file; its weights stay where they are."""
-        from registry_export_plugins import _onnx_files as files
-        from registry_export_plugins._onnx_opsets import opset_of
+        from registry_export_plugins._onnx import files
+        from registry_export_plugins._onnx.opsets import opset_of
 
         model = files.read(path, weights=False)
         producer = f"{model.producer_name} {model.producer_version}".strip()

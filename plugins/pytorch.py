@@ -16,7 +16,7 @@ from typing import Any
 from registry_export.entities import Description, Interface
 from registry_export.format import TORCH_MODULE, Conversion, Option, Runner
 from registry_export_plugins._toolchains import TORCH
-from registry_export_plugins._torch_files import is_torchscript, pytorch_file
+from registry_export_plugins._torch.files import is_torchscript, pytorch_file
 
 
 class PyTorch:
@@ -40,23 +40,23 @@ class PyTorch:
 
     def load(self, path: Path, interface: Interface) -> Any:
         """Load the module and wrap it as `torch_module` promises."""
-        from registry_export_plugins._torch_loading import load_module
-        from registry_export_plugins._torch_modules import adapt
+        from registry_export_plugins._torch.loading import load_module
+        from registry_export_plugins._torch.modules import adapt
 
         return adapt(load_module(path), interface)
 
     @contextmanager
     def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
         """Load the module for inference."""
-        from registry_export_plugins._torch_modules import TorchRunner
+        from registry_export_plugins._torch.modules import TorchRunner
 
         adapter = self.load(path, interface)
         yield TorchRunner(adapter.call, replace(interface, inputs=adapter.inputs))
 
     def describe(self, path: Path) -> Description:
         """Read the precision and the parameters of `forward`; a module knows no shapes."""
-        from registry_export_plugins._torch_loading import load_module
-        from registry_export_plugins._torch_modules import adapt, precision
+        from registry_export_plugins._torch.loading import load_module
+        from registry_export_plugins._torch.modules import adapt, precision
 
         adapter = adapt(load_module(path), Interface(inputs=()))
         details = {"class": type(adapter.wrapped).__qualname__}

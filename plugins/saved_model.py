@@ -30,13 +30,20 @@ from registry_export.format import (
     Runner,
     Tensors,
 )
-from registry_export_plugins._tensorflow import SERVING_SIGNATURE, TensorFlowFunction, dimensions, load, retrace, save
+from registry_export_plugins._tensorflow.functions import (
+    SERVING_SIGNATURE,
+    TensorFlowFunction,
+    dimensions,
+    load,
+    retrace,
+    save,
+)
 from registry_export_plugins._toolchains import TENSORFLOW
 
 
 def from_keras_model(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     """Trace a Keras model in inference mode and save it."""
-    from registry_export_plugins._tensorflow_keras import to_function
+    from registry_export_plugins._tensorflow.keras import to_function
 
     save(to_function(model, request.interface), output)
     return ConversionResult()
@@ -44,7 +51,7 @@ def from_keras_model(model: Any, output: Path, request: ConversionRequest) -> Co
 
 def from_onnx_model(model: Path, output: Path, request: ConversionRequest) -> ConversionResult:
     """Translate every operator of an ONNX file to TensorFlow, layouts at the interface kept, and save it."""
-    from registry_export_plugins._onnx_to_tf import translate
+    from registry_export_plugins._onnx_to_tf.translator import translate
 
     save(translate(model, request.interface), output)
     return ConversionResult()

@@ -30,7 +30,7 @@ from registry_export.format import (
     Runner,
     Toolchain,
 )
-from registry_export_plugins._tensorflow import TensorFlowFunction
+from registry_export_plugins._tensorflow.functions import TensorFlowFunction
 from registry_export_plugins._toolchains import LITERT, TENSORFLOW, TORCH, installed
 
 LITERT_TORCH = Toolchain(
@@ -47,28 +47,28 @@ SLOWER = 20.0
 
 def from_tf_function(model: TensorFlowFunction, output: Path, request: ConversionRequest) -> ConversionResult:
     """Convert a TensorFlow function, with as many open sizes as TensorFlow Lite can express."""
-    from registry_export_plugins._tensorflow_lite import convert_function
+    from registry_export_plugins._tensorflow.lite import convert_function
 
     return convert_function(model, output, request)
 
 
 def from_keras_model(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     """Convert a Keras model, its recurrent layers unrolled where loops are refused."""
-    from registry_export_plugins._tensorflow_lite import convert_keras
+    from registry_export_plugins._tensorflow.lite import convert_keras
 
     return convert_keras(model, output, request)
 
 
 def from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     """Convert a PyTorch module with litert-torch, every size fixed to that of the samples."""
-    from registry_export_plugins._tensorflow_lite_torch import convert_module
+    from registry_export_plugins._tensorflow.lite_torch import convert_module
 
     return convert_module(model, output, request)
 
 
 def from_exported_program(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     """Convert an exported program with litert-torch, every size fixed to that of the samples."""
-    from registry_export_plugins._tensorflow_lite_torch import convert_program
+    from registry_export_plugins._tensorflow.lite_torch import convert_program
 
     return convert_program(model, output, request)
 
@@ -117,12 +117,12 @@ class TFLite:
     @contextmanager
     def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
         """Load a file into the LiteRT interpreter."""
-        from registry_export_plugins._tensorflow_lite_runner import LiteRTRunner
+        from registry_export_plugins._tensorflow.lite_runner import LiteRTRunner
 
         yield LiteRTRunner(path, interface)
 
     def describe(self, path: Path) -> Description:
         """Read the signature from the file; its sizes are what the file can be resized to."""
-        from registry_export_plugins._tensorflow_lite_runner import describe
+        from registry_export_plugins._tensorflow.lite_runner import describe
 
         return describe(path)

@@ -26,7 +26,7 @@ from registry_export.format import (
     Runner,
 )
 from registry_export_plugins._toolchains import TORCH
-from registry_export_plugins._torch_files import is_torchscript, pytorch_file
+from registry_export_plugins._torch.files import is_torchscript, pytorch_file
 
 METHOD = Option("method", str, "trace", "{value}", choices=("trace", "script"), help="record calls, or compile source")
 FREEZE = Option("freeze", bool, False, "frozen", help="inline the weights as constants")
@@ -34,8 +34,8 @@ FREEZE = Option("freeze", bool, False, "frozen", help="inline the weights as con
 
 def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     """Trace or compile; a trace that fixed a decision of the author's gives way to the compiled source."""
-    from registry_export_plugins._torch_export import left_out, trace_inputs
-    from registry_export_plugins._torch_tracing import script, trace
+    from registry_export_plugins._torch.export import left_out, trace_inputs
+    from registry_export_plugins._torch.tracing import script, trace
 
     if request.options[METHOD.name] == "script":
         return _save(script(model.wrapped), output, request, (Attempt("torch.jit.script"),))
@@ -54,8 +54,8 @@ def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> 
 
 
 def _from_exported_program(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
-    from registry_export_plugins._torch_export import trace_inputs
-    from registry_export_plugins._torch_tracing import program_module, trace
+    from registry_export_plugins._torch.export import trace_inputs
+    from registry_export_plugins._torch.tracing import program_module, trace
 
     traced, notes = trace(program_module(model, request.interface), trace_inputs(request))
     return _save(traced, output, request, (Attempt("torch.jit.trace of the program"),), notes)
@@ -74,7 +74,7 @@ def _save(
 ) -> ConversionResult:
     import torch
 
-    from registry_export_plugins._torch_calls import without_deprecations
+    from registry_export_plugins._torch.calls import without_deprecations
 
     try:
         with without_deprecations():
@@ -122,7 +122,7 @@ class TorchScript:
         """Load a `torch.jit.ScriptModule` in evaluation mode, on the CPU."""
         import torch
 
-        from registry_export_plugins._torch_calls import without_deprecations
+        from registry_export_plugins._torch.calls import without_deprecations
 
         try:
             with without_deprecations():
@@ -134,14 +134,14 @@ class TorchScript:
     @contextmanager
     def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
         """Load a module for inference."""
-        from registry_export_plugins._torch_modules import TorchRunner, adapt
+        from registry_export_plugins._torch.modules import TorchRunner, adapt
 
         adapter = adapt(self.load(path, interface), interface)
         yield TorchRunner(adapter.call, replace(interface, inputs=adapter.inputs), "TorchScript, torch")
 
     def describe(self, path: Path) -> Description:
         """Read the names of the inputs, the precision and the archive's version; TorchScript knows no shapes."""
-        from registry_export_plugins._torch_modules import adapt, precision
+        from registry_export_plugins._torch.modules import adapt, precision
 
         module = self.load(path, Interface(inputs=()))
         inputs = adapt(module, Interface(inputs=())).inputs

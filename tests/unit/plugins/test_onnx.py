@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import ConversionError, RuntimeAbsentError, SourceError, VerificationError
 from registry_export.format import EXPORTED_PROGRAM, ONNX_MODEL, TORCH_MODULE, TORCHSCRIPT, ConversionRequest
-from registry_export_plugins._onnx_files import finish, read
-from registry_export_plugins._onnx_opsets import opset_of, to_opset
-from registry_export_plugins._torch_export import export_program
+from registry_export_plugins._onnx.files import finish, read
+from registry_export_plugins._onnx.opsets import opset_of, to_opset
+from registry_export_plugins._torch.export import export_program
 from registry_export_plugins.onnx import DEFAULT_OPSET, HIGHEST_OPSET, Onnx
 from tests import models
 from tests.unit.plugins.torch_support import (
@@ -278,7 +278,7 @@ def test_missing_weights_are_an_error_of_the_checkpoint(tmp_path):
 
 
 def test_large_weights_are_laid_beside_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("registry_export_plugins._onnx_files.LARGEST_IN_ONE_FILE", 1000)
+    monkeypatch.setattr("registry_export_plugins._onnx.files.LARGEST_IN_ONE_FILE", 1000)
     model = _affine()
     large = np.zeros((2, 3000), np.float32)
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(large, "W"))

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import ConversionRequest
-from registry_export_plugins._onnx_to_tf import translate_model
+from registry_export_plugins._onnx_to_tf.translator import translate_model
 from registry_export_plugins.saved_model import SavedModel, from_onnx_model
 
 # What ONNX's own test cases hold that is not translated, each with the reason.
@@ -165,7 +165,7 @@ def test_gelu_is_found_in_the_forms_that_exporters_write(form: str):
             helper.make_node("Mul", ["d", "c"], ["y"]),
         ]
     model = _model(nodes, {"x": ["n", 4]}, {"y": ["n", 4]}, weights)
-    from registry_export_plugins._onnx_to_tf_graph import prepare
+    from registry_export_plugins._onnx_to_tf.graph import prepare
 
     assert [node.op_type for node in prepare(model).graph.node] == ["Gelu"]
     x = np.linspace(-3, 3, 12, dtype=np.float32).reshape(3, 4)

@@ -6,8 +6,8 @@ import pytest
 
 from registry_export.entities import Interface
 from registry_export.errors import ConversionError, UnsupportedModelError
-from registry_export_plugins._tensorflow import trace
-from registry_export_plugins._tf_to_onnx import convert_keras, convert_tf_function
+from registry_export_plugins._tensorflow.functions import trace
+from registry_export_plugins._tensorflow.to_onnx import convert_keras, convert_tf_function
 from registry_export_plugins.keras import Keras
 from tests.keras_models import SAMPLES
 from tests.unit.plugins.keras_support import BATCHES, reference

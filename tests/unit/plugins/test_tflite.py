@@ -8,8 +8,8 @@ import pytest
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import UnsupportedModelError, VerificationError
 from registry_export.format import ConversionRequest
-from registry_export_plugins._tensorflow import trace
-from registry_export_plugins._tensorflow_lite import _explained
+from registry_export_plugins._tensorflow.functions import trace
+from registry_export_plugins._tensorflow.lite import _explained
 from registry_export_plugins.keras import Keras
 from registry_export_plugins.saved_model import SavedModel, from_keras_model
 from registry_export_plugins.tflite import TFLite

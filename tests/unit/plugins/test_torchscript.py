@@ -8,7 +8,7 @@ import torch
 from registry_export.entities import Interface
 from registry_export.errors import SourceError, UnsupportedModelError
 from registry_export.format import EXPORTED_PROGRAM, TORCH_MODULE, TORCHSCRIPT
-from registry_export_plugins._torch_export import export_program
+from registry_export_plugins._torch.export import export_program
 from registry_export_plugins.torchscript import TorchScript
 from tests import models
 from tests.unit.plugins.torch_support import (

@@ -1,0 +1,250 @@
+"""From PyTorch to ONNX: two exporters, the order in which they are tried, and what is believed of their output.
+
+The exporter on `torch.export` (`dynamo=True`) writes opset 18; the older one on TorchScript (`dynamo=False`)
+writes 7 to 20. Other opsets are reached with a converter afterwards. The newer one comes first where it reaches the
+opset. The older one comes first for recurrent layers, which the newer one writes for one length where the
+sequence is the first axis, and it is the way for models whose Python control flow depends on data, which it
+keeps once they are compiled.
+
+Source: https://pytorch.org/docs/stable/onnx.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import onnx
+import torch
+from onnx import ModelProto
+
+from registry_export.entities import Attempt, Interface, TensorSpec
+from registry_export.errors import ConversionError, UnsupportedModelError
+from registry_export.format import ConversionRequest, ConversionResult
+from registry_export_plugins._onnx.files import finish, interface_of
+from registry_export_plugins._onnx.runner import problem_when_loaded
+from registry_export_plugins._torch.calls import bind, first_line
+from registry_export_plugins._torch.export import depends_on_data, export_program, left_out, trace_inputs
+from registry_export_plugins._torch.modules import TorchAdapter
+from registry_export_plugins._torch.plain import written_out
+from registry_export_plugins._torch.programs import ProgramCall
+from registry_export_plugins._torch.tracing import program_module, script, trace
+
+PROGRAM_OPSET = 18
+"""What the exporter on `torch.export` implements natively."""
+SCRIPT_OPSETS = (7, 20)
+"""What the exporter on TorchScript implements natively."""
+
+_RECURRENT = (
+    torch.ops.aten.lstm.input,
+    torch.ops.aten.gru.input,
+    torch.ops.aten.rnn_tanh.input,
+    torch.ops.aten.rnn_relu.input,
+)
+
+
+class Way(Protocol):
+    """One way to a model: returns it with notes for the report; raises whatever the exporter raises."""
+
+    def __call__(self, request: ConversionRequest, opset: int) -> tuple[ModelProto, tuple[str, ...]]:
+        """Export; `opset` is the one wanted in the end."""
+        ...
+
+
+def from_torch_module(model: TorchAdapter, output: Path, request: ConversionRequest, opset: int) -> ConversionResult:
+    """Export a module; see the module's docstring for the order of the ways.
+
+    Args:
+        model: The module, taking the interface's inputs in order.
+        output: The file to write.
+        request: The conversion's request.
+        opset: The opset to deliver.
+
+    Raises:
+        UnsupportedModelError: Control flow depends on data, and the source cannot be compiled.
+        ConversionError: No way worked; says how each failed.
+    """
+    ways: list[tuple[str, Way]] = [
+        ("torch.onnx on torch.export", lambda request, _: (_through_program(model, request), ())),
+        ("torch.onnx on TorchScript", lambda request, opset: _through_script(model, request, opset)),
+    ]
+    recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
+    ordered = ways[::-1] if recurrent or opset < PROGRAM_OPSET else ways
+    return _first_that_works(ordered, output, request, opset, left_out(model, request))
+
+
+def from_exported_program(model: Any, output: Path, request: ConversionRequest, opset: int) -> ConversionResult:
+    """Export a `torch.export` program. Arguments and errors as for `from_torch_module`."""
+    ways: list[tuple[str, Way]] = [
+        ("torch.onnx on the program", lambda request, _: (_export_program(model, request.interface), ())),
+        ("torch.onnx on a trace of the program", lambda request, opset: _through_trace(model, request, opset)),
+    ]
+    recurrent = any(node.target in _RECURRENT for node in model.graph.nodes)
+    return _first_that_works(ways[::-1] if recurrent or opset < PROGRAM_OPSET else ways, output, request, opset)
+
+
+def from_torchscript(model: Any, output: Path, request: ConversionRequest, opset: int) -> ConversionResult:
+    """Export TorchScript. Arguments and errors as for `from_torch_module`."""
+
+    def way(request: ConversionRequest, opset: int) -> tuple[ModelProto, tuple[str, ...]]:
+        return _export_script(model, request, opset), ()
+
+    return _first_that_works([("torch.onnx on TorchScript", way)], output, request, opset)
+
+
+def _first_that_works(
+    ways: Sequence[tuple[str, Way]],
+    output: Path,
+    request: ConversionRequest,
+    opset: int,
+    remarks: tuple[str, ...] = (),
+) -> ConversionResult:
+    """Take the first way that keeps every dimension dynamic; else the one that keeps most of them."""
+    attempts: list[Attempt] = []
+    failures: list[Exception] = []
+    best: tuple[int, Path, tuple[str, ...]] | None = None
+    for number, (name, way) in enumerate(ways):
+        candidate = request.work / f"way-{number}" / output.name
+        candidate.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with _quiet():
+                model, notes = way(request, opset)
+                model = finish(model, candidate, request.interface, opset, bool(request.options.get("optimize")))
+        except Exception as error:  # noqa: BLE001  exporters raise whatever the model raises; kept, and chained below
+            attempts.append(Attempt(name, _reason(error)))
+            failures.append(error)
+            continue
+        problem = problem_when_loaded(candidate)
+        if problem:
+            attempts.append(Attempt(name, problem))
+            failures.append(ConversionError(problem))
+            continue
+        fixed = _fixed(model, request.interface)
+        attempts.append(Attempt(name, f"it fixes {', '.join(fixed)}" if fixed else ""))
+        if best is None or len(fixed) < best[0]:
+            best = len(fixed), candidate, notes
+        if not fixed:
+            break
+    if best is None:
+        raise _refused(attempts, failures)
+    for file in best[1].parent.iterdir():
+        file.replace(output.parent / file.name)
+    return ConversionResult(tuple(attempts), (*remarks, *best[2]))
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, ConversionError) else first_line(error)
+
+
+def _refused(attempts: Sequence[Attempt], failures: Sequence[Exception]) -> ConversionError:
+    text = "; ".join(f"{attempt.way}: {attempt.error}" for attempt in attempts)
+    unsupported = any(isinstance(f, UnsupportedModelError) or depends_on_data(f) for f in failures)
+    without_form = all("no ONNX form" in attempt.error for attempt in attempts)
+    error = (UnsupportedModelError if unsupported or without_form else ConversionError)(
+        f"No exporter could write the model: {text.rstrip('.')}.",
+        remedy="Write the operator in others, or export torchscript or exported_program." if without_form else "",
+    )
+    error.__cause__ = failures[0]
+    return error
+
+
+def _fixed(model: ModelProto, interface: Interface) -> list[str]:
+    return [
+        f"{wanted} of {spec.name}"
+        for spec, own in zip(interface.inputs, interface_of(model).inputs, strict=True)
+        for wanted, size in zip(spec.shape or (), own.shape or (), strict=False)
+        if isinstance(wanted, str) and isinstance(size, int)
+    ]
+
+
+def _through_program(model: TorchAdapter, request: ConversionRequest) -> ModelProto:
+    return _export_program(export_program(model, request).program, request.interface)
+
+
+def _export_program(program: Any, interface: Interface) -> ModelProto:
+    call = ProgramCall(program, interface)
+    names = {position: spec.name for position, spec in zip(call.order, interface.inputs, strict=True)}
+    exported = torch.onnx.export(
+        program,
+        dynamo=True,
+        opset_version=PROGRAM_OPSET,
+        input_names=[names[position] for position in range(len(names))],
+        output_names=[spec.name for spec in interface.outputs] or None,
+        external_data=False,
+        verbose=False,
+    )
+    model = exported.model_proto
+    _fix_sizes(model, call.inputs, interface)
+    return model
+
+
+def _fix_sizes(model: ModelProto, specs: Sequence[TensorSpec], interface: Interface) -> None:
+    """Write the sizes that a program has fixed: the exporter leaves some of them symbolic."""
+    values = {value.name: value for value in model.graph.input}
+    for spec, named in zip(specs, interface.inputs, strict=True):
+        value = values.get(named.name)
+        dims = value.type.tensor_type.shape.dim if value is not None else ()
+        for dim, size in zip(dims, spec.shape or (), strict=False):
+            if isinstance(size, int):
+                dim.dim_value = size
+
+
+def _through_script(model: TorchAdapter, request: ConversionRequest, opset: int) -> tuple[ModelProto, tuple[str, ...]]:
+    """Trace; where the trace fixed a decision of the author's, compile the source instead if that is possible."""
+    with written_out(opset):
+        traced, decisions = trace(model, trace_inputs(request))
+    if not decisions:
+        return _export_script(traced, request, opset), ()
+    try:
+        return _export_script(script(model.wrapped), request, opset), ("Compiled from source: it decides on data.",)
+    except (ConversionError, RuntimeError, ValueError, TypeError):
+        return _export_script(traced, request, opset), decisions
+
+
+def _through_trace(model: Any, request: ConversionRequest, opset: int) -> tuple[ModelProto, tuple[str, ...]]:
+    with written_out(opset):
+        traced, decisions = trace(program_module(model, request.interface), trace_inputs(request))
+    return _export_script(traced, request, opset), decisions
+
+
+def _export_script(module: torch.jit.ScriptModule, request: ConversionRequest, opset: int) -> ModelProto:
+    interface = request.interface
+    binding = bind(module, interface)
+    args, kwargs = binding.arguments(trace_inputs(request))
+    order = (*binding.positional, *(position for _, position in binding.keywords))
+    native = min(max(opset, SCRIPT_OPSETS[0]), SCRIPT_OPSETS[1])
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        module,
+        (*args, kwargs) if kwargs else args,
+        buffer,
+        dynamo=False,
+        opset_version=native,
+        input_names=[interface.inputs[position].name for position in order],
+        output_names=[spec.name for spec in interface.outputs],
+        dynamic_axes=_dynamic_axes(interface),
+        verbose=False,
+    )
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def _dynamic_axes(interface: Interface) -> dict[str, dict[int, str]]:
+    axes = {
+        spec.name: {axis: size for axis, size in enumerate(spec.shape or ()) if isinstance(size, str)}
+        for spec in (*interface.inputs, *interface.outputs)
+    }
+    return {name: sizes for name, sizes in axes.items() if sizes}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' prints off standard output and their deprecations out of the report."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        yield

@@ -1,0 +1,1 @@
+"""Translate ONNX graphs to TensorFlow functions: `translator` walks a graph, the rest know operators."""

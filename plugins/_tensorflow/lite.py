@@ -1,0 +1,272 @@
+"""From a TensorFlow function to a TensorFlow Lite file, with as many open sizes as it can express.
+
+TensorFlow Lite has no growing lists, so a recurrent loop over an open batch is refused; and no `Erf`.
+The ways below are tried in order until one gives a file that also runs, and every try is recorded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from registry_export.entities import Attempt, Interface, TensorSpec
+from registry_export.errors import ConversionError, RegistryExportError, UnsupportedModelError
+from registry_export.format import Array, ConversionRequest, ConversionResult
+from registry_export_plugins._tensorflow.functions import TensorFlowFunction, retrace, save, trace
+
+LARGEST_UNROLLED = 256
+"""Longest sequence for which a recurrent layer's step is repeated; a loop is written for longer ones."""
+
+FIXED_LENGTHS = (
+    "Every size but the batch is fixed: TensorFlow Lite cannot express this model's loops over open sizes. "
+    "Feed inputs of exactly these sizes."
+)
+FIXED_SIZES = (
+    "Every size is fixed and the batch is 1: TensorFlow Lite cannot express this model's loops over open sizes. "
+    "Feed one row at a time."
+)
+
+Way = tuple[str, Callable[[], TensorFlowFunction], str]
+"""What a try is called, how its function is made, and the note that a reader should see if it succeeds."""
+
+
+def convert_function(function: TensorFlowFunction, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Convert a function, keeping its names and as many of its open sizes as possible.
+
+    Args:
+        function: What to convert.
+        output: The `.tflite` file to write.
+        request: Names, sizes and samples.
+
+    Raises:
+        UnsupportedModelError: Operators of the model have no TensorFlow Lite kernel; names them.
+        ConversionError: The converter refused for another reason.
+    """
+    inputs = _requested(function.interface.inputs, request.interface)
+    return first_that_works(_ways(lambda specs: retrace(function, specs), inputs, request), output, request)
+
+
+def convert_keras(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Convert a Keras model as `convert_function` does, unrolling recurrent layers where loops are refused."""
+    from registry_export_plugins._tensorflow.keras import KerasCall, to_function, unrolled
+
+    def traced(specs: tuple[TensorSpec, ...]) -> TensorFlowFunction:
+        return to_function(model, replace(request.interface, inputs=specs))
+
+    def repeated(specs: tuple[TensorSpec, ...]) -> TensorFlowFunction:
+        with unrolled(model) as recurrent:
+            if not recurrent:
+                raise ConversionError("The model has no recurrent layer to unroll.")
+            return traced(specs)
+
+    inputs = _requested(KerasCall(model, request.interface).inputs, request.interface)
+    ways = _ways(traced, inputs, request)
+    fixed = _fixed(inputs, request.samples)
+    if _has_recurrent_layers(model) and _longest(fixed) <= LARGEST_UNROLLED:
+        if fixed == inputs:
+            ways.insert(1, ("recurrent layers unrolled", lambda: repeated(inputs), ""))
+        else:
+            ways.insert(
+                -1, ("recurrent layers unrolled to the samples' length", lambda: repeated(fixed), FIXED_LENGTHS)
+            )
+    return first_that_works(ways, output, request)
+
+
+def _has_recurrent_layers(model: Any) -> bool:
+    return any(hasattr(layer, "unroll") for layer in model._flatten_layers())
+
+
+def _ways(
+    make: Callable[[tuple[TensorSpec, ...]], TensorFlowFunction],
+    inputs: tuple[TensorSpec, ...],
+    request: ConversionRequest,
+) -> list[Way]:
+    ways: list[Way] = [
+        ("TensorFlow Lite converter", lambda: make(inputs), ""),
+        ("TensorFlow Lite converter, loops rewritten through ONNX", lambda: _through_onnx(make(inputs), request), ""),
+    ]
+    fixed = _fixed(inputs, request.samples)
+    if fixed != inputs:
+        ways.append(("TensorFlow Lite converter, fixed lengths", lambda: make(fixed), FIXED_LENGTHS))
+    single = _single(fixed)
+    if single != fixed:
+        ways.append(("TensorFlow Lite converter, all sizes fixed", lambda: make(single), FIXED_SIZES))
+    return ways
+
+
+def _requested(found: tuple[TensorSpec, ...], interface: Interface) -> tuple[TensorSpec, ...]:
+    wanted = {spec.name: spec for spec in interface.inputs}
+    return tuple(wanted.get(spec.name, spec) for spec in found)
+
+
+def _fixed(inputs: tuple[TensorSpec, ...], samples: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
+    """Fix every open size but the batch to that of the samples."""
+    return tuple(
+        spec
+        if spec.shape is None or spec.name not in samples
+        else replace(
+            spec,
+            shape=tuple(
+                size if isinstance(size, int) or axis == 0 else int(samples[spec.name].shape[axis])
+                for axis, size in enumerate(spec.shape)
+            ),
+        )
+        for spec in inputs
+    )
+
+
+def _single(inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """Fix the sizes that are still open to 1."""
+    return tuple(
+        spec
+        if spec.shape is None
+        else replace(spec, shape=tuple(size if isinstance(size, int) else 1 for size in spec.shape))
+        for spec in inputs
+    )
+
+
+def _longest(inputs: tuple[TensorSpec, ...]) -> int:
+    """The second axis is the length of a sequence, as Keras has it."""
+    return max((size for spec in inputs for size in (spec.shape or ())[1:2] if isinstance(size, int)), default=0)
+
+
+def _through_onnx(function: TensorFlowFunction, request: ConversionRequest) -> TensorFlowFunction:
+    """Rewrite a function by way of ONNX: its loops become operators that need no growing lists."""
+    from registry_export_plugins._onnx_to_tf.translator import translate
+    from registry_export_plugins._tensorflow.to_onnx import convert_tf_function
+
+    path = request.work / "through.onnx"
+    convert_tf_function(function, path, 18, function.interface)
+    return translate(path, function.interface)
+
+
+def first_that_works(ways: list[Way], output: Path, request: ConversionRequest) -> ConversionResult:
+    """Try each way; write the first file that runs on the samples and gives the function's own numbers."""
+    attempts: list[Attempt] = []
+    errors: list[RegistryExportError] = []
+    for name, make, note in ways:
+        try:
+            function = make()
+            content = to_flatbuffer(function, request.work / f"way_{len(attempts)}")
+            output.write_bytes(content)
+            _check(function, output, request.samples)
+        except RegistryExportError as error:
+            attempts.append(Attempt(name, error.message))
+            errors.append(error)
+            continue
+        attempts.append(Attempt(name))
+        return ConversionResult(tuple(attempts), (note,) if note else ())
+    output.unlink(missing_ok=True)
+    raise errors[0]
+
+
+def to_flatbuffer(function: TensorFlowFunction, work: Path) -> bytes:
+    """Convert a function, its variables frozen into constants, with built-in operators only.
+
+    Args:
+        function: What to convert, for the sizes it was traced with.
+        work: A folder that does not exist yet, for the SavedModel in between.
+
+    Raises:
+        UnsupportedModelError: Operators have no TensorFlow Lite kernel.
+        ConversionError: The converter refused for another reason.
+    """
+    import tensorflow as tf
+
+    save(_frozen(function), work)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(work), signature_keys=["serving_default"])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    try:
+        content: bytes = converter.convert()
+    # The converter's own exception type is private; it derives from Exception alone.
+    except Exception as error:
+        raise _explained(str(error)) from error
+    return content
+
+
+def _frozen(function: TensorFlowFunction) -> TensorFlowFunction:
+    """Replace variables by constants: a variable read inside a loop does not survive the conversion."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    own = retrace(function, function.interface.inputs)
+    frozen = convert_variables_to_constants_v2(own.function, lower_control_flow=False)
+    if any(tensor.dtype == tf.resource for tensor in frozen.inputs):
+        return function  # It uses tables, which have no constant form and are supported as they are.
+    order = sorted(own.keys)
+
+    def call(*tensors: Any) -> list[Any]:
+        results = dict(zip(order, frozen(*tensors), strict=True))
+        return [results[key] for key in own.keys]
+
+    return trace(call, own.interface.inputs, own.keys, None)
+
+
+def _explained(message: str) -> ConversionError:
+    """Find the operators that the converter's pages of text are about."""
+    named = re.findall(r"(?:TF Select|Custom) ops: ([\w, ]+)", message)
+    operators = sorted({name.strip() for names in named for name in names.split(",")})
+    if "TensorList" in message:
+        operators = sorted({*operators, *re.findall(r"tf\.(TensorList\w+)", message)}) or ["TensorList"]
+    wide = re.search(r"[<x]f(16|64)>", message)
+    if operators and wide:
+        return UnsupportedModelError(
+            f"TensorFlow Lite has no kernels for float{wide[1]}, in which this model computes.",
+            remedy="Log the model in float32 (a PyTorch module's `.float()`, a Keras model's dtype policy `float32`).",
+        )
+    if operators:
+        return UnsupportedModelError(
+            f"TensorFlow Lite has no kernel for {', '.join(operators)} as this model uses them.",
+            remedy="Export another format.",
+        )
+    lines = [line for line in message.splitlines() if "error:" in line] or message.splitlines() or ["no reason given"]
+    reason = re.sub(r"^.*?error: |\bloc\(.*\]\)+: ", "", lines[0])  # where in its graph says nothing to anybody
+    return ConversionError(f"The TensorFlow Lite converter refused the model: {reason[:300]}")
+
+
+def _check(function: TensorFlowFunction, path: Path, samples: Mapping[str, Array]) -> None:
+    """Run the file on the samples, and on one row more where the batch is open.
+
+    Raises:
+        ConversionError: It does not run, or its numbers are far from the function's.
+    """
+    import tensorflow as tf
+
+    from registry_export_plugins._tensorflow.lite_runner import LiteRTRunner
+
+    names = [spec.name for spec in function.interface.inputs]
+    if not set(names) <= set(samples):
+        return
+    runner = LiteRTRunner(path, function.interface)
+    for extra in (0, 1):
+        inputs = {spec.name: _resized(samples[spec.name], spec, extra) for spec in function.interface.inputs}
+        actual = list(runner.infer(inputs).values())
+        tensors = [tf.constant(inputs[spec.name], tf.as_dtype(spec.dtype)) for spec in function.interface.inputs]
+        expected = [value.numpy() for value in function(*tensors)]
+        for spec, ours, theirs in zip(function.interface.outputs, actual, expected, strict=True):
+            _compare(spec.name, ours, theirs)
+
+
+def _resized(sample: Array, spec: TensorSpec, extra: int) -> Array:
+    """Cut a sample to the fixed sizes of an input; repeat its first row where the batch is open."""
+    if spec.shape is None or not spec.shape:
+        return sample
+    cut = sample[tuple(slice(0, size) if isinstance(size, int) else slice(None) for size in spec.shape)]
+    return np.concatenate([cut, cut[:extra]]) if spec.shape[0] == "batch" else cut
+
+
+def _compare(name: str, actual: Array, expected: Array) -> None:
+    if actual.shape != expected.shape:
+        raise ConversionError(f"The converted model's output {name} has shape {actual.shape}, not {expected.shape}.")
+    if expected.dtype.kind != "f" or not np.isfinite(expected).all():
+        return
+    difference = float(np.max(np.abs(actual.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
+    scale = float(np.max(np.abs(expected), initial=1.0))
+    # A coarse net for a wrong conversion; the verdict on accuracy is the verification's.
+    if not difference <= 1e-2 * scale:
+        raise ConversionError(f"The converted model's output {name} is off by {difference:.3g} on the samples.")

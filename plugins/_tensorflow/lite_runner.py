@@ -1,0 +1,151 @@
+"""Runs and reads `.tflite` files with LiteRT, without TensorFlow.
+
+Source: https://ai.google.dev/edge/litert/inference, the schema in `ai_edge_litert.schema_py_generated`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from registry_export.entities import Description, Interface, TensorSpec
+from registry_export.errors import VerificationError
+from registry_export.format import Array, Tensors
+from registry_export_plugins._tensorflow.functions import dimensions, match_keys
+
+
+class LiteRTRunner:
+    """Runs the signature of a file; inputs are resized where the file leaves their size open.
+
+    An integer input that the file holds in fewer bits (litert-torch makes int32 of int64) is cast
+    after a check that its values fit; an integer output is widened back to what the interface says.
+
+    Args:
+        path: The `.tflite` file.
+        interface: The source's names, in order; those of the file where it is empty.
+    """
+
+    def __init__(self, path: Path, interface: Interface) -> None:
+        self._interpreter = _interpreter(path)
+        self._runner = _signature(self._interpreter, path)
+        self._details = self._runner.get_input_details()
+        results = self._runner.get_output_details()
+        self._inputs = match_keys(tuple(self._details), tuple(spec.name for spec in interface.inputs))
+        self._outputs = match_keys(tuple(results), tuple(spec.name for spec in interface.outputs))
+        self._declared = {spec.name: spec.dtype for spec in interface.outputs}
+        declared_inputs = {spec.name: spec.dtype for spec in interface.inputs}
+        self.interface = Interface(
+            tuple(_spec(name, self._details[key], declared_inputs.get(name)) for name, key in self._inputs),
+            tuple(_spec(name, results[key], self._declared.get(name)) for name, key in self._outputs),
+        )
+        self.runtime = f"ai-edge-litert {version('ai-edge-litert')}"
+
+    def infer(self, inputs: Tensors) -> dict[str, Array]:
+        """Run once.
+
+        Raises:
+            VerificationError: A fixed size is not the input's, a value does not fit, or a kernel failed.
+        """
+        arguments = {key: _fitting(name, np.asarray(inputs[name]), self._details[key]) for name, key in self._inputs}
+        try:
+            results = self._runner(**arguments)
+        except (RuntimeError, ValueError) as error:
+            raise VerificationError(f"LiteRT could not run the model: {error}") from error
+        # The interpreter reuses its buffers for the next call.
+        return {name: _widened(np.array(results[key]), self._declared.get(name)) for name, key in self._outputs}
+
+
+def describe(path: Path) -> Description:
+    """Read names, sizes, element types and the schema version from a file."""
+    interpreter = _interpreter(path)
+    signature = _signature(interpreter, path)
+    inputs, outputs = signature.get_input_details(), signature.get_output_details()
+    version_, precision, operators = _contents(path)
+    return Description(
+        interface=Interface(
+            tuple(_spec(name, detail, None) for name, detail in inputs.items()),
+            tuple(_spec(name, detail, None) for name, detail in outputs.items()),
+        ),
+        format_version=str(version_),
+        precision=precision,
+        details={"operators": ", ".join(operators)},
+    )
+
+
+def _interpreter(path: Path) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        return Interpreter(model_path=str(path))
+    except (ValueError, RuntimeError, OSError) as error:
+        raise VerificationError(f"LiteRT cannot load {path.name}: {error}") from error
+
+
+def _signature(interpreter: Any, path: Path) -> Any:
+    names = list(interpreter.get_signature_list())
+    if not names:
+        raise VerificationError(f"{path.name} has no signature, so its inputs and outputs have no names.")
+    return interpreter.get_signature_runner("serving_default" if "serving_default" in names else names[0])
+
+
+def _spec(name: str, detail: dict[str, Any], declared: str | None) -> TensorSpec:
+    """Describe a tensor; where an integer was narrowed, with the type that the interface says."""
+    found = np.dtype(detail["dtype"])
+    dtype = declared if declared and np.dtype(found).kind in "iu" and _is_integer(declared) else found.name
+    signature = detail.get("shape_signature")
+    sizes = detail["shape"] if signature is None or not len(signature) else signature
+    return TensorSpec(name, dtype, dimensions(name, [int(size) for size in sizes]))
+
+
+def _is_integer(dtype: str) -> bool:
+    return dtype.startswith(("int", "uint"))
+
+
+def _fitting(name: str, array: Array, detail: dict[str, Any]) -> Array:
+    """Check an input against what the file fixes, and give it the file's element type."""
+    sizes = [int(size) for size in detail["shape_signature"]] or [int(size) for size in detail["shape"]]
+    if len(sizes) != array.ndim or any(size not in (-1, given) for size, given in zip(sizes, array.shape, strict=True)):
+        shown = ", ".join("any" if size < 0 else str(size) for size in sizes)
+        raise VerificationError(f"The input {name} must have the shape ({shown}); it has {array.shape}.")
+    dtype = np.dtype(detail["dtype"])
+    if dtype.kind in "iu" and array.dtype.kind in "iu" and array.size:
+        limits = np.iinfo(dtype)
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
+            raise VerificationError(f"The input {name} holds values that do not fit the file's {dtype.name}.")
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _widened(array: Array, declared: str | None) -> Array:
+    if declared and _is_integer(declared) and array.dtype.kind in "iu":
+        return array.astype(declared)
+    return array
+
+
+def _contents(path: Path) -> tuple[int, str, list[str]]:
+    """Read the schema version, the precision of the weights and the operators' names."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAsModel(bytearray(path.read_bytes()), 0)
+    stored: set[int] = set()
+    for g in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(g)
+        for t in range(graph.TensorsLength()):
+            tensor = graph.Tensors(t)
+            if model.Buffers(tensor.Buffer()).DataLength() > 0:
+                stored.add(tensor.Type())
+    types = schema.TensorType
+    precision = "int8" if types.INT8 in stored else "fp16" if types.FLOAT16 in stored else "fp32"
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    codes = (model.OperatorCodes(i) for i in range(model.OperatorCodesLength()))
+    operators = {_operator(code, names) for code in codes}
+    return model.Version(), precision, sorted(operators)
+
+
+def _operator(code: Any, names: dict[int, str]) -> str:
+    custom = code.CustomCode()
+    if custom:
+        return str(custom.decode())
+    return names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]

@@ -1,0 +1,1 @@
+"""What the PyTorch formats share: loading, calling, exporting and tracing modules."""

@@ -1,0 +1,155 @@
+"""PyTorch modules as the kind `torch_module` promises them, and what runs them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from registry_export.entities import Interface, TensorSpec
+from registry_export.errors import VerificationError
+from registry_export.format import Array, Tensors
+from registry_export_plugins._inputs import in_order
+from registry_export_plugins._torch.calls import Binding, bind, flatten, output_names
+
+_NO_NUMPY = (torch.bfloat16, *(getattr(torch, name) for name in dir(torch) if name.startswith("float8_")))
+
+
+class TorchAdapter(torch.nn.Module):
+    """A module that takes its inputs positionally, in order, and returns a flat tuple of tensors.
+
+    NumPy has no bfloat16: a module that computes in it takes and returns float32 here.
+
+    Attributes:
+        wrapped: The module as its author wrote it.
+    """
+
+    def __init__(self, module: torch.nn.Module, binding: Binding) -> None:
+        super().__init__()
+        self.wrapped = module
+        self._binding = binding
+        self._bfloat16 = is_bfloat16(module)
+        self.training = False  # not .eval(), which a loaded torch.export program refuses
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs, in order."""
+        return self._binding.inputs
+
+    def call(self, tensors: Sequence[torch.Tensor]) -> Any:
+        """Call the wrapped module and return what it returns."""
+        if self._bfloat16:
+            tensors = [t.to(torch.bfloat16) if t.dtype == torch.float32 else t for t in tensors]
+        args, kwargs = self._binding.arguments(tensors)
+        return self.wrapped(*args, **kwargs)
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Run on one tensor per input and return one tensor per output."""
+        leaves = flatten(self.call(tensors)).tensors
+        return tuple(t.to(torch.float32) if t.dtype == torch.bfloat16 else t for t in leaves)
+
+
+def is_bfloat16(module: torch.nn.Module) -> bool:
+    """Say whether every floating parameter of a module is bfloat16."""
+    dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    return dtypes == {torch.bfloat16}
+
+
+def adapt(module: torch.nn.Module, interface: Interface) -> TorchAdapter:
+    """Wrap a module; its inputs are bound to `forward` as `_torch.calls.bind` does."""
+    binding = bind(module, interface)
+    named: type[TorchAdapter] = with_argument_names(TorchAdapter, [spec.name for spec in binding.inputs])
+    return named(module, binding)
+
+
+def with_argument_names(base: type[Any], names: Sequence[str]) -> type[Any]:
+    """Derive a module class whose `forward(*tensors)` shows other argument names.
+
+    Tracers and exporters name a graph's inputs after the parameters of `forward`.
+    """
+
+    def forward(self: Any, *tensors: torch.Tensor) -> Any:
+        return base.forward(self, *tensors)
+
+    arguments = [name if name.isidentifier() else f"input_{i}" for i, name in enumerate(names)]
+    if "self" not in arguments and len(set(arguments)) == len(arguments):
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [inspect.Parameter(name, kind) for name in ("self", *arguments)]
+        forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return type(base.__name__, (base,), {"forward": forward})
+
+
+def to_tensor(array: Array) -> torch.Tensor:
+    """Copy an array into a tensor.
+
+    Raises:
+        VerificationError: PyTorch has no such dtype.
+    """
+    try:
+        return torch.from_numpy(np.array(array, order="C"))
+    except TypeError as error:
+        raise VerificationError(f"PyTorch takes no input of dtype {array.dtype}.") from error
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """Copy a tensor into an array; bfloat16 and float8 become float32, exactly."""
+    tensor = tensor.detach().cpu()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.dtype in _NO_NUMPY:
+        tensor = tensor.to(torch.float32)
+    array: Array = np.array(tensor.resolve_conj().resolve_neg().numpy())
+    return array
+
+
+class TorchRunner:
+    """Runs anything that takes tensors in order and returns what a `forward` returns."""
+
+    def __init__(
+        self, call: Callable[[Sequence[torch.Tensor]], Any], interface: Interface, what: str = "torch"
+    ) -> None:
+        self._call = call
+        self._interface = interface
+        self._what = what
+
+    @property
+    def interface(self) -> Interface:
+        """Inputs, and outputs where they are known before a call."""
+        return self._interface
+
+    @property
+    def runtime(self) -> str:
+        """What runs it."""
+        return f"{self._what} {torch.__version__}"
+
+    def infer(self, inputs: Tensors) -> dict[str, Array]:
+        """Run once, without gradients; outputs are named as `_torch.calls.flatten` says.
+
+        Raises:
+            VerificationError: An input is missing or unknown, or PyTorch has no such dtype.
+        """
+        tensors = [to_tensor(array) for array in in_order(inputs, self._interface.inputs)]
+        with torch.no_grad():
+            leaves = flatten(self._call(tensors))
+        names = output_names(leaves, self._interface.outputs)
+        return {name: to_array(tensor) for name, tensor in zip(names, leaves.tensors, strict=True)}
+
+
+def precision(module: torch.nn.Module) -> str:
+    """Name the precision that most of a module's floating weights have."""
+    return precision_of((*module.parameters(), *module.buffers()))
+
+
+def precision_of(tensors: Iterable[Any]) -> str:
+    """Name the precision that most floating elements have: `fp32` (float64 included), `fp16` or `bf16`."""
+    counts: dict[torch.dtype, int] = {}
+    for tensor in tensors:
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
+    most = max(counts, key=lambda dtype: counts[dtype], default=torch.float32)
+    return {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(most, "fp32")

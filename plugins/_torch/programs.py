@@ -1,0 +1,180 @@
+"""`torch.export` programs: their interface, their calls, their loading."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from registry_export.entities import Dimension, Interface, TensorSpec
+from registry_export.errors import SourceError
+from registry_export_plugins._torch.calls import flatten
+
+
+def load_program(path: Path) -> torch.export.ExportedProgram:
+    """Load a `.pt2` file.
+
+    Raises:
+        SourceError: The file is damaged, or made by another version of PyTorch.
+    """
+    try:
+        return _load(path)
+    except (RuntimeError, ValueError, OSError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise SourceError(
+            f"{path.name} cannot be read by torch {torch.__version__}: {error}",
+            remedy="Log the model again with this version, or install the version that logged it.",
+        ) from error
+
+
+def _load(path: Path) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.load(str(path))
+    except (NotImplementedError, AssertionError, ValueError, RuntimeError) as error:
+        # An output's class (a transformers ModelOutput) is known once its package has registered it.
+        packages = sorted(set(re.findall(r"\b([a-z_][a-z0-9_]*)(?:\.\w+)+", str(error))) - {"torch"})
+        imported = [package for package in packages if _import(package)]
+        if not imported:
+            raise
+        return torch.export.load(str(path))
+
+
+def _import(package: str) -> bool:
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        return False
+    return True
+
+
+class ProgramCall:
+    """Calls a program with one tensor per input, in order.
+
+    Attributes:
+        inputs: Its tensor inputs, with the sizes and dynamic dimensions that the file declares.
+        labels: The names given to its dynamic dimensions, by symbol.
+        order: For each input, the position of its tensor among the tensor arguments of the program.
+    """
+
+    def __init__(self, program: torch.export.ExportedProgram, interface: Interface) -> None:
+        self._module = program.module()
+        self._leaves = _input_values(program)
+        self._spec = program.call_spec.in_spec
+        self._positions = [i for i, value in enumerate(self._leaves) if isinstance(value, torch.Tensor)]
+        own = [_argument_names(program, len(self._leaves))[i] for i in self._positions]
+        names, self.order = _matched(own, interface)
+        tensors = [self._leaves[self._positions[i]] for i in self.order]
+        self.labels: dict[str, str] = {}
+        self.inputs = _specs(names, tensors, program, self.labels)
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> Any:
+        """Return what the program returns; its guards refuse sizes that it was not made for."""
+        args, kwargs = pytree.tree_unflatten(self.leaves(tensors), self._spec)
+        return self._module(*args, **kwargs)
+
+    def leaves(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
+        """Arrange tensors, given in the interface's order, as the program's flat inputs, constants included."""
+        leaves = list(self._leaves)
+        for i, tensor in zip(self.order, tensors, strict=True):
+            leaves[self._positions[i]] = tensor
+        return leaves
+
+
+def _input_values(program: torch.export.ExportedProgram) -> list[Any]:
+    """Return a fake tensor, or the constant, for each leaf of the arguments."""
+    signature = program.graph_signature
+    placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    values: list[Any] = []
+    for spec in signature.input_specs:
+        if spec.kind != torch.export.graph_signature.InputKind.USER_INPUT:
+            continue
+        if hasattr(spec.arg, "value"):
+            values.append(spec.arg.value)
+        else:
+            values.append(placeholders[spec.arg.name].meta["val"])
+    return values
+
+
+def _argument_names(program: torch.export.ExportedProgram, count: int) -> list[str]:
+    """Name the leaves: after the arguments where each is one tensor, else after the graph's placeholders."""
+    names = list(inspect.signature(program.module().forward).parameters)
+    if len(names) == count:
+        return names
+    return [str(name) for name in program.graph_signature.user_inputs]
+
+
+def _matched(own: Sequence[str], interface: Interface) -> tuple[list[str], list[int]]:
+    """Return names and, for each, the position of its tensor: by name where all agree, else by position."""
+    declared = [spec.name for spec in interface.inputs]
+    if not declared:
+        return list(own), list(range(len(own)))
+    if len(declared) != len(own):
+        raise SourceError(
+            f"The signature declares {len(declared)} inputs, but the program takes {len(own)}: {', '.join(own)}.",
+            remedy="Log the model with a signature whose inputs are the program's.",
+        )
+    if set(declared) == set(own):
+        return declared, [list(own).index(name) for name in declared]
+    return [name or own[i] for i, name in enumerate(declared)], list(range(len(own)))
+
+
+def _specs(
+    names: Sequence[str], tensors: Sequence[Any], program: torch.export.ExportedProgram, labels: dict[str, str]
+) -> tuple[TensorSpec, ...]:
+    specs = []
+    for name, tensor in zip(names, tensors, strict=True):
+        shape = tuple(dimension_of(size, name, axis, program, labels) for axis, size in enumerate(tensor.shape))
+        specs.append(TensorSpec(name, dtype_name(tensor.dtype), shape))
+    return tuple(specs)
+
+
+def dimension_of(
+    size: Any, name: str, axis: int, program: torch.export.ExportedProgram, labels: dict[str, str]
+) -> Dimension:
+    """Return a fixed size, or a name for a symbolic one; equal symbols have equal names.
+
+    Args:
+        size: One element of a fake tensor's shape.
+        name: The tensor's name.
+        axis: The axis.
+        program: Knows the range of every symbol.
+        labels: Names given so far, by symbol; added to.
+    """
+    if not isinstance(size, torch.SymInt):
+        return int(size)
+    expression = size.node.expr
+    limits = program.range_constraints.get(expression)
+    if limits is not None and limits.lower == limits.upper:
+        return int(limits.lower)
+    return labels.setdefault(str(expression), "batch" if axis == 0 else f"{name}_{axis}")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return NumPy's name of a dtype (`float32`)."""
+    return str(dtype).removeprefix("torch.")
+
+
+def program_interface(program: torch.export.ExportedProgram) -> Interface:
+    """Read inputs and outputs, with dynamic dimensions, from a program."""
+    call = ProgramCall(program, Interface(inputs=()))
+    nodes = {node.name: node for node in program.graph.nodes}
+    values = [_output_value(spec, nodes) for spec in _user_outputs(program)]
+    leaves = flatten(pytree.tree_unflatten(values, program.call_spec.out_spec))
+    return Interface(call.inputs, _specs(leaves.names, leaves.tensors, program, call.labels))
+
+
+def _user_outputs(program: torch.export.ExportedProgram) -> list[Any]:
+    kind = torch.export.graph_signature.OutputKind.USER_OUTPUT
+    return [spec for spec in program.graph_signature.output_specs if spec.kind == kind]
+
+
+def _output_value(spec: Any, nodes: Mapping[str, Any]) -> Any:
+    if hasattr(spec.arg, "value"):
+        return spec.arg.value
+    return nodes[spec.arg.name].meta.get("val")
