@@ -7,12 +7,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from registry_export.errors import ExportCancelledError, LedgerError, RegistryExportError
+from registry_export.config import TARGETS_TAG
+from registry_export.errors import ExportCancelledError, LedgerError, PublishError, RegistryExportError
 from registry_export.export import export_model_version
 from registry_export.isolation import ChildPool, Limits
 from registry_export.ledger import Ledger
 from registry_export.outbox import STATUS_TAG
-from registry_export.publishing import TRIGGER_TAG
+from registry_export.publishing import ERROR_TAG, RUN_TAG, TAG_PREFIX, TRIGGER_TAG, publish_failure
 from registry_export.worker import LEASE_S, run_begun_job, worker_name
 
 if TYPE_CHECKING:
@@ -147,6 +148,12 @@ def _tagged_as_running(registry: Registry, version: VersionInfo) -> Iterator[Non
 
 
 def _restore(registry: Registry, version: VersionInfo) -> None:
+    now = registry.version(version.ref).tags
+    own = (STATUS_TAG, TRIGGER_TAG, RUN_TAG, ERROR_TAG, TARGETS_TAG)
+    if any(name.startswith(TAG_PREFIX) and name not in own and name not in now for name in version.tags):
+        stopped = PublishError("The export was stopped while it replaced files.", remedy="Export the version again.")
+        publish_failure(registry, version.ref, MANUAL, stopped)
+        return
     earlier = {name: version.tags[name] for name in (TRIGGER_TAG, STATUS_TAG) if name in version.tags}
     registry.delete_tags(version.ref, tuple(name for name in (TRIGGER_TAG, STATUS_TAG) if name not in earlier))
     registry.set_tags(version.ref, earlier)

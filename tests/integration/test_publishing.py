@@ -23,6 +23,7 @@ from registry_export.errors import (
 )
 from registry_export.exports import load, pull
 from registry_export.publishing import exported_before, publish, publish_failure, read_report
+from registry_export.recorded import _tagged_as_running
 from registry_export.registry import Registry
 from tests.support import affine
 from tests.support.versions import KINDS, Versions
@@ -293,6 +294,23 @@ def test_pull_replaces_what_an_earlier_pull_left(registry, export, ref, tmp_path
     assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == [
         "MLmodel", "manifest.json", "model.npz", "python_env.yaml", "requirements.txt"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+def test_an_export_that_is_stopped_leaves_a_status_that_is_true(registry, export, ref, replacing):
+    export(ref, affine.result())
+
+    @_tagged_as_running(registry, registry.version(ref))
+    def stopped():
+        if replacing:
+            registry.delete_tags(ref, ("registry_export.affine",))  # as `publish` does before it replaces files
+        raise RegistryUnavailableError("The store went away.")
+
+    with pytest.raises(RegistryUnavailableError):
+        stopped()
+    tags = registry.version(ref).tags
+    assert tags["registry_export.status"] == ("failed" if replacing else "verified")
+    assert ("stopped while it replaced files" in tags.get("registry_export.error", "")) is replacing
 
 
 def test_pull_says_that_an_export_is_not_verified(registry, export, ref, tmp_path, caplog):
