@@ -5,6 +5,7 @@ is forked from a warm parent that has imported the toolchain; it has a private f
 environment without the registry's credentials. `parent` and `child` run on the far side of the fork.
 """
 
-from registry_export.isolation.pool import ChildPool, Limits, Outcome
+from registry_export.isolation.limits import Limits
+from registry_export.isolation.pool import ChildPool, Outcome
 
 __all__ = ["ChildPool", "Limits", "Outcome"]

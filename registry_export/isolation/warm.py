@@ -1,0 +1,164 @@
+"""A warm parent as the supervisor sees it: started, connected to, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from registry_export.errors import ChildCrashedError
+from registry_export.format import Toolchain
+from registry_export.isolation.answers import tail
+
+_T = TypeVar("_T")
+
+ENVIRONMENT = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "PYTHONPATH",
+    "PYTHONDONTWRITEBYTECODE",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
+"""What a child may know of its surroundings; credentials and addresses are not on the list."""
+
+_QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "PYTHONWARNINGS": "ignore",
+    "PYTHONHASHSEED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+START_SECONDS = 300.0
+"""How long a toolchain may take to be imported, and a parent to answer."""
+
+
+class WarmParent:
+    """One running parent and the socket on which it takes calls."""
+
+    def __init__(self, toolchain: Toolchain, folder: Path) -> None:
+        self.toolchain = toolchain
+        self.last_used = time.monotonic()
+        self.active = 0
+        self._address = str(folder / "socket")
+        listener = socket.socket(socket.AF_UNIX)
+        with listener:
+            listener.bind(self._address)
+            listener.listen(64)
+            environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+            environment |= _QUIET | {"HOME": str(folder), "TMPDIR": str(folder)} | dict(toolchain.environment)
+            self._log = (folder / "parent.log").open("wb")
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "registry_export.isolation.parent",
+                    str(listener.fileno()),
+                    *toolchain.modules,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                pass_fds=[listener.fileno()],
+                env=environment,
+                cwd=folder,
+                start_new_session=True,
+            )
+        self._folder = folder
+        self._await_ready()
+
+    def _await_ready(self) -> None:
+        assert self.process.stdout is not None
+        timer = threading.Timer(START_SECONDS, self.process.kill)
+        timer.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            timer.cancel()
+        if line.strip() != b"ready":
+            self.process.wait()
+            raise ChildCrashedError(
+                f"The toolchain {self.toolchain.name} ({', '.join(self.toolchain.modules)}) cannot be imported: "
+                f"{tail(self._folder / 'parent.log', 1) or 'no message'}.",
+                remedy="Check the installation with `registry-export formats`.",
+            )
+
+    def connect(self) -> socket.socket:
+        """Open a connection for one call."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self._address)
+        return connection
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self.process.poll() is None
+
+    def stop(self) -> None:
+        """End it, and its children with it."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._log.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+Key = tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]]
+
+
+def key_of(toolchain: Toolchain) -> Key:
+    """Two packages may call different toolchains by one name; they get a parent each."""
+    return toolchain.name, toolchain.modules, tuple(sorted(toolchain.environment.items()))
+
+
+class Lines:
+    """Messages of a warm parent on one connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._buffer = b""
+
+    def poll(self, kind: type[_T], seconds: float) -> _T | None:
+        """Return the next message, or None when none came in time."""
+        while b"\n" not in self._buffer:
+            self._connection.settimeout(seconds)
+            try:
+                data = self._connection.recv(65536)
+            except TimeoutError:
+                return None
+            if not data:
+                raise ConnectionResetError
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return msgspec.json.decode(line, type=kind)
+
+    def wait(self, kind: type[_T], seconds: float) -> _T:
+        """Return the next message; none in time counts as a broken connection."""
+        message = self.poll(kind, seconds)
+        if message is None:
+            raise ConnectionResetError
+        return message
