@@ -98,7 +98,9 @@ def reference(arguments: Any) -> Reference:
         base = _base(request, runner)
         expected = _first_run(runner, base)
         natural = [runner.interface, _renamed(declared, runner.interface)]
-        dimensions = groups(base, [_requested(request.dynamic), *natural]) or _assumed_batch(base, declared)
+        dimensions = groups(base, [_requested(request.dynamic), *natural])
+        if not any(group.name == BATCH for group in dimensions):
+            dimensions = (*_assumed_batch(base, declared), *dimensions)
         runs, kept, notes = _climb(runner, base, expected, dimensions)
         together = tied(dimensions, {group.name for group in dimensions} - {group.name for group in kept})
         if together != dimensions:
@@ -171,13 +173,15 @@ def _renamed(declared: Interface, resolved: Interface) -> Interface:
 
 
 def _assumed_batch(base: Mapping[str, Array], declared: Interface) -> tuple[Group, ...]:
-    """Take axis 0 of every input for the batch where nothing at all is declared."""
-    if declared.inputs and any(spec.shape is not None for spec in declared.inputs):
+    """Take axis 0 for the batch where no shape is declared: of the inputs that agree on the commonest size."""
+    if any(spec.shape is not None for spec in declared.inputs):
         return ()
-    sizes = {array.shape[0] for array in base.values() if array.ndim}
-    if len(sizes) != 1 or any(array.ndim == 0 for array in base.values()):
+    leading = {name: array.shape[0] for name, array in base.items() if array.ndim}
+    if not leading:
         return ()
-    return (Group(BATCH, tuple((name, 0) for name in base), sizes.pop()),)
+    sizes = tuple(leading.values())
+    batch = max(sizes, key=lambda size: (sizes.count(size), size))
+    return (Group(BATCH, tuple((name, 0) for name, size in leading.items() if size == batch), batch),)
 
 
 def _first_run(runner: Runner, base: Mapping[str, Array]) -> dict[str, Array]:

@@ -12,9 +12,10 @@ import pytest
 from registry_export.checkpoint import read_checkpoint
 from registry_export.config import parse_targets
 from registry_export.discovery import discover_formats
-from registry_export.entities import Status
+from registry_export.entities import Interface, Status
 from registry_export.graph import plan_export
 from registry_export.isolation import ChildPool, Limits
+from registry_export.reference import _assumed_batch
 from registry_export.targets import Bench, export_targets, run_reference
 from registry_export.tensors import write_tensors
 from tests.support import planted
@@ -144,6 +145,21 @@ def test_a_sample_without_rows_verifies_nothing(workshop, tmp_path):
     result = export(workshop, tmp_path, "planted", sample=SAMPLE[:0])["planted"][0]
     assert result.status is Status.UNVERIFIED
     assert "the sample is empty" in result.verification.reason
+
+
+@pytest.mark.parametrize(
+    ("shapes", "batch"),
+    [
+        ({"x": (4, 3), "k": (1, 3)}, ("x",)),  # a constant that is broadcast
+        ({"x": (4, 3), "k": ()}, ("x",)),
+        ({"a": (4, 3), "b": (6, 3), "c": (4,)}, ("a", "c")),
+        ({"k": ()}, None),
+    ],
+)
+def test_without_a_signature_the_inputs_that_agree_share_the_batch(shapes, batch):
+    base = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    found = _assumed_batch(base, Interface(inputs=()))
+    assert [tuple(name for name, _ in group.axes) for group in found] == ([batch] if batch else [])
 
 
 def test_a_failed_branch_leaves_its_siblings_alive(workshop, tmp_path):
