@@ -5,6 +5,7 @@ Source: https://pytorch.org/docs/stable/export.html
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,16 +102,20 @@ class ExportedProgram:
         tensors = (*program.state_dict.values(), *program.constants.values())
         return Description(
             program_interface(program),
-            format_version=_archive_version(path),
+            format_version=_schema_version(path),
             precision=precision_of(tensors),
             details={"nodes": str(len(program.graph.nodes))},
         )
 
 
-def _archive_version(path: Path) -> str | None:
-    """Read the version of the archive's own format."""
+def _schema_version(path: Path) -> str | None:
+    """Read the version of the program's schema, `torch._export.serde.schema.SCHEMA_VERSION`.
+
+    The archive around it has a version too, which has stayed 0.
+    """
     with zipfile.ZipFile(path) as archive:
         for entry in archive.namelist():
-            if entry.endswith("archive_version"):
-                return archive.read(entry).decode().strip()
+            if entry.endswith("models/model.json"):
+                version = json.loads(archive.read(entry)).get("schema_version", {})
+                return f"{version['major']}.{version['minor']}" if version else None
     return None

@@ -220,11 +220,8 @@ def _metrics(results: tuple[TargetResult, ...]) -> dict[str, float]:
 
 
 def _number(version: str | None) -> float | None:
-    """A metric is a number; a version of several parts is in the report alone."""
-    try:
-        return float(version) if version is not None else None
-    except ValueError:
-        return None
+    """A metric is a number; a version of several parts (8.20 is not 8.2) is in the report alone."""
+    return float(version) if version is not None and version.isdecimal() else None
 
 
 def _describe(registry: Registry, report: ExportReport) -> None:
