@@ -68,6 +68,7 @@ def _beside(output: Path) -> Iterator[Path]:
     Raises:
         ConfigurationError: The output cannot be made or written to.
     """
+    is_new = not output.exists()
     try:
         output.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".registry-export-", dir=output))
@@ -77,6 +78,8 @@ def _beside(output: Path) -> Iterator[Path]:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        if is_new and not any(output.iterdir()):
+            output.rmdir()
 
 
 def load(

@@ -279,7 +279,7 @@ def test_files_that_are_not_the_verified_ones_are_refused(registry, export, ref,
     out = tmp_path / "out"
     with pytest.raises(ArtifactError, match="affine"):
         pull(ref.uri, "affine", out, registry=registry)
-    assert not list(out.iterdir())
+    assert not out.exists()
     with pytest.raises(ArtifactError, match="affine"):
         load(ref.uri, "affine", registry=registry)
 
