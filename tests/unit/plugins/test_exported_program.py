@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,7 @@ def test_a_program_logged_from_a_batch_of_one_is_seen_to_be_static(tmp_path):
     path = _logged(models.DictOutput().eval(), (torch.ones(1, 4),), tmp_path, ({0: torch.export.Dim.AUTO},))
     described = ExportedProgram().describe(path)
     assert described.interface.inputs[0].shape == (1, 4)
+    assert re.fullmatch(r"\d+\.\d+", described.format_version)
     declared = Interface((spec("", "float32", "batch", 4),))
     with ExportedProgram().open(path, declared) as runner:
         assert runner.interface.inputs == (spec("x", "float32", 1, 4),)
