@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from registry_export.config import load_configuration, missing_rule, parse_targets, requested_targets
+from registry_export.config import is_artifact_uri, load_configuration, missing_rule, parse_targets, requested_targets
 from registry_export.discovery import discover_formats
 from registry_export.errors import ConfigurationError
 from registry_export.recorded import MANUAL, Request, run_recorded
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from registry_export.graph import ExportPlan
     from registry_export.pyfunc import LoadedExport
     from registry_export.reporter import Reporter
-
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 class Session:
@@ -186,4 +183,4 @@ def _joined(targets: str | Sequence[str] | None) -> str:
 
 def _absolute(samples: str | PathLike[str]) -> str:
     text = str(samples)
-    return text if _URI.match(text) else str(Path(text).absolute())
+    return text if is_artifact_uri(text) else str(Path(text).absolute())

@@ -193,12 +193,17 @@ def _read_targets(entry: Entry, formats: Formats) -> tuple[Target, ...]:
     return distinct([(read_target(item, formats), item.place) for item in items])
 
 
+def is_artifact_uri(place: str) -> bool:
+    """Whether samples lie in an artifact store (`runs:/...`, `s3://...`) and not on disk."""
+    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", place))
+
+
 def _read_samples(entry: Entry, folder: Path) -> str:
     fields = entry.mapping(("path",))
     if "path" not in fields:
         raise entry.place.error("the key 'path' is missing.")
     path = fields["path"].text("a path or an artifact URI")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
+    if is_artifact_uri(path):
         return path
     return os.path.abspath(folder / path)  # noqa: PTH100 - Path.resolve would follow links and ask the disk
 

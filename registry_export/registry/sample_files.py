@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +11,6 @@ from registry_export.errors import SamplesError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-
-
-def is_artifact_uri(place: str) -> bool:
-    """Whether a rule's samples lie in an artifact store (`runs:/...`, `s3://...`) and not on disk."""
-    return bool(_URI.match(place))
 
 
 def read_arrays(path: Path, place: str) -> dict[str, NDArray[np.generic]]:

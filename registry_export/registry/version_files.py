@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from registry_export.config import is_artifact_uri
 from registry_export.entities import ModelVersionRef
 from registry_export.errors import ArtifactError, RegistryError
 from registry_export.registry.connection import Connection
 from registry_export.registry.files import fetch, list_folder, open_repository, walk
-from registry_export.registry.sample_files import is_artifact_uri, read_arrays
+from registry_export.registry.sample_files import read_arrays
 
 if TYPE_CHECKING:
     import numpy as np
