@@ -37,6 +37,8 @@ from registry_export.tensors import read_tensors, write_tensors
 _SEVERAL = 2
 """Rows from which a batch of 1 is told apart."""
 
+_EVIDENCE = {"samples": "its samples", "example": "its own input example", "random": "inputs drawn from its signature"}
+
 
 @dataclass(frozen=True)
 class ReferenceRequest:
@@ -86,7 +88,7 @@ def reference(arguments: Any) -> Reference:
     """Run the source on its samples and their variations.
 
     Raises:
-        SourceError: It cannot be loaded, or fails on its own example.
+        SourceError: It cannot be loaded, or fails on its samples.
         SamplesError: There is nothing to run it on, or the samples do not fit.
     """
     request = msgspec.convert(arguments, ReferenceRequest)
@@ -96,7 +98,8 @@ def reference(arguments: Any) -> Reference:
     declared = origin.interface
     with _Opened(format_, origin) as runner:
         base = _base(request, runner)
-        expected = _first_run(runner, base)
+        evidence = request.evidence if request.sample else "random"
+        expected = _first_run(runner, base, evidence)
         natural = [runner.interface, _renamed(declared, runner.interface)]
         dimensions = groups(base, [_requested(request.dynamic), *natural])
         if not any(group.name == BATCH for group in dimensions):
@@ -114,7 +117,7 @@ def reference(arguments: Any) -> Reference:
             interface=interface,
             rungs=rungs,
             trace=_traceable(rungs, interface),
-            evidence=request.evidence if request.sample else "random",
+            evidence=evidence,
             optional=_optional(kept, groups(base, natural)),
             unstable=_unstable(runner, base, expected),
             notes=tuple(notes),
@@ -184,15 +187,15 @@ def _assumed_batch(base: Mapping[str, Array], declared: Interface) -> tuple[Grou
     return (Group(BATCH, tuple((name, 0) for name, size in leading.items() if size == batch), batch),)
 
 
-def _first_run(runner: Runner, base: Mapping[str, Array]) -> dict[str, Array]:
+def _first_run(runner: Runner, base: Mapping[str, Array], evidence: str) -> dict[str, Array]:
     try:
         outputs = runner.infer(base)
     except (RegistryExportError, MemoryError):
         raise
     except Exception as error:
         raise SourceError(
-            f"The model fails on its own example: {one_line(error)}",
-            remedy="Check the input example: names, order, dtypes and shapes.",
+            f"The model fails on {_EVIDENCE[evidence]}: {one_line(error)}",
+            remedy="Check names, order, dtypes and shapes; a checkpoint that is static takes its own sizes alone.",
         ) from error
     if not outputs:
         raise SourceError("The model returns no tensor.")

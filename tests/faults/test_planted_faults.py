@@ -13,9 +13,10 @@ from registry_export.checkpoint import read_checkpoint
 from registry_export.config import parse_targets
 from registry_export.discovery import discover_formats
 from registry_export.entities import Interface, Status
+from registry_export.errors import SourceError
 from registry_export.graph import plan_export
 from registry_export.isolation import ChildPool, Limits
-from registry_export.reference import _assumed_batch
+from registry_export.reference import _assumed_batch, _first_run
 from registry_export.targets import Bench, export_targets, run_reference
 from registry_export.tensors import write_tensors
 from tests.support import planted
@@ -160,6 +161,18 @@ def test_without_a_signature_the_inputs_that_agree_share_the_batch(shapes, batch
     base = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     found = _assumed_batch(base, Interface(inputs=()))
     assert [tuple(name for name, _ in group.axes) for group in found] == ([batch] if batch else [])
+
+
+@pytest.mark.parametrize(
+    ("evidence", "words"), [("samples", "its samples"), ("example", "own input example"), ("random", "its signature")]
+)
+def test_inputs_on_which_the_source_fails_are_named_as_what_they_are(evidence, words):
+    class Narrow:
+        def infer(self, inputs):
+            return {"y": inputs["x"] @ np.eye(7)}
+
+    with pytest.raises(SourceError, match=f"{words}: ValueError"):
+        _first_run(Narrow(), {"x": SAMPLE}, evidence)
 
 
 def test_a_failed_branch_leaves_its_siblings_alive(workshop, tmp_path):
