@@ -78,6 +78,7 @@ class Session:
         if tolerance is not None and not all(0 <= value < math.inf for value in (tolerance.atol, tolerance.rtol)):
             given = f"{tolerance.atol} and {tolerance.rtol}"
             raise ConfigurationError(f"atol and rtol must be finite and 0 or more, not {given}.")
+        own_samples = _absolute(samples) if samples else None
         asked = _joined(targets)
         chosen = parse_targets(asked, "--target", self.formats) if asked else None
         ref = self.registry.resolve(model_uri)
@@ -94,7 +95,7 @@ class Session:
             version=info,
             targets=chosen,
             asked=asked,
-            samples=_absolute(samples) if samples else rule.samples if rule else None,
+            samples=own_samples or (rule.samples if rule else None),
             tolerance=tolerance or (rule.tolerance if rule else None),
         )
 
@@ -183,4 +184,8 @@ def _joined(targets: str | Sequence[str] | None) -> str:
 
 def _absolute(samples: str | PathLike[str]) -> str:
     text = str(samples)
-    return text if is_artifact_uri(text) else str(Path(text).absolute())
+    if is_artifact_uri(text):
+        return text
+    if not Path(text).is_file():
+        raise ConfigurationError(f"--samples: there is no file {text}.")
+    return str(Path(text).absolute())

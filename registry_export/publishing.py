@@ -98,6 +98,9 @@ def publish_failure(registry: Registry, ref: ModelVersionRef, trigger: str, erro
     text = " ".join(f"{record.step}: {record.message}".split())
     if len(text) > _LONGEST_ERROR:
         text = text[: _LONGEST_ERROR - 1] + "…"
+    with contextlib.suppress(RegistryExportError):  # the tags matter more, and say the same
+        known = read_report(registry, ref) or ExportReport(ref, trigger, None, (), Status.FAILED)
+        _describe(registry, replace(known, model_version=ref, status=Status.FAILED, error=record))
     registry.set_tags(ref, {TRIGGER_TAG: trigger, ERROR_TAG: text, STATUS_TAG: Status.FAILED})
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 LOADER_MODULE = "registry_export.pyfunc"
 
+_BUILT_IN = 1
+"""`numpy.dtype.isbuiltin` of the types that NumPy itself has."""
+
 
 def write_artifact(folder: Path, report: ExportReport, result: TargetResult, source: ModelFiles) -> Manifest:
     """Write everything that stands beside the model files: `manifest.json`, and what MLflow reads.
@@ -103,7 +106,7 @@ def _schema(specs: Sequence[TensorSpec]) -> str:
 
 def _expressible(spec: TensorSpec) -> bool:
     try:
-        np.dtype(spec.dtype)
+        own = np.dtype(spec.dtype).isbuiltin == _BUILT_IN  # packages add types, bfloat16 say, that MLflow has not
     except TypeError:
         return False
-    return spec.shape is not None and bool(spec.dtype)
+    return own and spec.shape is not None and bool(spec.dtype)

@@ -199,6 +199,7 @@ def test_no_signature_is_a_refusal_that_says_what_to_log(desk):
     tags = desk.tags(ref)
     assert tags["registry_export.status"] == "failed"
     assert "input_example=" in tags["registry_export.error"]
+    assert "Exports: failed." in desk.registry.version(ref).description
 
 
 def test_a_corrupt_checkpoint_is_named_in_the_tags(desk):
@@ -215,6 +216,7 @@ def test_a_failed_version_that_is_mended_loses_its_error(desk, tmp_path):
     report = desk.export(ref, "onnx", samples=str(samples))
     assert report.targets[0].verification.evidence == "samples"
     assert "registry_export.error" not in desk.tags(ref)
+    assert "Exports: verified." in desk.registry.version(ref).description
 
 
 def test_a_version_that_does_not_exist_is_named(desk):

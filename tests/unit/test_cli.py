@@ -82,6 +82,7 @@ def test_the_commands_are_those_of_the_contract() -> None:
         (["export", "models:/m/1", "--atol", "1"], "--rtol"),
         (["export", "models:/m/1", "--atol", "-1", "--rtol", "0"], "-1"),
         (["export", "models:/m/1", "--atol", "nan", "--rtol", "0"], "must be finite"),
+        (["export", "models:/m/1", "--samples", "absent.npz"], "no file absent.npz"),
         (["export", "models:/m/1", "--target", "nothing"], "unknown format 'nothing'; the choices are"),
         (["plan", "models:/m/1", "--target", "torchscript:methd=trace"], "did you mean 'method'?"),
         (["export", "models:/m/1"], "MLFLOW_TRACKING_URI is not set"),
