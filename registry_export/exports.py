@@ -153,7 +153,8 @@ def _published(ref: ModelVersionRef, variant: str, report: ExportReport | None) 
     if result is None:
         has = ", ".join(results) or "none"
         raise ArtifactError(
-            f"{ref} has no export {variant!r} (it has: {has}).", remedy=f"Run `registry-export export {ref.uri}`."
+            f"{ref} has no export {variant!r} (it has: {has}).",
+            remedy=f"Run `registry-export export {ref.uri} --target ...`.",
         )
     if not is_usable(result):
         raise ArtifactError(f"{variant} of {ref} is not handed out: {result.status}. {reason_text(result)}".rstrip())

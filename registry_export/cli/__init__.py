@@ -33,6 +33,7 @@ def cli(debug: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("registry_export").setLevel(level)
     if not debug:
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries end in a sentence of ours
         warnings.simplefilter("ignore")
 
 

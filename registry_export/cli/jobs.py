@@ -36,10 +36,13 @@ def list_jobs(states: tuple[str, ...] = (), limit: int = 20, as_json: bool = Fal
     """List jobs, the newest first."""
     from registry_export.ledger import JobState
 
-    found = _ledger().list(states=tuple(JobState(state) for state in states), limit=limit)
+    ledger = _ledger()
+    found = ledger.list(states=tuple(JobState(state) for state in states), limit=limit)
     if as_json:
         print_json(found)
         return
+    if not found:
+        click.echo(f"No such job in the ledger {ledger.database.engine.url.render_as_string()}.", err=True)
     head = ("job", "model version", "trigger", "state", "status", "attempt", "updated (UTC)", "why")
     print_table(head, [_row(job) for job in found])
 
@@ -74,7 +77,9 @@ def cancel(ids: tuple[int, ...]) -> None:
     """Cancel jobs; a running one is stopped by its worker within seconds."""
     ledger = _ledger()
     for job_id in ids:
-        click.echo(f"Job {job_id} is {_state(ledger.cancel(job_id))}.")
+        job = ledger.cancel(job_id)
+        over = job.state not in ("cancelled", "running")
+        click.echo(f"Job {job_id} is {_state(job)}{', there is nothing to cancel' if over else ''}.")
 
 
 def _ledger() -> Ledger:

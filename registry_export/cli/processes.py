@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from registry_export.errors import ConfigurationError, RegistryExportError
+from registry_export.settings import OUTBOX_URI, TRACKING_URI
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +44,7 @@ def run_server_and_worker(arguments: Sequence[str], environ: Mapping[str, str]) 
     stores, registry = store_of(arguments, environ)
     environment = {**environ, "MLFLOW_TRACKING_URI": url}
     if registry.partition(":")[0].partition("+")[0] in _DATABASES:
-        environment["REGISTRY_EXPORT_OUTBOX_URI"] = registry
+        environment[OUTBOX_URI] = _absolute(registry)
     else:
         click.echo(f"The registry at {registry} is no database: the worker reconciles through HTTP alone.")
     mlflow_command = [sys.executable, "-m", "mlflow", "server", *stores, *arguments]
@@ -55,6 +56,9 @@ def run_server_and_worker(arguments: Sequence[str], environ: Mapping[str, str]) 
         wait_until_healthy(server, url)
         worker = running.enter_context(started(worker_command, environment))
         click.echo(f"MLflow is at {url}, and a worker exports what is promoted there. Ctrl-C stops both.")
+        click.echo(f"For clients, in another terminal: export {TRACKING_URI}={url}")
+        if environment.get(OUTBOX_URI, "").startswith("sqlite:"):  # others have a password in them
+            click.echo(f"For `registry-export jobs` also: export {OUTBOX_URI}={environment[OUTBOX_URI]}")
         _wait_until_one_ends({"mlflow server": server, "the worker": worker})
 
 
@@ -77,6 +81,12 @@ def store_of(arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[tupl
     registry = _option(arguments, ("--registry-store-uri",), environ.get("MLFLOW_REGISTRY_STORE_URI", ""))
     added = () if backend else ("--backend-store-uri", _DEFAULT_STORE)
     return added, registry or backend or _DEFAULT_STORE
+
+
+def _absolute(uri: str) -> str:
+    """Write a SQLite file's path in full, so that the address holds in every folder."""
+    scheme, slashes, path = uri.partition("sqlite:///")
+    return uri if scheme or not slashes or path.startswith(("/", ":")) else f"sqlite:///{Path.cwd() / path}"
 
 
 def _option(arguments: Sequence[str], names: Sequence[str], default: str) -> str:
