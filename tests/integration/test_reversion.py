@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sqlalchemy
 from mlflow import MlflowClient
 
 from registry_export.entities import ExportReport, ModelVersionRef, Status
@@ -18,6 +17,7 @@ from registry_export.ledger import JobState, Ledger, Reversions
 from registry_export.registry import Registry
 from registry_export.settings import Settings
 from registry_export.worker import run_worker
+from tests.support.outbox import empty_outbox_of
 from tests.support.server import MlflowServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*transition_model_version_stage.*:FutureWarning")
@@ -60,11 +60,7 @@ def settings(server, tmp_path, name):
 def empty_outbox(server):
     """Leave no promotions of one test to the next one's worker."""
     yield
-    engine = sqlalchemy.create_engine(server.database_uri)
-    with engine.begin() as connection:
-        if sqlalchemy.inspect(connection).has_table("registry_export_outbox"):
-            connection.exec_driver_sql("DELETE FROM registry_export_outbox")
-    engine.dispose()
+    empty_outbox_of(server.database_uri)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sqlalchemy
 from mlflow import MlflowClient
 
 from registry_export.entities import ExportReport, ModelVersionRef, Status
@@ -27,6 +26,7 @@ from registry_export.ledger import JobState, Ledger
 from registry_export.ledger.tables import cursors
 from registry_export.settings import Settings
 from registry_export.worker import run_begun_job, run_worker
+from tests.support.outbox import empty_outbox_of
 from tests.support.server import MlflowServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*transition_model_version_stage.*:FutureWarning")
@@ -75,11 +75,7 @@ def over_http(settings):
 def empty_outbox(server):
     """Leave no promotions of one test to the next one's worker."""
     yield
-    engine = sqlalchemy.create_engine(server.database_uri)
-    with engine.begin() as connection:
-        if sqlalchemy.inspect(connection).has_table("registry_export_outbox"):
-            connection.exec_driver_sql("DELETE FROM registry_export_outbox")
-    engine.dispose()
+    empty_outbox_of(server.database_uri)
 
 
 @pytest.fixture
