@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -17,7 +18,13 @@ from typing import Any
 
 import msgspec
 
-from registry_export.errors import ChildCrashedError, ChildTimeoutError, ExportCancelledError, RegistryExportError
+from registry_export.errors import (
+    ChildCrashedError,
+    ChildError,
+    ChildTimeoutError,
+    ExportCancelledError,
+    RegistryExportError,
+)
 from registry_export.format import Toolchain
 from registry_export.isolation.answers import out_of_memory, read_answer, with_log
 from registry_export.isolation.limits import Limits, resident_bytes
@@ -25,6 +32,8 @@ from registry_export.isolation.protocol import ANSWER_FILE, Call, Ended, Started
 from registry_export.isolation.warm import START_SECONDS, Key, Lines, WarmParent, key_of
 
 _WATCH_SECONDS = 0.05
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ class ChildPool:
                 self._count += 1
                 folder = self._folder / str(self._count)
             folder.mkdir(mode=0o700)
-            fresh = WarmParent(toolchain, folder)
+            fresh = _started(toolchain, folder)
             with self._lock:
                 self._parents[key] = fresh
                 fresh.active += 1
@@ -167,6 +176,18 @@ class ChildPool:
         if used > limits.memory:
             return out_of_memory(limits, f"It used {used / 1e9:.1f} GB and was killed")
         return None
+
+
+def _started(toolchain: Toolchain, folder: Path) -> WarmParent:
+    """Start a parent; where that is not possible, that of the toolchain's fallback."""
+    try:
+        return WarmParent(toolchain, folder)
+    except ChildError as error:
+        if toolchain.fallback is None:
+            raise
+        _log.warning("%s is used in place of %s: %s", toolchain.fallback.name, toolchain.name, error)
+    (folder / "fallback").mkdir(mode=0o700)
+    return WarmParent(toolchain.fallback, folder / "fallback")
 
 
 def _kill_group(pid: int) -> None:

@@ -15,8 +15,10 @@ from typing import TypeVar
 import msgspec
 
 from registry_export.errors import ChildCrashedError
-from registry_export.format import Toolchain
+from registry_export.format import PythonEnvironment, Toolchain
 from registry_export.isolation.answers import tail
+from registry_export.isolation.environments import python_of
+from registry_export.isolation.packages import link_packages
 
 _T = TypeVar("_T")
 
@@ -64,10 +66,14 @@ class WarmParent:
             listener.listen(64)
             environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
             environment |= _QUIET | {"HOME": str(folder), "TMPDIR": str(folder)} | dict(toolchain.environment)
+            python = sys.executable
+            if toolchain.python is not None:
+                python = str(python_of(toolchain.python))
+                environment["PYTHONPATH"] = str(_linked_packages(folder))
             self._log = (folder / "parent.log").open("wb")
             self.process = subprocess.Popen(
                 [
-                    sys.executable,
+                    python,
                     "-P",
                     "-m",
                     "registry_export.isolation.parent",
@@ -127,12 +133,19 @@ class WarmParent:
             self.process.stdout.close()
 
 
-Key = tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]]
+def _linked_packages(folder: Path) -> Path:
+    packages = folder / "packages"
+    packages.mkdir()
+    link_packages(packages)
+    return packages
+
+
+Key = tuple[str, tuple[str, ...], tuple[tuple[str, str], ...], PythonEnvironment | None]
 
 
 def key_of(toolchain: Toolchain) -> Key:
     """Two packages may call different toolchains by one name; they get a parent each."""
-    return toolchain.name, toolchain.modules, tuple(sorted(toolchain.environment.items()))
+    return toolchain.name, toolchain.modules, tuple(sorted(toolchain.environment.items())), toolchain.python
 
 
 class Lines:
