@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from registry_export.config import is_artifact_uri, load_configuration, missing_rule, parse_targets, requested_targets
+from registry_export.config import (
+    is_artifact_uri,
+    load_configuration,
+    missing_rule,
+    parse_targets,
+    requested_setup,
+    requested_targets,
+)
 from registry_export.discovery import discover_formats
 from registry_export.errors import ConfigurationError
 from registry_export.recorded import MANUAL, Request, run_recorded
@@ -86,8 +93,8 @@ class Session:
         # Without a file the rule has only targets to give, and whoever named some need not have its format.
         is_settled = chosen is not None and self.settings.config_path is None
         rule = None if is_settled else self.configuration.rule_for(ref.name, MANUAL)
+        tags = {**self.registry.model_tags(ref.name), **info.tags}
         if chosen is None:
-            tags = {**self.registry.model_tags(ref.name), **info.tags}
             chosen = requested_targets(rule, tags, str(ref), self.formats)
         if chosen is None:
             raise missing_rule(self.configuration, ref.name)
@@ -97,6 +104,7 @@ class Session:
             asked=asked,
             samples=own_samples or (rule.samples if rule else None),
             tolerance=tolerance or (rule.tolerance if rule else None),
+            setup=requested_setup(rule, tags, str(ref)),
         )
 
 
@@ -166,8 +174,10 @@ def plan(model_uri: str, targets: str | Sequence[str] | None = None) -> ExportPl
     session = Session()
     request = session.request(model_uri, targets)
     with tempfile.TemporaryDirectory(prefix="registry-export-") as folder:
-        checkpoint = read_checkpoint(session.registry.download(request.version.ref, Path(folder)), session.formats)
-        return plan_export(checkpoint.format, request.targets, session.formats)
+        model = session.registry.download(request.version.ref, Path(folder))
+        checkpoint = read_checkpoint(model, session.formats, request.setup)
+        samples = bool(request.samples or checkpoint.files.example)
+        return plan_export(checkpoint.format, request.targets, session.formats, samples=samples)
 
 
 def page_of(tracking_uri: str, ref: ModelVersionRef) -> str:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import hashlib
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from registry_export.entities import Interface, SourceRecord, TensorSpec
-from registry_export.errors import UnsupportedSourceError
+from registry_export.errors import SourceError, UnsupportedSourceError
 from registry_export.format import Format
-from registry_export.inference import Origin
+from registry_export.inference import Origin, heeded
 from registry_export.manifest import combined_digest, file_records
+from registry_export.model_setup import MODEL_FACTORY, NO_SETUP, WRAPPER, ModelSetup, code_files
 from registry_export.registry import ModelFiles, read_model
+from registry_export.report import size_text
 from registry_export.tensors import write_tensors
+
+_FORMATS_ARE_LISTED = "`registry-export formats` lists the formats that can be read."
+_MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -24,12 +32,14 @@ class Checkpoint:
         path: The checkpoint's file or folder.
         files: The MLmodel's account: flavors, signature, input example, code.
         record: The same for the report.
+        setup: What a rule says of how it is loaded.
     """
 
     format: Format
     path: Path
     files: ModelFiles
     record: SourceRecord
+    setup: ModelSetup = NO_SETUP
 
     @property
     def origin(self) -> Origin:
@@ -39,7 +49,28 @@ class Checkpoint:
             path=str(self.path),
             interface=self.files.interface or _interface_of_example(self.files),
             code_paths=tuple(str(path) for path in self.files.code_paths),
+            setup=self.setup,
         )
+
+    def code_digest(self, named: Iterable[str] = ()) -> str:
+        """Digest the code that an export runs besides the checkpoint's own; empty where there is none.
+
+        Args:
+            named: What the target's options name, besides the rule's factory and wrapper.
+
+        Returns:
+            SHA-256, in hex, of the names and of the files behind them.
+        """
+        names = [name for name in (self.setup.model_factory, self.setup.wrapper, *named) if name]
+        if not names:
+            return ""
+        digest = hashlib.sha256()
+        search = (*map(str, self.files.code_paths), *self.setup.search, *filter(None, sys.path))
+        for name in names:
+            digest.update(name.encode() + b"\0")
+            for path in code_files(name, search):
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
 
     def write_example(self, folder: Path) -> bool:
         """Write the input example where a child can read it; say whether there is one."""
@@ -59,15 +90,16 @@ def _interface_of_example(files: ModelFiles) -> Interface:
     return Interface(tuple(TensorSpec(name, array.dtype.name, None) for name, array in example))
 
 
-def read_checkpoint(folder: Path, formats: Mapping[str, Format]) -> Checkpoint:
+def read_checkpoint(folder: Path, formats: Mapping[str, Format], setup: ModelSetup = NO_SETUP) -> Checkpoint:
     """Recognise a downloaded model folder.
 
     Args:
-        folder: The model folder, with its MLmodel file.
+        folder: The model folder: with its MLmodel file, or plain files that were logged as artifacts.
         formats: Every installed format, by name.
+        setup: What a rule says of how it is loaded.
 
     Raises:
-        UnsupportedSourceError: No format recognises it.
+        UnsupportedSourceError: No format recognises it, or the one that does can do nothing with the wrapper.
         SourceError: Its MLmodel cannot be read.
     """
     files = read_model(folder)
@@ -81,10 +113,51 @@ def read_checkpoint(folder: Path, formats: Mapping[str, Format]) -> Checkpoint:
                 flavor=", ".join(name for name in files.flavors if name != "python_function"),
                 sha256=combined_digest(records),
                 size_bytes=sum(record.size_bytes for record in records),
-                notes=files.notes,
+                notes=(*files.notes, *_passed_over(folder, files, path, formats), *_setup_notes(format_, setup)),
             )
-            return Checkpoint(format_, path, files, record)
-    raise UnsupportedSourceError(
-        f"No installed format recognises the model (its flavors: {', '.join(files.flavors) or 'none'}).",
-        remedy="`registry-export formats` lists the formats that can be read.",
+            return Checkpoint(format_, path, files, record, setup)
+    raise _unrecognised(folder, files)
+
+
+def _passed_over(folder: Path, files: ModelFiles, taken: Path, formats: Mapping[str, Format]) -> tuple[str, ...]:
+    """Say which checkpoint of plain files was taken where other formats would have taken other ones."""
+    others: dict[Path, str] = {}
+    for format_ in formats.values() if not files.flavors else ():
+        with contextlib.suppress(SourceError):  # it finds several of its own, and cannot choose
+            path = format_.locate(folder, files.flavors)
+            if path is not None and path != taken:
+                others.setdefault(path, format_.name)
+    if not others:
+        return ()
+    left = ", ".join(f"{_place(path, folder)} ({name})" for path, name in others.items())
+    return (f"The checkpoint is {_place(taken, folder)}; not looked at beside it: {left}.",)
+
+
+def _place(path: Path, folder: Path) -> str:
+    return "the whole folder" if path == folder else path.relative_to(folder).as_posix()
+
+
+def _unrecognised(folder: Path, files: ModelFiles) -> UnsupportedSourceError:
+    if files.flavors:
+        found = f"the model (its flavors: {', '.join(files.flavors)})."
+        return UnsupportedSourceError(f"No installed format recognises {found}", remedy=_FORMATS_ARE_LISTED)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [f"{path.relative_to(folder)} ({size_text(path.stat().st_size)})" for path in paths[:_MOST_NAMES]]
+    more = f" and {len(paths) - _MOST_NAMES} more" if len(paths) > _MOST_NAMES else ""
+    return UnsupportedSourceError(
+        f"No installed format recognises the version's files: {', '.join(names) or 'there are none'}{more}.",
+        remedy="Log one checkpoint there, whole and with its usual suffix; where there are several, name the one that "
+        f"is meant model, as in model.onnx. {_FORMATS_ARE_LISTED}",
     )
+
+
+def _setup_notes(format_: Format, setup: ModelSetup) -> tuple[str, ...]:
+    """Refuse a wrapper that would be passed over in silence; a factory that is not needed is only mentioned."""
+    if setup.wrapper and WRAPPER not in heeded(format_):
+        raise UnsupportedSourceError(
+            f"A checkpoint of the format {format_.name} cannot be wrapped ({WRAPPER} {setup.wrapper}).",
+            remedy="Wrap the model before it is logged, or take the wrapper out of the rule.",
+        )
+    if setup.model_factory and MODEL_FACTORY not in heeded(format_):
+        return (f"{MODEL_FACTORY} is not needed: a {format_.name} checkpoint holds its own architecture.",)
+    return ()

@@ -29,6 +29,7 @@ class Sums:
 
     max_abs: float = 0.0
     max_rel: float = 0.0
+    expected_sum: float = 0.0
     expected_squared: float = 0.0
     actual_squared: float = 0.0
     product: float = 0.0
@@ -41,6 +42,7 @@ class Sums:
         """Take another output's sums in."""
         self.max_abs = max(self.max_abs, other.max_abs)
         self.max_rel = max(self.max_rel, other.max_rel)
+        self.expected_sum += other.expected_sum
         self.expected_squared += other.expected_squared
         self.actual_squared += other.actual_squared
         self.product += other.product
@@ -85,7 +87,8 @@ def compare(expected: Array, actual: Array, tolerance: Tolerance) -> Comparison:
     Args:
         expected: The source's output.
         actual: The exported model's output.
-        tolerance: Judges floats element by element; integers and booleans must be equal.
+        tolerance: Judges floats element by element, or by their signal-to-noise ratio where it names one;
+            integers and booleans must be equal.
 
     Returns:
         The sums over elements that are finite in both, and the first of: another dtype, another shape,
@@ -102,6 +105,8 @@ def compare(expected: Array, actual: Array, tolerance: Tolerance) -> Comparison:
         block, block_problem = _compare_block(e, a, tolerance, exact=expected.dtype.kind != "f")
         sums.add(block)
         problem = problem or block_problem
+    if not problem and expected.dtype.kind == "f" and tolerance.snr_db is not None:
+        problem = _too_noisy(sums, tolerance.snr_db)
     if not problem and expected.dtype.kind in "iu" and not np.array_equal(expected, actual):
         problem = "integers beyond 2**53 differ"  # float64 holds smaller ones exactly
     if _looks_like_class_scores(expected):
@@ -146,9 +151,41 @@ def _compare_block(
     difference = np.abs(actual - expected)
     size = np.abs(expected)
     allowed = np.zeros(()) if exact else tolerance.atol + tolerance.rtol * size
-    if not problem and not (difference <= allowed).all():  # a tolerance that is no number allows nothing
+    by_element = exact or tolerance.snr_db is None
+    if by_element and not problem and not (difference <= allowed).all():  # a tolerance that is no number allows nothing
         problem = _breach(expected, actual, difference, allowed, tolerance, exact=exact)
     return _sums(expected, actual, difference, size, tolerance), problem
+
+
+_LEAST_OF_VARIATION_DB = 3.0
+"""Least ratio of an output's variation around its mean to the difference: the mean in its place gives 0 dB."""
+_ENOUGH_TO_VARY = 8
+
+
+def _too_noisy(sums: Sums, least: float) -> str:
+    """Judge an output by its signal-to-noise ratio; nothing may stand where the source has only zeros.
+
+    Much power says little where all of it is in an offset: a model that ignores its input passes then. So
+    what varies must stand out of the difference too.
+    """
+    noise = sums.difference_squared
+    if noise == 0:
+        return ""
+    ratio = _decibels(sums.expected_squared, noise)
+    if ratio < least:
+        return f"its signal-to-noise ratio of {ratio:.1f} dB is below {least:g} dB"
+    variation = sums.expected_squared - sums.expected_sum**2 / max(sums.elements, 1)
+    # What rounding leaves of a constant output is no variation.
+    if sums.elements < _ENOUGH_TO_VARY or variation <= 1e-9 * sums.expected_squared:
+        return ""
+    ratio = _decibels(variation, noise)
+    if ratio < _LEAST_OF_VARIATION_DB:
+        return f"what varies in it is {ratio:.1f} dB above the difference, less than {_LEAST_OF_VARIATION_DB:g} dB"
+    return ""
+
+
+def _decibels(power: float, noise: float) -> float:
+    return 10 * math.log10(power / noise) if power > 0 else -math.inf
 
 
 def _breach(
@@ -183,6 +220,7 @@ def _sums(
         return Sums(
             max_abs=float(difference.max()),
             max_rel=float((difference / np.maximum(size, max(floor, np.finfo(np.float64).tiny))).max()),
+            expected_sum=float(expected.sum()),
             expected_squared=float(expected @ expected),
             actual_squared=float(actual @ actual),
             product=float(expected @ actual),

@@ -36,6 +36,7 @@ class ConvertRequest:
     samples: str
     output: str
     work: str
+    calibration: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,10 @@ def convert(arguments: Any) -> Converted:
     samples = read_tensors(Path(request.samples))
     work = Path(request.work, "scratch")
     work.mkdir(exist_ok=True)
-    conversion = format_.conversions[request.conversion]
+    calibration = read_tensors(Path(request.calibration)) if request.calibration else {}
+    asked = ConversionRequest(request.options, request.interface, samples, work, calibration)
     try:
-        result = conversion.function(
-            model, output, ConversionRequest(request.options, request.interface, samples, work)
-        )
+        result = format_.conversions[request.conversion].function(model, output, asked)
     except (RegistryExportError, MemoryError):
         raise
     except Exception as error:
@@ -101,7 +101,7 @@ def convert(arguments: Any) -> Converted:
 
 def _load(format_: Format, origin: Origin) -> Any:
     try:
-        return format_.load(Path(origin.path), origin.interface)
+        return origin.load(format_)
     except (RegistryExportError, MemoryError):
         raise
     except Exception as error:
@@ -200,6 +200,7 @@ class PlanRun:
     samples: str
     folder: Path
     optional: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    calibration: str = ""
     _results: dict[str, Future[StepResult]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -233,7 +234,15 @@ class PlanRun:
         output = folder / format_.filename
         interface = with_requested(self.interface, step.options, self.optional)
         request = ConvertRequest(
-            origin, step.format, step.conversion, step.options, interface, self.samples, str(output), str(work)
+            origin,
+            step.format,
+            step.conversion,
+            step.options,
+            interface,
+            self.samples,
+            str(output),
+            str(work),
+            self.calibration,
         )
         before = _fingerprint(Path(origin.path))
         outcome = self.pool.call(

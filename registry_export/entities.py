@@ -136,10 +136,19 @@ class Description:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """`|actual - expected| <= atol + rtol * |expected|`, element by element."""
+    """`|actual - expected| <= atol + rtol * |expected|`, element by element.
+
+    Attributes:
+        atol: Allowed everywhere.
+        rtol: Allowed in proportion to the expected value.
+        snr_db: Where given, floats are judged by it in place of `atol` and `rtol`: the least ratio of an
+            output's power to that of its difference, in decibels. Coarse precisions err by a share of a
+            tensor's range, not of each element.
+    """
 
     atol: float
     rtol: float
+    snr_db: float | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from registry_export.format import Format
 from registry_export.graph import ExportPlan, PlannedTarget, plan_export
 from registry_export.isolation import ChildPool
 from registry_export.manifest import combined_digest, export_key, file_records, tool_versions, write_artifact
+from registry_export.model_setup import NO_SETUP, ModelSetup
 from registry_export.publishing import exported_before, publish, publish_failure
 from registry_export.registry import Registry
 from registry_export.reporter import SILENT, Reporter
@@ -33,6 +34,7 @@ def export_model_version(
     pool: ChildPool,
     samples: str | None = None,
     tolerance: Tolerance | None = None,
+    setup: ModelSetup = NO_SETUP,
     force: bool = False,
     reporter: Reporter = SILENT,
 ) -> ExportReport:
@@ -50,6 +52,7 @@ def export_model_version(
         pool: Runs the children.
         samples: Path of an `.npz` file or an artifact URI with inputs to verify with.
         tolerance: In place of the precision's default.
+        setup: How the checkpoint becomes the model to export.
         force: Convert and verify anew even what is verified already.
         reporter: Hears of every step.
 
@@ -62,7 +65,7 @@ def export_model_version(
     try:
         with _work_folder() as work:
             bench = Bench(formats, pool, work, tolerance, reporter)
-            return _export(_Job(ref, targets, trigger, registry, samples, force), bench)
+            return _export(_Job(ref, targets, trigger, registry, samples, setup, force), bench)
     except RegistryExportError as error:
         if not error.transient and not isinstance(error, ExportCancelledError):
             with contextlib.suppress(RegistryExportError):
@@ -77,14 +80,16 @@ class _Job:
     trigger: str
     registry: Registry
     samples: str | None
+    setup: ModelSetup
     force: bool
 
 
 def _export(job: _Job, bench: Bench) -> ExportReport:
     with bench.step("download"):
-        checkpoint = read_checkpoint(job.registry.download(job.ref, bench.work / "source"), bench.formats)
+        model = job.registry.download(job.ref, bench.work / "source")
+        checkpoint = read_checkpoint(model, bench.formats, job.setup)
     sample, evidence = _sample(job, bench, checkpoint)
-    plan = plan_export(checkpoint.format, job.targets, bench.formats)
+    plan = plan_export(checkpoint.format, job.targets, bench.formats, samples=bool(sample))
     keys = {p.target.variant: _key(bench, checkpoint, plan, p, sample) for p in plan.targets}
     results = _exported_before(job, bench, keys, plan)
     missing = [planned for planned in plan.targets if planned.target.variant not in results]
@@ -137,12 +142,23 @@ def _sample(job: _Job, bench: Bench, checkpoint: Checkpoint) -> tuple[str, str]:
 
 
 def _key(bench: Bench, checkpoint: Checkpoint, plan: ExportPlan, planned: PlannedTarget, sample: str) -> str:
+    steps = [plan.steps[route] for route in planned.routes]
+    toolchains = [
+        checkpoint.format.toolchain,
+        *(bench.formats[step.format].conversions[step.conversion].toolchain for step in steps),
+    ]
     return export_key(
         source_sha256=checkpoint.record.sha256,
+        code_sha256=checkpoint.code_digest(
+            str(planned.target.options[option.name])
+            for option in bench.formats[planned.target.format].options
+            if option.code and planned.target.options.get(option.name)
+        ),
         samples_sha256=combined_digest(file_records(Path(sample))) if sample else "",
         format=planned.target.format,
         options=planned.target.options,
-        routes=[plan.steps[route].path for route in planned.routes],
+        routes=[step.path for step in steps],
+        environments=[toolchain.python for toolchain in toolchains if toolchain.python is not None],
         tolerance=bench.tolerance,
         tools=tool_versions(),
     )

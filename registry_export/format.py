@@ -36,6 +36,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from registry_export.entities import Attempt, Description, Interface, OptionValue
+from registry_export.errors import ConfigurationError
+from registry_export.model_setup import NO_SETUP as NO_SETUP
+from registry_export.model_setup import ModelSetup as ModelSetup
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +58,42 @@ TF_FUNCTION = "tf_function"
 ONNX_MODEL = "onnx_model"
 
 
+LOWEST_PYTHON = (3, 11)
+"""The oldest Python that runs our own modules, which every child imports."""
+
+
+@dataclass(frozen=True)
+class PythonEnvironment:
+    """Packages that cannot share our environment, and the Python that they need.
+
+    A toolchain that declares one runs in it: uv creates it on first need and keeps it for all that ask
+    for the same. Its children find our packages and every package with formats there, so the modules of
+    such a format must import without the packages of our environment, NumPy apart.
+
+    Attributes:
+        python: The version, as `3.11` or `3.11.9`; uv fetches one that is not installed.
+        requirements: As pip takes them (`mxnet==1.9.1`); pin them, or the environment is not the same everywhere.
+
+    Raises:
+        ConfigurationError: The version is none, or older than what our own modules need.
+    """
+
+    python: str
+    requirements: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        numbers = self.python.split(".")
+        lowest = ".".join(map(str, LOWEST_PYTHON))
+        if not 2 <= len(numbers) <= 3 or not all(number.isdecimal() for number in numbers):
+            raise ConfigurationError(f"{self.python!r} is no version of Python.", remedy=f"Write {lowest!r}.")
+        if tuple(map(int, numbers[:2])) < LOWEST_PYTHON:
+            raise ConfigurationError(
+                f"An environment with Python {self.python} cannot run registry-export's children: "
+                f"they need {lowest} or newer.",
+                remedy="Call the older Python as a program from the conversion instead.",
+            )
+
+
 @dataclass(frozen=True)
 class Toolchain:
     """Modules that a child needs; children that share a toolchain are forked from one warm parent.
@@ -63,11 +102,17 @@ class Toolchain:
         name: What the parent is called in logs.
         modules: Imported by the parent before any checkpoint is near, in this order.
         environment: Environment variables that must be set before the imports.
+        python: The environment of its own that it needs; None: it runs in ours. A format whose toolchain
+            has one names `uv` among its requirements, and of the rest only what is needed in ours.
+        fallback: Used instead where this one cannot be started, with a warning; a format that declares it
+            tells by `sys.modules` where it runs.
     """
 
     name: str
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    python: PythonEnvironment | None = None
+    fallback: Toolchain | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +128,8 @@ class Option:
         minimum: Smallest number allowed.
         maximum: Largest number allowed.
         help: One line for `registry-export formats`.
+        code: Whether the value names code, as `package.module:NAME` or by a file's path: what is exported
+            depends on its content too.
     """
 
     name: str
@@ -93,6 +140,7 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     help: str = ""
+    code: bool = False
 
 
 DYNAMIC_DIMENSIONS = Option(
@@ -103,6 +151,27 @@ DYNAMIC_DIMENSIONS = Option(
     help="input name -> axes that may vary, beyond the batch and what the signature says",
 )
 """The option that every format with dynamic shapes declares, so that it reads the same everywhere."""
+
+
+def precision_option(*choices: str, default: str = "fp32") -> Option:
+    """Declare `precision`, as every format that has several does.
+
+    Args:
+        choices: Of `fp32`, `fp16`, `bf16`, `int8`.
+        default: The one that a variant does not name.
+    """
+    return Option("precision", str, default, "{value}", choices, help="of the weights and the arithmetic")
+
+
+def quantization_option(*choices: str, default: str = "static") -> Option:
+    """Declare `quantization`, which says how `precision: int8` is reached; it means nothing with another precision.
+
+    Args:
+        choices: Of `static` (activations calibrated on samples), `dynamic` (activations measured at run
+            time), `weight_only` (activations stay floats).
+        default: The one that a variant does not name.
+    """
+    return Option("quantization", str, default, "{value}", choices, help="how int8 is reached")
 
 
 @dataclass(frozen=True)
@@ -116,12 +185,21 @@ class ConversionRequest:
             equal names are equal sizes.
         samples: Inputs to trace with, by name. A dynamic dimension has size 2 or more here.
         work: An empty private folder for temporary files; the current folder too.
+        calibration: The rule's samples, or else the model's input example, by name, with all their rows
+            on axis 0; may be mapped from disk. Empty where there are neither, only random inputs.
     """
 
     options: Mapping[str, OptionValue]
     interface: Interface
     samples: Tensors
     work: Path
+    calibration: Tensors = field(default_factory=dict)
+
+
+FIXED_DECISION = "The trace has fixed the decision"
+"""How a note begins that says of a file that it has kept one side of a decision on data.
+
+Inputs that take this side alone prove nothing of the other, so the core calls such a file verified never."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +208,7 @@ class ConversionResult:
 
     Attributes:
         attempts: What was tried, in order; the last one worked.
-        notes: Sentences that a reader of the report should see.
+        notes: Sentences that a reader of the report should see; see `FIXED_DECISION`.
     """
 
     attempts: tuple[Attempt, ...] = ()
@@ -163,7 +241,8 @@ class Conversion:
         requirements: Packages needed beyond the format's own, by import name.
         accepts: Says why it cannot serve these options (a sentence), or returns an empty string.
         intermediate: Options asked of the source of this edge when that source is an intermediate
-            artifact (int8 needs its ONNX at opset 13 or higher, say).
+            artifact, or a function of the target's options that returns them (int8 needs an int8 ONNX, say).
+        calibrates: Whether it needs real samples to serve these options.
     """
 
     kind: str
@@ -173,11 +252,25 @@ class Conversion:
     label: str = ""
     requirements: tuple[str, ...] = ()
     accepts: Callable[[Mapping[str, OptionValue]], str] = lambda _: ""
-    intermediate: Mapping[str, OptionValue] = field(default_factory=dict)
+    intermediate: Mapping[str, OptionValue] | Callable[[Mapping[str, OptionValue]], Mapping[str, OptionValue]] = field(
+        default_factory=dict
+    )
+    calibrates: Callable[[Mapping[str, OptionValue]], bool] = lambda _: False
+
+    def asks(self, options: Mapping[str, OptionValue]) -> Mapping[str, OptionValue]:
+        """Return the options asked of the intermediate artifact for a target's options."""
+        return self.intermediate(options) if callable(self.intermediate) else self.intermediate
 
 
 class Runner(Protocol):
     """A loaded model that infers. Used as a context manager's value; usable until that closes.
+
+    A source's runner may have a further attribute `example`: arrays by input name that the checkpoint
+    itself recommends, or None. They are used where nobody logged an input example. Another one, `notes`,
+    holds sentences on the source for the report. `inside` is true where the model is called by something
+    of its author's: a logged example is then that one's, and `example` goes before it. `stand_in` says why
+    its answers are not the checkpoint's own, where something else answers in its place: no export is verified
+    against it.
 
     Attributes:
         interface: Inputs and outputs by the model's own names, in order. A source whose outputs are
@@ -210,6 +303,10 @@ class Runner(Protocol):
 @runtime_checkable
 class Format(Protocol):
     """One format. Instances are stateless; the class is called without arguments.
+
+    A source that can be completed by a rule declares a further attribute `setup`, the names of the fields
+    of `ModelSetup` that it heeds; its `load` and `open` then take a `ModelSetup` as third argument, with
+    the default `NO_SETUP`.
 
     Attributes:
         name: As a user types it: lower case, digits and underscores.

@@ -19,6 +19,9 @@ from registry_export.format import DYNAMIC_DIMENSIONS, Conversion, Format
 _MOST_ROUTES = 4
 _LONGEST_ROUTE = 4
 
+_NO_SAMPLES = "it is calibrated on real inputs, and the version has neither samples nor an input example"
+_GIVE_SAMPLES = "Give the rule `samples: {path: ...}`, or log the model with `input_example=` (dozens of rows)."
+
 
 @dataclass(frozen=True)
 class Step:
@@ -71,19 +74,36 @@ class _Edge:
         return self.format.conversions[self.index]
 
 
-def plan_export(source: Format, targets: Sequence[Target], formats: Mapping[str, Format]) -> ExportPlan:
+@dataclass(frozen=True)
+class _Map:
+    """The formats, and whether there are samples to calibrate with."""
+
+    formats: Mapping[str, Format]
+    samples: bool
+
+    def refusal(self, conversion: Conversion, options: Mapping[str, OptionValue]) -> str:
+        """Say why an edge cannot serve these options here; empty when it can."""
+        if not self.samples and conversion.calibrates(options):
+            return _NO_SAMPLES
+        return conversion.accepts(options)
+
+
+def plan_export(
+    source: Format, targets: Sequence[Target], formats: Mapping[str, Format], *, samples: bool = True
+) -> ExportPlan:
     """Plan the routes of all targets; a target without one carries the reason and takes no other down.
 
     Args:
         source: The format that recognised the checkpoint.
         targets: What is asked for.
         formats: Every installed format, by name.
+        samples: Whether there are real samples, which quantisation calibrates with.
     """
     steps: dict[str, Step] = {}
     planned = []
     for target in targets:
         try:
-            routes = _routes(source, target, formats)
+            routes = _routes(source, target, _Map(formats, samples))
         except PlanError as error:
             planned.append(PlannedTarget(target, error=to_record(error)))
             continue
@@ -91,14 +111,14 @@ def plan_export(source: Format, targets: Sequence[Target], formats: Mapping[str,
     return ExportPlan(source.name, source.kind, steps, tuple(planned))
 
 
-def _routes(source: Format, target: Target, formats: Mapping[str, Format]) -> list[tuple[_Edge, ...]]:
-    format_ = formats[target.format]
-    found = list(_walk(source.kind, format_, target.options, formats, ()))
+def _routes(source: Format, target: Target, known: _Map) -> list[tuple[_Edge, ...]]:
+    format_ = known.formats[target.format]
+    found = list(_walk(source.kind, format_, target.options, known, ()))
     if format_.name == source.name:
         found = [route for route in found if len(route) == 1]  # a round trip through other formats only loses
     usable = [route for route in found if not _missing(route)]
     if not usable:
-        raise _no_route(source, target, found, formats)
+        raise _no_route(source, target, found, known)
     usable.sort(key=lambda route: (sum(edge.conversion.cost for edge in route), len(route)))
     return usable[:_MOST_ROUTES]
 
@@ -107,34 +127,39 @@ def _walk(
     kind: str,
     format_: Format,
     options: Mapping[str, OptionValue],
-    formats: Mapping[str, Format],
+    known: _Map,
     later: tuple[_Edge, ...],
 ) -> Iterator[tuple[_Edge, ...]]:
     """Yield every route from a kind into a format, walking backwards from the format."""
     if len(later) == _LONGEST_ROUTE:
         return
     for index, conversion in enumerate(format_.conversions):
-        if conversion.accepts(options):
+        if known.refusal(conversion, options):
             continue
         route = (_Edge(format_, index, options), *later)
-        if conversion.kind == kind:
+        asked = conversion.asks(options)
+        if conversion.kind == kind and not asked:  # a source cannot be asked for another precision or opset
             yield route
             continue
         visited = {edge.format.name for edge in route}
-        for between in formats.values():
-            if between.kind == conversion.kind and between.name not in visited:
-                yield from _walk(kind, between, _between_options(between, conversion, options), formats, route)
+        for between in known.formats.values():
+            if between.kind == conversion.kind and between.name not in visited and _declares(between, asked):
+                yield from _walk(kind, between, _between_options(between, asked, options), known, route)
+
+
+def _declares(format_: Format, asked: Mapping[str, OptionValue]) -> bool:
+    return set(asked) <= {option.name for option in format_.options}
 
 
 def _between_options(
-    between: Format, conversion: Conversion, options: Mapping[str, OptionValue]
+    between: Format, asked: Mapping[str, OptionValue], options: Mapping[str, OptionValue]
 ) -> Mapping[str, OptionValue]:
     """Options of an intermediate: its defaults, what the edge asks for, and the target's dynamic dimensions."""
     defaults: dict[str, OptionValue] = {option.name: option.default for option in between.options}
     name = DYNAMIC_DIMENSIONS.name
     if name in defaults and options.get(name) is not None:
         defaults[name] = options[name]
-    return defaults | dict(conversion.intermediate)
+    return defaults | dict(asked)
 
 
 def _requirements(edge: _Edge) -> tuple[str, ...]:
@@ -145,10 +170,8 @@ def _missing(route: Sequence[_Edge]) -> tuple[str, ...]:
     return tuple(name for edge in route for name in missing_requirements(_requirements(edge)))
 
 
-def _no_route(
-    source: Format, target: Target, found: Sequence[tuple[_Edge, ...]], formats: Mapping[str, Format]
-) -> PlanError:
-    format_ = formats[target.format]
+def _no_route(source: Format, target: Target, found: Sequence[tuple[_Edge, ...]], known: _Map) -> PlanError:
+    format_ = known.formats[target.format]
     if found:
         route = min(found, key=lambda r: len(_missing(r)))
         missing = ", ".join(dict.fromkeys(_missing(route)))
@@ -158,8 +181,11 @@ def _no_route(
             f"{target.variant} needs packages that are not installed: {missing}.",
             remedy=f"Run `{command}`." if command else "",
         )
+    calibrated = _Map(known.formats, samples=True)
+    if not known.samples and any(True for _ in _walk(source.kind, format_, target.options, calibrated, ())):
+        return UnsupportedTargetError(f"{target.variant} cannot be made: {_NO_SAMPLES}.", remedy=_GIVE_SAMPLES)
     reason, article = _refusal(source, target, format_), "an" if source.name[0] in "aeio" else "a"
-    reachable = sorted({name for name, other in formats.items() if other.kind and _reaches(other, format_, formats)})
+    reachable = sources_of(format_, known.formats)
     return UnsupportedTargetError(
         f"{target.variant} cannot be made from {article} {source.name} checkpoint{': ' + reason if reason else ''}.",
         remedy=f"It can be made from: {', '.join(reachable) or 'nothing that is installed'}.",
@@ -175,12 +201,12 @@ def _refusal(source: Format, target: Target, format_: Format) -> str:
 
 def _reaches(source: Format, format_: Format, formats: Mapping[str, Format]) -> bool:
     defaults: dict[str, OptionValue] = {option.name: option.default for option in format_.options}
-    return any(True for _ in _walk(source.kind, format_, defaults, formats, ()))
+    return any(True for _ in _walk(source.kind, format_, defaults, _Map(formats, samples=True), ()))
 
 
 def sources_of(format_: Format, formats: Mapping[str, Format]) -> tuple[str, ...]:
     """Return the names of the formats from which a format can be made, for `registry-export formats`."""
-    return tuple(name for name, other in formats.items() if other.kind and _reaches(other, format_, formats))
+    return tuple(sorted(name for name, other in formats.items() if other.kind and _reaches(other, format_, formats)))
 
 
 def _add(steps: dict[str, Step], source: Format, route: Sequence[_Edge]) -> str:

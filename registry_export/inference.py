@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from registry_export.entities import Interface
+from registry_export.errors import RegistryExportError, SourceError
+from registry_export.format import NO_SETUP, Array, Format, ModelSetup, Runner
+from registry_export.samples import in_single_precision
+
+_EVIDENCE = {"samples": "its samples", "example": "its own input example", "random": "inputs drawn from its signature"}
 
 
 @dataclass(frozen=True)
@@ -17,16 +26,35 @@ class Origin:
         path: Its file or folder.
         interface: The declared signature of a source, or the interface that an artifact was made with.
         code_paths: Folders of the author's code that the checkpoint needs to load.
+        setup: What a rule says of how it is loaded.
     """
 
     format: str
     path: str
     interface: Interface
     code_paths: tuple[str, ...] = ()
+    setup: ModelSetup = NO_SETUP
 
     def enter(self) -> None:
         """Make the author's code importable."""
         sys.path[:0] = self.code_paths
+        self.setup.enter()
+
+    def load(self, format_: Format) -> Any:
+        """Load the object that the format's kind promises."""
+        return format_.load(Path(self.path), self.interface, *self._setup_for(format_))
+
+    def open(self, format_: Format) -> AbstractContextManager[Runner]:
+        """Load it for inference."""
+        return format_.open(Path(self.path), self.interface, *self._setup_for(format_))
+
+    def _setup_for(self, format_: Format) -> tuple[ModelSetup, ...]:
+        return (self.setup,) if heeded(format_) else ()
+
+
+def heeded(format_: Format) -> tuple[str, ...]:
+    """Return the fields of `ModelSetup` that a source format heeds."""
+    return tuple(getattr(format_, "setup", ()))
 
 
 @dataclass(frozen=True)
@@ -38,12 +66,55 @@ class RungFiles:
         group: The dimension that they vary; empty for the example.
         inputs: Folder of the inputs.
         expected: Folder of the source's outputs.
+        feeds: Input -> output of the rung before: an artifact is given its own answer there, as in use
+            (a key-value cache goes from step to step).
     """
 
     name: str
     group: str
     inputs: str
     expected: str
+    feeds: Mapping[str, str] = field(default_factory=dict)
+
+
+def first_run(
+    runner: Runner, base: dict[str, Array], evidence: str
+) -> tuple[dict[str, Array], dict[str, Array], tuple[str, ...]]:
+    """Run a source on its first inputs.
+
+    Args:
+        runner: The source.
+        base: The inputs, by name.
+        evidence: Where they came from: `samples`, `example` or `random`.
+
+    Returns:
+        The inputs, with floats in place of the doubles that the model refuses; the outputs; notes for the report.
+
+    Raises:
+        SourceError: The model fails on them, or returns nothing.
+    """
+    notes: tuple[str, ...] = ()
+    try:
+        outputs = runner.infer(base)
+    except (RegistryExportError, MemoryError):
+        raise
+    except Exception as error:
+        single = in_single_precision(base, runner.interface.inputs)
+        narrowed = [name for name, array in single.items() if array.dtype != base[name].dtype]
+        try:
+            outputs = runner.infer(single) if narrowed else {}
+        except Exception:  # noqa: BLE001  the refusal of what was given is the one to tell
+            narrowed = []
+        if not narrowed:
+            raise SourceError(
+                f"The model fails on {_EVIDENCE[evidence]}: {one_line(error).rstrip('.')}.",
+                remedy="Check names, order, dtypes and shapes; a checkpoint that is static takes its own sizes alone.",
+            ) from error
+        base = single
+        notes = (f"The model refuses float64, in which {', '.join(narrowed)} was given; it got float32.",)
+    if not outputs:
+        raise SourceError("The model returns no tensor.")
+    return base, outputs, notes
 
 
 def one_line(error: BaseException, limit: int = 400) -> str:

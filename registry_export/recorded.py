@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from registry_export.config import TARGETS_TAG
+from registry_export.config import FACTORY_TAG, TARGETS_TAG
 from registry_export.errors import ExportCancelledError, LedgerError, PublishError, RegistryExportError
 from registry_export.export import export_model_version
 from registry_export.isolation import ChildPool, Limits
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from registry_export.entities import ExportReport, Target, Tolerance
     from registry_export.format import Format
     from registry_export.ledger import Job
+    from registry_export.model_setup import ModelSetup
     from registry_export.registry import Registry, VersionInfo
     from registry_export.reporter import Reporter
     from registry_export.settings import Settings
@@ -42,6 +43,7 @@ class Request:
         asked: The targets as the caller typed them; empty where a tag or a rule supplied them.
         samples: Absolute path or artifact URI; None: the input example.
         tolerance: None: the precision's default.
+        setup: How the checkpoint becomes the model to export.
     """
 
     version: VersionInfo
@@ -49,6 +51,7 @@ class Request:
     asked: str
     samples: str | None
     tolerance: Tolerance | None
+    setup: ModelSetup
 
 
 def run_recorded(
@@ -88,6 +91,7 @@ def run_recorded(
                     pool=pool,
                     samples=request.samples,
                     tolerance=request.tolerance,
+                    setup=request.setup,
                     force=force,
                     reporter=reporter,
                 )
@@ -149,7 +153,7 @@ def _tagged_as_running(registry: Registry, version: VersionInfo) -> Iterator[Non
 
 def _restore(registry: Registry, version: VersionInfo) -> None:
     now = registry.version(version.ref).tags
-    own = (STATUS_TAG, TRIGGER_TAG, RUN_TAG, ERROR_TAG, TARGETS_TAG)
+    own = (STATUS_TAG, TRIGGER_TAG, RUN_TAG, ERROR_TAG, TARGETS_TAG, FACTORY_TAG)
     if any(name.startswith(TAG_PREFIX) and name not in own and name not in now for name in version.tags):
         stopped = PublishError("The export was stopped while it replaced files.", remedy="Export the version again.")
         publish_failure(registry, version.ref, MANUAL, stopped)

@@ -5,7 +5,7 @@ Takes and returns plain data; arrays stay in the work folder, written by `tensor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,24 @@ from registry_export.discovery import discover_formats, format_named
 from registry_export.entities import Dimension, Interface, TensorSpec
 from registry_export.errors import RegistryExportError, SamplesError, SourceError
 from registry_export.format import Format, Runner
-from registry_export.inference import Origin, RungFiles, one_line
-from registry_export.samples import (
+from registry_export.inference import Origin, RungFiles, first_run, one_line
+from registry_export.samples import WHAT_TO_LOG, Array, bind, draw
+from registry_export.tensors import read_tensors, write_tensors
+from registry_export.variations import (
     BATCH,
-    WHAT_TO_LOG,
-    Array,
     Group,
+    Sum,
     Variation,
-    bind,
-    draw,
     groups,
     output_specs,
+    sums,
     tied,
     variations,
     with_dynamic,
 )
-from registry_export.tensors import read_tensors, write_tensors
 
 _SEVERAL = 2
 """Rows from which a batch of 1 is told apart."""
-
-_EVIDENCE = {"samples": "its samples", "example": "its own input example", "random": "inputs drawn from its signature"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,9 @@ class Reference:
         trace: Folder of the inputs to trace with: every dynamic dimension has size 2 or more.
         evidence: Where the inputs came from.
         optional: Input -> axis -> size, of dimensions that are dynamic only because a target asked for it.
+        calibration: Folder of the samples or the example, all rows; empty where the inputs are random.
         unstable: Why the source's outputs cannot be relied on; empty when they can.
+        stand_in: Why something else answered in the source's place; empty when it answered itself.
         notes: Sentences about the source that the report shows.
         runtime: What ran it.
     """
@@ -79,7 +78,9 @@ class Reference:
     trace: str
     evidence: str
     optional: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    calibration: str = ""
     unstable: str = ""
+    stand_in: str = ""
     notes: tuple[str, ...] = ()
     runtime: str = ""
 
@@ -97,30 +98,33 @@ def reference(arguments: Any) -> Reference:
     format_ = format_named(discover_formats(), origin.format)
     declared = origin.interface
     with _Opened(format_, origin) as runner:
-        base = _base(request, runner)
-        evidence = request.evidence if request.sample else "random"
-        expected = _first_run(runner, base, evidence)
+        base, evidence = _base(request, runner)
+        base, expected, precision = first_run(runner, base, evidence)
         natural = [runner.interface, _renamed(declared, runner.interface)]
         dimensions = groups(base, [_requested(request.dynamic), *natural])
         if not any(group.name == BATCH for group in dimensions):
             dimensions = (*_assumed_batch(base, declared), *dimensions)
-        runs, kept, notes = _climb(runner, base, expected, dimensions)
-        together = tied(dimensions, {group.name for group in dimensions} - {group.name for group in kept})
-        if together != dimensions:
-            runs, kept, notes = _climb(runner, base, expected, together)
+        together = sums(runner.interface)
+        runs, kept, notes = _climb(runner, base, expected, dimensions, together)
+        fewer = tied(dimensions, {group.name for group in dimensions} - {group.name for group in kept})
+        if fewer != dimensions:
+            runs, kept, notes = _climb(runner, base, expected, fewer, together)
         interface = replace(
             with_dynamic(runner.interface, kept, base),
-            outputs=output_specs([(v.inputs, outputs) for v, outputs in runs], kept),
+            outputs=output_specs([(v.inputs, outputs) for v, outputs in runs], kept, together),
         )
         rungs = _written(Path(request.folder), runs)
+        steps = tuple(_steps(Path(request.folder), runner, base))
         return Reference(
             interface=interface,
-            rungs=rungs,
+            rungs=(*rungs, *steps),
             trace=_traceable(rungs, interface),
             evidence=evidence,
             optional=_optional(kept, groups(base, natural)),
+            calibration="" if evidence == "random" else rungs[0].inputs,
             unstable=_unstable(runner, base, expected),
-            notes=tuple(notes),
+            stand_in=getattr(runner, "stand_in", ""),
+            notes=(*getattr(runner, "notes", ()), *precision, *notes),
             runtime=runner.runtime,
         )
 
@@ -133,13 +137,13 @@ class _Opened:
 
     def __enter__(self) -> Runner:
         try:
-            self._context = self._format.open(Path(self._origin.path), self._origin.interface)
+            self._context = self._origin.open(self._format)
             return self._context.__enter__()
         except (RegistryExportError, MemoryError):
             raise
         except Exception as error:
             raise SourceError(
-                f"The checkpoint cannot be loaded: {one_line(error)}",
+                f"The checkpoint cannot be loaded: {one_line(error).rstrip('.')}.",
                 remedy="Check that `mlflow.pyfunc.load_model` loads it in this environment.",
             ) from error
 
@@ -147,13 +151,20 @@ class _Opened:
         self._context.__exit__(*exception)
 
 
-def _base(request: ReferenceRequest, runner: Runner) -> dict[str, Array]:
+def _base(request: ReferenceRequest, runner: Runner) -> tuple[dict[str, Array], str]:
+    """Choose the first inputs: those that were given, those that the checkpoint recommends, or random ones."""
     inputs = runner.interface.inputs
-    if request.sample:
-        return bind(list(read_tensors(Path(request.sample)).items()), inputs)
+    recommended: Mapping[str, Array] | None = getattr(runner, "example", None)
+    inside = recommended and request.evidence == "example" and getattr(runner, "inside", False)
+    if request.sample and not inside:
+        sample: Sequence[tuple[str, Array]] = list(read_tensors(Path(request.sample)).items())
+        complete: Callable[[Sequence[tuple[str, Array]]], dict[str, Array]] | None = getattr(runner, "complete", None)
+        return bind(list(complete(sample).items()) if complete else sample, inputs), request.evidence
+    if recommended:
+        return bind(list(recommended.items()), inputs), "example"
     if any(spec.shape is None or not spec.dtype for spec in inputs) or not inputs:
         raise SamplesError("The version has no signature and no input example.", remedy=WHAT_TO_LOG)
-    return draw(inputs)
+    return draw(inputs), "random"
 
 
 def _requested(dynamic: Mapping[str, Mapping[str, str]]) -> Interface:
@@ -187,28 +198,17 @@ def _assumed_batch(base: Mapping[str, Array], declared: Interface) -> tuple[Grou
     return (Group(BATCH, tuple((name, 0) for name, size in leading.items() if size == batch), batch),)
 
 
-def _first_run(runner: Runner, base: Mapping[str, Array], evidence: str) -> dict[str, Array]:
-    try:
-        outputs = runner.infer(base)
-    except (RegistryExportError, MemoryError):
-        raise
-    except Exception as error:
-        raise SourceError(
-            f"The model fails on {_EVIDENCE[evidence]}: {one_line(error)}",
-            remedy="Check names, order, dtypes and shapes; a checkpoint that is static takes its own sizes alone.",
-        ) from error
-    if not outputs:
-        raise SourceError("The model returns no tensor.")
-    return outputs
-
-
 def _climb(
-    runner: Runner, base: Mapping[str, Array], expected: dict[str, Array], dimensions: Sequence[Group]
+    runner: Runner,
+    base: Mapping[str, Array],
+    expected: dict[str, Array],
+    dimensions: Sequence[Group],
+    together: Sequence[Sum],
 ) -> tuple[list[tuple[Variation, dict[str, Array]]], tuple[Group, ...], list[str]]:
     """Run every variation; a dimension that the source itself refuses to vary is not dynamic."""
     runs: list[tuple[Variation, dict[str, Array]]] = []
     refused: dict[str, str] = {}
-    for variation in variations(base, dimensions):
+    for variation in variations(base, dimensions, together=together):
         if not variation.group:
             runs.append((variation, expected))
             continue
@@ -270,6 +270,17 @@ def _written(folder: Path, runs: Sequence[tuple[Variation, dict[str, Array]]]) -
         write_tensors(expected, outputs)
         rungs.append(RungFiles(variation.name, variation.group, str(inputs), str(expected)))
     return tuple(rungs)
+
+
+def _steps(folder: Path, runner: Runner, base: Mapping[str, Array]) -> Iterator[RungFiles]:
+    """Write the steps of a model that is fed its own answers, one rung each; none for any other model."""
+    steps: Callable[[Mapping[str, Array]], Iterator[dict[str, Array]]] | None = getattr(runner, "steps", None)
+    feeds: Mapping[str, str] = getattr(runner, "feeds", {})
+    for number, inputs in enumerate(steps(base) if steps is not None else (), 1):
+        given, expected = folder / f"step{number}-inputs", folder / f"step{number}-expected"
+        write_tensors(given, inputs)
+        write_tensors(expected, runner.infer(inputs))
+        yield RungFiles(f"step {number}", "", str(given), str(expected), feeds if number > 1 else {})
 
 
 def _traceable(rungs: Sequence[RungFiles], interface: Interface) -> str:

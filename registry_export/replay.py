@@ -68,17 +68,25 @@ def replay(arguments: Any) -> Replay:
     request.origin.enter()
     format_ = format_named(discover_formats(), request.origin.format)
     try:
-        with format_.open(Path(request.origin.path), request.origin.interface) as runner:
-            rungs = tuple(_replay_rung(runner, rung, request) for rung in request.rungs)
-            return Replay(rungs, runner.runtime, _latency(runner, request.rungs, rungs))
+        with request.origin.open(format_) as runner:
+            rungs: list[ReplayedRung] = []
+            for rung in request.rungs:
+                rungs.append(_replay_rung(runner, rung, request, rungs[-1] if rung.feeds else None))
+            return Replay(tuple(rungs), runner.runtime, _latency(runner, request.rungs, rungs))
     except (RegistryExportError, MemoryError):
         raise
     except Exception as error:
         raise VerificationError(f"The exported model cannot be loaded: {one_line(error)}") from error
 
 
-def _replay_rung(runner: Runner, rung: RungFiles, request: ReplayRequest) -> ReplayedRung:
-    inputs = read_tensors(Path(rung.inputs))
+def _replay_rung(runner: Runner, rung: RungFiles, request: ReplayRequest, before: ReplayedRung | None) -> ReplayedRung:
+    inputs: Mapping[str, Array] = read_tensors(Path(rung.inputs))
+    if before is not None:
+        if not before.actual:
+            return ReplayedRung(skipped=before.skipped, error=before.error)
+        answered = read_tensors(Path(before.actual))
+        fed = {name: answered[output] for name, output in rung.feeds.items() if output in answered}
+        inputs = {**inputs, **fed}
     misfit = _misfit(inputs, request.origin.interface)
     if misfit:
         return ReplayedRung(skipped=misfit)

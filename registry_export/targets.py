@@ -20,13 +20,14 @@ import msgspec
 from registry_export.conversion import PlanRun, StepResult
 from registry_export.entities import VERDICTS, Attempt, Status, Target, TargetResult, Tolerance, Verification
 from registry_export.errors import ExportCancelledError, RegistryExportError, VerificationError, to_record
-from registry_export.format import DYNAMIC_DIMENSIONS, Format
+from registry_export.format import DYNAMIC_DIMENSIONS, FIXED_DECISION, Format
 from registry_export.graph import ExportPlan, PlannedTarget
 from registry_export.inference import Origin
 from registry_export.isolation import ChildPool
 from registry_export.manifest import combined_digest, file_records
 from registry_export.reference import Reference, ReferenceRequest
 from registry_export.reporter import SILENT, Reporter
+from registry_export.variations import parts_of
 from registry_export.verification import DEFAULT_TOLERANCES, dimensions_shown, verify
 
 _WORKERS = 2
@@ -96,7 +97,7 @@ def run_reference(bench: Bench, source: Origin, sample: str, evidence: str, targ
             toolchain, "registry_export.reference:reference", msgspec.to_builtins(request), folder
         )
         reference = msgspec.convert(outcome.value, Reference)
-    for note in (*reference.notes, *filter(None, [reference.unstable])):
+    for note in (*reference.notes, *filter(None, [reference.unstable, reference.stand_in])):
         bench.reporter.note(note)
     return reference
 
@@ -134,6 +135,7 @@ def export_targets(
         samples=reference.trace,
         folder=folder,
         optional=reference.optional,
+        calibration=reference.calibration,
     )
     with ThreadPoolExecutor(max_workers=min(_WORKERS, os.cpu_count() or 1)) as executor:
         futures = {p.target.variant: executor.submit(_export_target, bench, run, p, reference) for p in planned}
@@ -162,7 +164,9 @@ def _export_target(bench: Bench, run: PlanRun, planned: PlannedTarget, reference
     for route in planned.routes:
         made = _try_route(bench, run, route, blank, reference)
         good = made[0].status in (Status.VERIFIED, Status.UNVERIFIED)
-        attempts.append(Attempt(" → ".join(run.plan.steps[route].path), "" if good else _problem(made[0])))
+        problem = "" if good else _problem(made[0])
+        repeated = problem and any(attempt.error == problem for attempt in attempts)
+        attempts.append(Attempt(" → ".join(run.plan.steps[route].path), "the same" if repeated else problem))
         best = made if best is None else min(best, made, key=_rank)
         if good:
             break
@@ -194,7 +198,7 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
         return replace(blank, error=to_record(error), path=path), None
     try:
         with bench.step("verify", variant) as end:
-            verification = _verify(bench, run, route, step, reference)
+            verification = _proven(_verify(bench, run, route, step, reference), run, step)
             end.outcome = verification.status
     except ExportCancelledError:
         raise
@@ -207,7 +211,7 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
         status=verification.status,
         verification=verification,
         dynamic_dimensions=_shown(step, reference, verification),
-        notes=(*result.notes, *_static_notes(step, reference)),
+        notes=(*result.notes, *_static_notes(step, reference), *_calibration_notes(bench, run, step, reference)),
         error=to_record(VerificationError(verification.reason)) if verification.status is Status.FAILED else None,
     ), step.folder
 
@@ -233,9 +237,34 @@ def _verify(bench: Bench, run: PlanRun, route: str, step: StepResult, reference:
     work = run.folder / f"verify-{list(run.plan.steps).index(route)}"
     work.mkdir()
     # A precision without a default of its own is judged by the strictest one.
-    tolerance = bench.tolerance or DEFAULT_TOLERANCES.get(step.description.precision, DEFAULT_TOLERANCES["fp32"])
+    tolerance = bench.tolerance or DEFAULT_TOLERANCES.get(_precision(run, step), DEFAULT_TOLERANCES["fp32"])
     toolchain = bench.formats[step.step.format].toolchain
     return verify(bench.pool, toolchain, step.origin, reference, tolerance, work)
+
+
+def _way(run: PlanRun, step: StepResult) -> Iterator[StepResult]:
+    """Yield a step and, one after another, those that it was made from."""
+    yield step
+    while step.step.parent:
+        step = run.result(step.step.parent)
+        yield step
+
+
+def _proven(verification: Verification, run: PlanRun, step: StepResult) -> Verification:
+    """Take the verdict back where a trace on the way kept one side of a decision: no input took the other."""
+    notes = [note for made in _way(run, step) for note in made.result.notes]
+    fixed = next((note for note in notes if note.startswith(FIXED_DECISION)), "")
+    if not fixed or verification.status is not Status.VERIFIED:
+        return verification
+    reason = f"the inputs agree, but none of them took the other side of a decision. {fixed}"
+    return replace(verification, status=Status.UNVERIFIED, reason=reason)
+
+
+def _precision(run: PlanRun, step: StepResult) -> str:
+    """Return the coarsest precision on the way to an artifact: what was rounded once stays rounded."""
+    found = [made.description.precision for made in _way(run, step)]
+    known = [precision for precision in DEFAULT_TOLERANCES if precision in found]
+    return known[-1] if known else found[0]
 
 
 def _shown(step: StepResult, reference: Reference, verification: Verification) -> dict[str, dict[str, str]]:
@@ -244,7 +273,7 @@ def _shown(step: StepResult, reference: Reference, verification: Verification) -
     found: dict[str, dict[str, str]] = {}
     for spec in step.description.interface.inputs:
         for axis, dimension in enumerate(spec.shape or ()):
-            if isinstance(dimension, str) and dimension in shown:
+            if isinstance(dimension, str) and shown.issuperset(parts_of(dimension)):
                 found.setdefault(spec.name, {})[str(axis)] = dimension
     return found
 
@@ -259,6 +288,18 @@ def _static_notes(step: StepResult, reference: Reference) -> tuple[str, ...]:
         if isinstance(dimension, str) and isinstance(own, int)
     ]
     return (f"Static shapes: {', '.join(fixed)}.",) if fixed else ()
+
+
+_CLIPPED = "What goes beyond their range is clipped: let them look like what the model will see."
+
+
+def _calibration_notes(bench: Bench, run: PlanRun, step: StepResult, reference: Reference) -> tuple[str, ...]:
+    """Say that an export was judged on the inputs that its ranges were taken from."""
+    for made in _way(run, step):
+        edge = bench.formats[made.step.format].conversions[made.step.conversion]
+        if edge.calibrates(made.step.options):
+            return (f"Calibrated and verified on the same inputs ({reference.evidence}). {_CLIPPED}",)
+    return ()
 
 
 def now() -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from registry_export.cli.tables import print_json, print_table
+from registry_export.format import KERAS_MODEL, ONNX_MODEL, TF_FUNCTION, TORCH_MODULE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,6 +64,7 @@ def formats(names: tuple[str, ...], as_json: bool) -> None:
     found = discover_formats()
     chosen = [format_named(found, name, "registry-export formats") for name in names] or list(found.values())
     records = [_record(format_, found) for format_ in chosen]
+    families = _families(found)
     if as_json:
         print_json(records)
         return
@@ -70,14 +72,35 @@ def formats(names: tuple[str, ...], as_json: bool) -> None:
         (
             record.name,
             "yes" if record.installed else f"no: {record.install or ', '.join(record.missing)}",
-            ", ".join(record.sources) if record.is_target else "(a source only)",
+            ", ".join(_folded(record.sources, families)) if record.is_target else f"a source: {record.summary}",
             record.verified_by,
         )
         for record in records
     ]
     print_table(("format", "installed", "made from", "verified by"), rows)
+    for family, members in families.items():
+        click.echo(f"{family}: {', '.join(members)}")
     for record in records if names else ():
         _print_options(record)
+
+
+_FAMILIES = {TORCH_MODULE: "PyTorch*", KERAS_MODEL: "Keras*", TF_FUNCTION: "TensorFlow*", ONNX_MODEL: "ONNX*"}
+"""What the sources of one kind are called together: whatever is made from one of them is made from all."""
+
+
+def _families(found: Mapping[str, Format]) -> dict[str, tuple[str, ...]]:
+    families = {
+        name: tuple(format_.name for format_ in found.values() if format_.kind == kind)
+        for kind, name in _FAMILIES.items()
+    }
+    return {name: members for name, members in families.items() if len(members) > 1}
+
+
+def _folded(sources: tuple[str, ...], families: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Name families in place of their members, where all of them are there."""
+    whole = {name: members for name, members in families.items() if set(members) <= set(sources)}
+    within = {member for members in whole.values() for member in members}
+    return [*whole, *(source for source in sources if source not in within)]
 
 
 def _record(format_: Format, found: Mapping[str, Format]) -> FormatRecord:

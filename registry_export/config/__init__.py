@@ -6,6 +6,7 @@ format declares, `rules` puts the file together. Nothing here imports a format o
 
 from registry_export.config.places import Place
 from registry_export.config.rules import (
+    FACTORY_TAG,
     REVERT,
     STAGES,
     TARGETS_TAG,
@@ -16,11 +17,13 @@ from registry_export.config.rules import (
     load_configuration,
     missing_rule,
     parse_configuration,
+    requested_setup,
     requested_targets,
 )
 from registry_export.config.targets import format_named, make_target, parse_targets, variant_of
 
 __all__ = [
+    "FACTORY_TAG",
     "REVERT",
     "STAGES",
     "TARGETS_TAG",
@@ -35,6 +38,7 @@ __all__ = [
     "missing_rule",
     "parse_configuration",
     "parse_targets",
+    "requested_setup",
     "requested_targets",
     "variant_of",
 ]

@@ -40,7 +40,8 @@ class Place:
 
     def error(self, what: str) -> ConfigurationError:
         """The refusal of what stands here, ready to be raised."""
-        return ConfigurationError(f"{self}: {what}")
+        place = str(self)
+        return ConfigurationError(f"{place}: {what}" if place else what)
 
 
 def among(value: str, choices: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from registry_export.config.document import Entry, read_document
 from registry_export.config.places import Place, among
 from registry_export.config.targets import Formats, distinct, format_named, make_target, parse_targets, read_target
 from registry_export.entities import Target, Tolerance
+from registry_export.model_setup import MODEL_FACTORY, NO_SETUP, WRAPPER, ModelSetup, is_callable_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
 TARGETS_TAG = "registry_export.targets"
 """The tag by which a person overrides a rule's targets from the UI."""
 
+FACTORY_TAG = "registry_export.model_factory"
+"""The tag by which a person names the architecture of a checkpoint that holds weights alone."""
+
 STAGES = ("Staging", "Production")
 """The stages that can be promotions; `None` and `Archived` take a version out of use."""
 
-_RULE_KEYS = ("models", "promotions", "targets", "samples", "tolerance", "on_failure")
-_LATER_RULE_KEYS = (
-    "model_factory", "wrapper", "allow_pickle", "sandbox", "require", "gate", "on_success", "evaluate", "max_drop",
+_ALLOW_PICKLE = "allow_pickle"
+_RULE_KEYS = (
+    "models", "promotions", "targets", "samples", "tolerance", "on_failure", MODEL_FACTORY, WRAPPER, _ALLOW_PICKLE,
 )  # fmt: skip
+_LATER_RULE_KEYS = ("sandbox", "require", "gate", "on_success", "evaluate", "max_drop")
 _PROMOTION_KEYS = ("stages", "aliases", "copied")
 KEEP, REVERT = "keep", "revert"
 _ON_FAILURE = (KEEP, REVERT)
@@ -50,6 +55,7 @@ class Rule:
         samples: Inputs to verify with: an absolute path or an artifact URI.
         tolerance: Allowed differences; None leaves the default of each precision.
         on_failure: What to do about a promotion whose export failed or does not match: `keep` it, or `revert` it.
+        setup: How the checkpoint becomes the model to export.
     """
 
     models: str
@@ -60,6 +66,7 @@ class Rule:
     samples: str | None = None
     tolerance: Tolerance | None = None
     on_failure: str = KEEP
+    setup: ModelSetup = NO_SETUP
 
     def matches(self, model_name: str, trigger: str) -> bool:
         """Whether this promotion is the rule's.
@@ -172,7 +179,21 @@ def _read_rule(entry: Entry, folder: Path, formats: Formats) -> Rule:
         samples=_read_samples(samples, folder) if samples else None,
         tolerance=_read_tolerance(tolerance) if tolerance else None,
         on_failure=_one_of(on_failure, _ON_FAILURE) if on_failure else KEEP,
+        setup=_read_setup(fields, folder),
     )
+
+
+def _read_setup(fields: Mapping[str, Entry], folder: Path) -> ModelSetup:
+    names = {key: _callable_name(fields[key]) for key in (MODEL_FACTORY, WRAPPER) if key in fields}
+    allow_pickle = fields[_ALLOW_PICKLE].flag() if _ALLOW_PICKLE in fields else True
+    return ModelSetup(**names, allow_pickle=allow_pickle, search=(str(folder.absolute()),))
+
+
+def _callable_name(entry: Entry) -> str:
+    text = entry.text("package.module:callable")
+    if not is_callable_name(text):
+        raise entry.place.error(f"must be written package.module:callable, not {text!r}.")
+    return text
 
 
 def _read_promotions(entry: Entry | None) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
@@ -231,6 +252,28 @@ def missing_rule(configuration: Configuration, model_name: str) -> Configuration
     """The refusal of a model that no rule names, for commands that need one."""
     place = Place(configuration.source or "the default rule")
     return place.error(f"no rule's 'models' matches {model_name!r}; add one, or name the targets with --target.")
+
+
+def requested_setup(rule: Rule | None, tags: Mapping[str, str], of: str) -> ModelSetup:
+    """How a version's checkpoint becomes the model to export: the rule's word, with the tag's factory over it.
+
+    Args:
+        rule: The rule that matched.
+        tags: The tags of the registered model with those of the version over them.
+        of: Whose tags these are, for a refusal.
+
+    Raises:
+        ConfigurationError: The tag cannot be understood.
+    """
+    # Without a file the working folder is where its author keeps the code.
+    setup = rule.setup if rule and rule.setup.search else replace(NO_SETUP, search=(str(Path.cwd()),))
+    name = tags.get(FACTORY_TAG, "").strip()
+    if not name:
+        return setup
+    if not is_callable_name(name):
+        place = Place(f"the tag {FACTORY_TAG} of {of}")
+        raise place.error(f"must be written package.module:callable, not {name!r}.")
+    return replace(setup, model_factory=name)
 
 
 def requested_targets(

@@ -26,6 +26,7 @@ LATER_OPTIONS = ("precision", "quantization", "pruning")
 """Options that are documented for formats in general; refused with that word where a format has them not yet."""
 
 _REQUIRED = "required"
+_PRECISION, _QUANTIZATION = "precision", "quantization"
 _VARIANT_LENGTH = 100
 """MLflow allows 250 characters in a tag's key; `registry_export.` and metric names need some of them."""
 
@@ -85,6 +86,8 @@ def make_target(
         for name, value in options.items()
     }
     filled = {option.name: given.get(option.name, option.default) for option in format.options}
+    if given.get(_QUANTIZATION) is not None and filled.get(_PRECISION) != "int8":
+        raise where.child(_QUANTIZATION).error("says how int8 is reached: it needs precision=int8 beside it.")
     return Target(format.name, filled, variant_of(format, filled), required)
 
 
@@ -159,7 +162,7 @@ def _parse_one(text: str, place: Place, formats: Formats) -> Target:
     required = True
     options: dict[str, OptionValue] = {}
     seen: set[str] = set()
-    for pair in pairs:
+    for pair in _rejoined(pairs, chosen):
         key, _, value = (part.strip() for part in pair.partition("="))
         option_place = where.child(key)
         if not key or not value:
@@ -172,6 +175,18 @@ def _parse_one(text: str, place: Place, formats: Formats) -> Target:
         else:
             options[key] = from_text(_option_at(chosen, key, option_place), value, option_place)
     return make_target(chosen, options, required=required, place=where)
+
+
+def _rejoined(pairs: list[str], format_: Format) -> list[str]:
+    """Put a value back together that holds a colon itself, as `package.module:NAME` does."""
+    free_text = {option.name for option in format_.options if option.type is str and not option.choices}
+    joined: list[str] = []
+    for pair in pairs:
+        if joined and "=" not in pair and joined[-1].partition("=")[0].strip() in free_text:
+            joined[-1] += f":{pair}"
+        else:
+            joined.append(pair)
+    return joined
 
 
 def _flag(text: str, place: Place) -> bool:

@@ -27,6 +27,10 @@ _BUILT_IN = 1
 """`numpy.dtype.isbuiltin` of the types that NumPy itself has."""
 
 
+_TEXT = ("str", "bytes", "datetime64[ns]")
+"""Dtypes of columns that a pipeline's processors turn into numbers."""
+
+
 def write_artifact(folder: Path, report: ExportReport, result: TargetResult, source: ModelFiles) -> Manifest:
     """Write everything that stands beside the model files: `manifest.json`, and what MLflow reads.
 
@@ -34,7 +38,8 @@ def write_artifact(folder: Path, report: ExportReport, result: TargetResult, sou
         folder: Holds the model files.
         report: The export that made them.
         result: Which of the report's targets they are.
-        source: The source's own account; the export takes its signature, and so the very calls that it takes.
+        source: The source's own account; the export takes its signature, and so the very calls that it takes,
+            where that is the model's own.
 
     Raises:
         ArtifactError: The format's file is not there, or a link is among the files.
@@ -42,8 +47,27 @@ def write_artifact(folder: Path, report: ExportReport, result: TargetResult, sou
     manifest = make_manifest(folder, report, result)
     write_manifest(folder, manifest)
     extra = format_named(discover_formats(), result.format).extra
-    write_mlmodel(folder, manifest, extra=extra, signature=source.signature)
+    signature = source.signature if _fits(source.interface, manifest.interface) else None
+    write_mlmodel(folder, manifest, extra=extra, signature=signature)
     return manifest
+
+
+def _fits(declared: Interface | None, interface: Interface) -> bool:
+    """Say whether a source's signature is that of the model itself: a pipeline's or a function's is not."""
+    if declared is None or len(declared.inputs) != len(interface.inputs):
+        return False
+    pairs = zip(declared.inputs, interface.inputs, strict=True)
+    return all(_same_kind(d, i) for d, i in pairs)
+
+
+def _same_kind(declared: TensorSpec, own: TensorSpec) -> bool:
+    if (declared.dtype in _TEXT) != (own.dtype in _TEXT):
+        return False
+    if declared.shape is None or own.shape is None:
+        return True
+    pairs = zip(declared.shape, own.shape, strict=False)
+    fixed = [(d, o) for d, o in pairs if isinstance(d, int) and isinstance(o, int)]
+    return len(declared.shape) == len(own.shape) and all(d == o for d, o in fixed)
 
 
 def write_mlmodel(

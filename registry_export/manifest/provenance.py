@@ -13,7 +13,7 @@ import msgspec
 
 from registry_export.discovery import discover_formats
 from registry_export.entities import ModelVersionRef, OptionValue, Tolerance
-from registry_export.format import Format
+from registry_export.format import Format, PythonEnvironment
 
 _RECIPE_VERSION = 1
 """Raised when the same tools would make other files from the same source."""
@@ -44,10 +44,12 @@ def reproduce_command(
 def export_key(
     *,
     source_sha256: str,
+    code_sha256: str = "",
     samples_sha256: str,
     format: str,  # noqa: A002
     options: Mapping[str, OptionValue],
     routes: Sequence[Sequence[str]],
+    environments: Sequence[PythonEnvironment] = (),
     tolerance: Tolerance | None,
     tools: Mapping[str, str],
 ) -> str:
@@ -55,10 +57,12 @@ def export_key(
 
     Args:
         source_sha256: Digest of the downloaded model folder: checkpoint, signature, input example, code.
+        code_sha256: Digest of the factory's, the wrapper's and the options' code; empty without them.
         samples_sha256: Digest of the samples in use; empty when they are drawn.
         format: The target's format.
         options: Its options, defaults filled in.
         routes: The chains of formats that would be tried, in order.
+        environments: Environments of their own that the source or a last step is run in.
         tolerance: The tolerance asked for; None for the default.
         tools: Versions of the packages in use, by name.
 
@@ -68,10 +72,12 @@ def export_key(
     content = {
         "recipe": _RECIPE_VERSION,
         "source": source_sha256,
+        "setup": code_sha256,
         "samples": samples_sha256,
         "format": format,
         "options": options,
         "routes": [list(route) for route in routes],
+        "environments": environments,
         "tolerance": tolerance,
         "tools": tools,
     }

@@ -41,12 +41,23 @@ class VersionFiles(Connection):
             repository = open_repository(place.uri, self.tracking_uri)
             checkpoint = [entry for entry in list_folder(repository) if entry.path != EXPORTS_FOLDER]
             if not checkpoint:
+                self._refuse_single_file(ref, place.uri)
                 raise RegistryError(
                     f"The files of {ref} are gone: nothing is stored at {place.uri}.",
                     remedy="Log the model again and register that version.",
                 )
             fetch(repository, checkpoint, destination)
         return destination
+
+    def _refuse_single_file(self, ref: ModelVersionRef, uri: str) -> None:
+        """Refuse a version whose source is one file: nothing can be stored inside it."""
+        folder, _, name = uri.rstrip("/").rpartition("/")
+        beside = list_folder(open_repository(folder, self.tracking_uri), "")
+        if any(entry.path == name and not entry.is_dir for entry in beside):
+            raise RegistryError(
+                f"The source of {ref} is a single file, {name}: exports have no place inside it.",
+                remedy="Log it into a folder of its own (mlflow.log_artifact(path, 'model')) and register that folder.",
+            )
 
     def list_artifacts(self, ref: ModelVersionRef, path: str = "") -> tuple[str, ...]:
         """List the files under a path of a version's folder, recursively, as paths relative to the folder."""

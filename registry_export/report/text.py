@@ -62,6 +62,8 @@ def shape_text(spec: TensorSpec) -> str:
 
 def tolerance_text(tolerance: Tolerance | None) -> str:
     """Write a tolerance as the inequality that it is."""
+    if tolerance is not None and tolerance.snr_db is not None:
+        return f"{tolerance.snr_db:g} dB"
     return MISSING if tolerance is None else f"{tolerance.atol:g} + {tolerance.rtol:g} · |expected|"
 
 

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Mapping
 
-from registry_export.config import Rule, parse_targets, requested_targets
+from registry_export.config import Rule, parse_targets, requested_setup, requested_targets
 from registry_export.entities import ModelVersionRef, Status, Target
 from registry_export.errors import (
     ConfigurationError,
@@ -81,6 +81,7 @@ class JobRunner:
             return
         tags = {**self._registry.model_tags(job.model_version.name), **info.tags}
         targets = self._targets(job, rule, tags)
+        setup = requested_setup(rule, tags, str(job.model_version))
         self._registry.set_tags(job.model_version, {TRIGGER_TAG: job.trigger, STATUS_TAG: Status.RUNNING})
         report = parts.export(
             job.model_version,
@@ -91,6 +92,7 @@ class JobRunner:
             pool=parts.pool,
             samples=rule.samples if rule else None,
             tolerance=rule.tolerance if rule else None,
+            setup=setup,
             reporter=LogReporter(job.model_version, parts.pool),
         )
         revert = wants_reversion(parts, job, report.status)

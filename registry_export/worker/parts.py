@@ -15,6 +15,7 @@ from registry_export.errors import ConfigurationError
 from registry_export.format import Format
 from registry_export.isolation import ChildPool
 from registry_export.ledger import Ledger, OutboxReader
+from registry_export.model_setup import ModelSetup
 from registry_export.registry import Registry
 from registry_export.reporter import Reporter
 from registry_export.settings import Settings
@@ -37,6 +38,7 @@ class Exporter(Protocol):
         pool: ChildPool,
         samples: str | None,
         tolerance: Tolerance | None,
+        setup: ModelSetup,
         reporter: Reporter,
     ) -> ExportReport:
         """Export one version; raises RegistryExportError when it failed as a whole."""

@@ -12,11 +12,12 @@ import pytest
 from registry_export.checkpoint import read_checkpoint
 from registry_export.config import parse_targets
 from registry_export.discovery import discover_formats
-from registry_export.entities import Interface, Status
+from registry_export.entities import Interface, Status, TensorSpec
 from registry_export.errors import SourceError
 from registry_export.graph import plan_export
+from registry_export.inference import first_run
 from registry_export.isolation import ChildPool, Limits
-from registry_export.reference import _assumed_batch, _first_run
+from registry_export.reference import _assumed_batch
 from registry_export.targets import Bench, export_targets, run_reference
 from registry_export.tensors import write_tensors
 from tests.support import planted
@@ -168,11 +169,13 @@ def test_without_a_signature_the_inputs_that_agree_share_the_batch(shapes, batch
 )
 def test_inputs_on_which_the_source_fails_are_named_as_what_they_are(evidence, words):
     class Narrow:
+        interface = Interface((TensorSpec("x", "float32", None),))
+
         def infer(self, inputs):
             return {"y": inputs["x"] @ np.eye(7)}
 
     with pytest.raises(SourceError, match=f"{words}: ValueError"):
-        _first_run(Narrow(), {"x": SAMPLE}, evidence)
+        first_run(Narrow(), {"x": SAMPLE}, evidence)
 
 
 def test_a_failed_branch_leaves_its_siblings_alive(workshop, tmp_path):

@@ -165,6 +165,21 @@ def test_a_version_whose_files_are_gone_says_so(registry, versions, mlflow_serve
         registry.download(ref, tmp_path)
 
 
+def test_a_version_of_a_single_file_says_to_register_its_folder(registry, versions, mlflow_server, tmp_path):
+    import mlflow
+
+    (tmp_path / "net.pt").write_bytes(b"weights")
+    client = mlflow.MlflowClient(mlflow_server.uri)
+    run = client.create_run("0")
+    client.log_artifact(run.info.run_id, str(tmp_path / "net.pt"))
+    client.create_registered_model("single-file")
+    for source in (f"runs:/{run.info.run_id}/net.pt", f"{run.info.artifact_uri}/net.pt"):
+        client.create_model_version("single-file", source, run.info.run_id)
+    for number in "12":
+        with pytest.raises(RegistryError, match=r"a single file, net\.pt.*register that folder"):
+            registry.download(ModelVersionRef("single-file", number), tmp_path / "copy")
+
+
 def test_an_artifact_that_is_not_there_is_named(registry, versions, tmp_path):
     ref = versions.logged_model("without-exports")
     with pytest.raises(ArtifactError, match="without-exports/1 has no exports/onnx"):

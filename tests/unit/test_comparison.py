@@ -155,3 +155,34 @@ def test_each_precision_allows_what_its_last_place_makes_of_a_sum(precision, agr
 def test_no_precision_allows_another_answer(precision):
     expected, actual = np.array([[1.0, 2.0]], np.float32), np.array([[1.2, 2.0]], np.float32)
     assert compare(expected, actual, DEFAULT_TOLERANCES[precision]).problem
+
+
+INT8 = DEFAULT_TOLERANCES["int8"]
+
+
+@pytest.mark.parametrize(("noise", "good"), [(0.02, True), (0.1, True), (0.25, False), (1.0, False)])
+def test_a_coarse_precision_is_judged_by_its_noise_and_not_element_by_element(noise, good):
+    generator = np.random.default_rng(0)
+    expected = generator.standard_normal((8, 64)).astype(np.float32)
+    actual = (expected + noise * generator.standard_normal(expected.shape)).astype(np.float32)
+    assert compare(expected, actual, TIGHT).problem
+    problem = compare(expected, actual, INT8).problem
+    assert (not problem) is good, problem
+    assert good or "dB is below 15 dB" in problem
+
+
+def test_a_coarse_precision_excuses_neither_nan_nor_wrong_integers_nor_something_in_place_of_nothing():
+    assert compare(f32(1, 2), f32(1, np.nan), INT8).problem
+    assert compare(np.array([1, 2]), np.array([1, 3]), INT8).problem
+    assert compare(f32(0, 0), f32(0, 1e-3), INT8).problem
+    assert not compare(f32(0, 0), f32(0, 0), INT8).problem
+
+
+def test_a_constant_in_place_of_what_varies_around_an_offset_is_no_good_int8():
+    expected = (10 + 0.1 * np.random.default_rng(0).standard_normal((8, 64))).astype(np.float32)
+    ignoring = np.full_like(expected, 10.0)
+    assert compare(expected, ignoring, INT8).sums.metrics().snr_db > 30
+    assert "what varies in it" in compare(expected, ignoring, INT8).problem
+    assert not compare(expected, expected + np.float32(0.02), INT8).problem
+    constant = np.full((8, 64), 10.0, np.float32)
+    assert not compare(constant, constant + np.float32(0.1), INT8).problem

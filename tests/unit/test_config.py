@@ -10,14 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_export.config import (
+    FACTORY_TAG,
     Configuration,
     default_configuration,
+    format_named,
     load_configuration,
     parse_configuration,
+    parse_targets,
+    requested_setup,
 )
 from registry_export.entities import Tolerance
 from registry_export.errors import ConfigurationError
-from tests.unit.stub_formats import FORMATS
+from registry_export.format import Conversion, Option, Toolchain, precision_option, quantization_option
+from tests.unit.stub_formats import FORMATS, StubFormat, _convert
 
 FULL = """\
 rules:
@@ -220,6 +225,59 @@ def test_without_a_file_every_model_goes_to_onnx() -> None:
     assert [target.variant for target in rule.targets] == ["onnx"]
 
 
+def test_a_rule_names_how_its_checkpoint_becomes_a_model() -> None:
+    setup = (
+        parse(rule_with(model_factory="nets.mnist:build", wrapper="nets:WithNms", allow_pickle="false")).rules[0].setup
+    )
+    assert (setup.model_factory, setup.wrapper, setup.allow_pickle) == ("nets.mnist:build", "nets:WithNms", False)
+    assert setup.search == ("/etc/conf",)
+
+
+@pytest.mark.parametrize("name", ["nets.build", "nets:build()", "nets build", "os:system('x')", ":build"])
+def test_a_factory_that_is_no_name_is_refused(name: str) -> None:
+    text = refusal(rule_with(model_factory=f'"{name}"'))
+    assert "model_factory" in text
+    assert "must be written package.module:callable" in text
+
+
+def test_the_tag_of_a_version_names_its_factory_over_the_rules() -> None:
+    rule = parse(rule_with(model_factory="nets:build", wrapper="nets:wrap")).rules[0]
+    setup = requested_setup(rule, {FACTORY_TAG: " other:make "}, "m/1")
+    assert (setup.model_factory, setup.wrapper) == ("other:make", "nets:wrap")
+    assert requested_setup(rule, {}, "m/1") == rule.setup
+    with pytest.raises(ConfigurationError, match=r"the tag registry_export\.model_factory of m/1"):
+        requested_setup(rule, {FACTORY_TAG: "nonsense"}, "m/1")
+
+
+class Precise(StubFormat):
+    name = "precise"
+    options = (precision_option("fp32", "int8"), quantization_option("static", "dynamic"))
+    conversions = (Conversion("torch_module", _convert, Toolchain("stub")),)
+
+
+def test_quantization_is_refused_where_nothing_is_quantized() -> None:
+    formats = FORMATS | {"precise": Precise()}
+    target = parse_targets("precise:precision=int8:quantization=dynamic", "--target", formats)[0]
+    assert target.variant == "precise-int8-dynamic"
+    with pytest.raises(ConfigurationError, match=r"quantization: says how int8 is reached: it needs precision=int8"):
+        parse_targets("precise:quantization=dynamic", "--target", formats)
+
+
+def test_a_value_with_a_colon_survives_the_notation_of_the_command_line() -> None:
+    class Custom(StubFormat):
+        name = "custom"
+        options = (Option("table", str, "", "custom"), Option("opset", int, 1, "opset{value}"))
+        conversions = Precise.conversions
+
+    target = parse_targets("custom:table=pack.mod:TABLE:opset=3", "--target", FORMATS | {"custom": Custom()})[0]
+    assert target.options == {"table": "pack.mod:TABLE", "opset": 3}
+    assert target.variant == "custom-custom-opset3"
+    formats = FORMATS | {"custom": Custom()}
+    assert parse_targets("custom:table=top_level:NAME", "--target", formats)[0].options["table"] == "top_level:NAME"
+    with pytest.raises(ConfigurationError, match="an option is written name=value, not 'table'"):
+        parse_targets("custom:opset=3:table", "--target", formats)
+
+
 VOCABULARY = r"""
 rules models targets promotions stages aliases copied samples tolerance atol rtol path onnx tflite opset_version
 dynamic_dimensions required 17 1e400 0x_ -1 true ~ .nan 1:30 2020-01-01 * &a *a !!int !!set << ? | > ' " \U00110000 %
@@ -246,8 +304,15 @@ def test_any_text_is_a_configuration_or_a_refusal(text: str) -> None:
 
 
 @given(
-    st.sampled_from(["models", "promotions", "targets", "samples", "tolerance", "on_failure"]),
+    st.sampled_from(
+        ["models", "promotions", "targets", "samples", "tolerance", "on_failure", "wrapper", "allow_pickle"]
+    ),
     st.one_of(VALUES, SOUP, st.text()),
 )
 def test_any_value_of_a_key_is_a_rule_or_a_refusal(key: str, value: str) -> None:
     assert_rules_or_refusal(rule_with(**{key: value}))
+
+
+def test_a_refusal_without_a_place_does_not_begin_with_a_colon() -> None:
+    with pytest.raises(ConfigurationError, match=r"^unknown format 'onxx'"):
+        format_named({}, "onxx")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from registry_export import discovery
 from registry_export.discovery import GROUP, discover_formats, format_named, install_command, missing_requirements
 from registry_export.errors import ConfigurationError
 from tests.unit import stub_formats
@@ -27,6 +28,7 @@ def point(name: str, value: str) -> EntryPoint:
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for an installed package with a format of its own."""
+    monkeypatch.setattr(discovery, "_said", set())  # what another test was warned of
     info = tmp_path / "other_formats-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-formats\nVersion: 1.0\n")

@@ -145,3 +145,46 @@ def test_a_missing_package_is_named_with_what_installs_it():
 )
 def test_the_sources_of_a_format_are_all_that_lead_there(name, expected):
     assert tuple(sorted(sources_of(FORMATS[name], FORMATS))) == expected
+
+
+class PreciseOnnx(Onnx):
+    options = (*Onnx.options, Option("precision", str, "fp32", "{value}", ("fp32", "fp16", "int8")))
+    conversions = (
+        edge(TORCH_MODULE, calibrates=lambda options: options["precision"] == "int8"),
+        edge(ONNX_MODEL, calibrates=lambda options: options["precision"] == "int8"),
+    )
+
+
+class Engine(StubFormat):
+    name = "engine"
+    options = (Option("precision", str, "fp32", "{value}", ("fp32", "fp16", "int8")),)
+    conversions = (
+        edge(ONNX_MODEL, intermediate=lambda o: {} if o["precision"] == "fp32" else {"precision": o["precision"]}),
+    )
+
+
+PRECISE = {f.name: f for f in (PyTorch(), PreciseOnnx(), Engine())}
+
+
+def plan_engine(source: str, target: str, samples: bool = True):
+    return plan_export(PRECISE[source], parse_targets(target, "test", PRECISE), PRECISE, samples=samples).targets[0]
+
+
+def test_an_edge_asks_its_intermediate_for_what_the_target_needs():
+    assert plan_engine("pytorch", "engine").routes == ("onnx/engine",)
+    assert plan_engine("pytorch", "engine:precision=fp16").routes == ("onnx-fp16/engine-fp16",)
+
+
+def test_a_source_that_is_the_intermediate_is_remade_where_something_is_asked_of_it():
+    assert plan_engine("onnx", "engine").routes == ("engine",)
+    assert plan_engine("onnx", "engine:precision=fp16").routes == ("onnx-fp16/engine-fp16",)
+
+
+def test_calibration_without_samples_is_refused_with_the_reason_and_the_remedy():
+    assert plan_engine("pytorch", "engine:precision=int8").routes == ("onnx-int8/engine-int8",)
+    error = plan_engine("pytorch", "engine:precision=int8", samples=False).error
+    assert error is not None
+    assert error.type == "UnsupportedTargetError"
+    assert "engine-int8 cannot be made: it is calibrated on real inputs" in error.message
+    assert "input_example" in error.message
+    assert plan_engine("pytorch", "engine:precision=fp16", samples=False).routes

@@ -1,0 +1,168 @@
+"""What a rule says of how a checkpoint becomes a model: its architecture's factory, and what is put around it.
+
+Both are named `package.module:callable` and are run inside the child that loads the checkpoint.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from registry_export.errors import SourceError
+
+MODEL_FACTORY = "model_factory"
+WRAPPER = "wrapper"
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@dataclass(frozen=True)
+class ModelSetup:
+    """What a source needs beside its files.
+
+    Attributes:
+        model_factory: `package.module:callable` that returns a model whose weights are not loaded yet.
+        wrapper: `package.module:callable` that takes the loaded model and returns the one to export.
+        allow_pickle: Whether pickled code may be loaded at all.
+        search: Folders in which the modules are looked for, after the model's own code.
+    """
+
+    model_factory: str = ""
+    wrapper: str = ""
+    allow_pickle: bool = True
+    search: tuple[str, ...] = ()
+
+    def enter(self) -> None:
+        """Make the modules importable, those too that a pickled model of plain files was made with."""
+        sys.path.extend(folder for folder in self.search if folder not in sys.path)
+
+    def factory(self, needed_by: str) -> Callable[..., Any]:
+        """Return the factory itself (a class, where its class is what a checkpoint needs).
+
+        Args:
+            needed_by: The file that needs it, for the refusal.
+
+        Raises:
+            SourceError: None is named, or it cannot be imported.
+        """
+        if not self.model_factory:
+            raise SourceError(
+                f"{needed_by} holds weights without an architecture.",
+                remedy="Name a function that returns the model: `model_factory: package.module:callable` in the rule, "
+                "or the same as the tag registry_export.model_factory of the version.",
+            )
+        found: Callable[..., Any] = resolve(self.model_factory, MODEL_FACTORY)
+        return found
+
+    def build(self, needed_by: str) -> Any:
+        """Call the factory, without arguments, and return what it returns.
+
+        Raises:
+            SourceError: As `factory`, or the factory fails, or returns nothing.
+        """
+        return _called(self.factory(needed_by), (), f"{MODEL_FACTORY} {self.model_factory}")
+
+    def wrap(self, model: Any) -> Any:
+        """Return what the wrapper makes of a model; the model itself where there is no wrapper.
+
+        Raises:
+            SourceError: The wrapper cannot be imported, fails, or returns nothing.
+        """
+        if not self.wrapper:
+            return model
+        return _called(resolve(self.wrapper, WRAPPER), (model,), f"{WRAPPER} {self.wrapper}")
+
+
+NO_SETUP = ModelSetup()
+"""A checkpoint that is complete in itself."""
+
+
+def is_callable_name(text: str) -> bool:
+    """Whether a text is written `package.module:callable`."""
+    return _NAME.fullmatch(text) is not None
+
+
+def resolve(name: str, what: str) -> Any:
+    """Import `package.module:attribute`; what is at fault is told apart.
+
+    Args:
+        name: The name.
+        what: What it is called in the configuration.
+
+    Raises:
+        SourceError: It is not written so, its module cannot be imported, or has no such attribute.
+    """
+    if not is_callable_name(name):
+        raise SourceError(f"{what} must be written package.module:callable, not {name!r}.")
+    module_name, _, path = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise SourceError(
+            f"{what} {name}: there is no module {error.name}.",
+            remedy="Log it with the model (code_paths=[...]), put it beside registry-export.yaml, or install it "
+            "where the worker runs.",
+        ) from error
+    except SystemExit as error:
+        raise SourceError(
+            f"{what} {name}: importing its module ends the process (exit status {error.code}).",
+            remedy='Put what the script does under `if __name__ == "__main__":`.',
+        ) from error
+    except Exception as error:
+        raise SourceError(f"{what} {name}: its module fails: {_told(error)}.") from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise SourceError(f"{what} {name}: {module_name} has no {path}.")
+        found = getattr(found, part)
+    return found
+
+
+def _called(function: Any, arguments: tuple[Any, ...], what: str) -> Any:
+    if not callable(function):
+        raise SourceError(f"{what} is a {type(function).__name__}, and cannot be called.")
+    try:
+        made = function(*arguments)
+    except (SourceError, MemoryError):
+        raise
+    except SystemExit as error:
+        raise SourceError(f"{what} ends the process (exit status {error.code}).", remedy="Let it return.") from error
+    except Exception as error:
+        raise SourceError(f"{what} fails: {_told(error)}.") from error
+    if made is None:
+        raise SourceError(f"{what} returns nothing.", remedy="Let it return the model.")
+    return made
+
+
+def _told(error: Exception) -> str:
+    """Fold somebody else's exception into one line, with the place in their code where it was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    theirs = frame.filename != __file__ and not isinstance(error, SyntaxError)  # which names its place itself
+    place = f" ({Path(frame.filename).name}, line {frame.lineno})" if theirs else ""
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text}{place}"
+
+
+def code_files(name: str, search: Sequence[str]) -> tuple[Path, ...]:
+    """Find the files behind `package.module:callable`, or behind the path of one file, without importing them.
+
+    Args:
+        name: The name or the path.
+        search: Folders to look in, in order.
+
+    Returns:
+        The files of the module's top-level package, or its one file; nothing where it is not found.
+    """
+    if not is_callable_name(name):
+        return tuple(path for folder in search if (path := Path(folder, name)).is_file())[:1]
+    top = name.partition(":")[0].partition(".")[0]
+    for folder in map(Path, search):
+        if (folder / top / "__init__.py").is_file() or (folder / top).is_dir():
+            return tuple(sorted((folder / top).rglob("*.py")))
+        if (folder / f"{top}.py").is_file():
+            return (folder / f"{top}.py",)
+    return ()

@@ -1,0 +1,35 @@
+"""The source's first run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from registry_export.entities import Interface
+from registry_export.errors import SourceError
+from registry_export.inference import Origin
+from registry_export.reference import Reference, ReferenceRequest, reference
+from registry_export.tensors import read_tensors, write_tensors
+
+
+def run(folder: Path, sample: np.ndarray) -> Reference:
+    import torch
+
+    torch.save(torch.nn.Linear(4, 3), folder / "net.pt")
+    write_tensors(folder / "sample", {"input": sample})
+    origin = Origin("pytorch", str(folder / "net.pt"), Interface(inputs=()))
+    return reference(ReferenceRequest(origin, str(folder / "rungs"), str(folder / "sample"), "samples"))
+
+
+def test_samples_that_numpy_made_in_double_precision_are_given_to_the_model_as_floats(tmp_path: Path):
+    found = run(tmp_path, np.linspace(-1, 1, 20).reshape(5, 4))
+    assert found.interface.inputs[0].dtype == "float32"
+    assert read_tensors(Path(found.calibration))["input"].dtype == np.float32
+    assert found.notes[0] == "The model refuses float64, in which input was given; it got float32."
+
+
+def test_samples_that_fit_in_no_precision_are_refused_with_the_first_reason(tmp_path: Path):
+    with pytest.raises(SourceError, match=r"fails on its samples: RuntimeError: .*\. Check names"):
+        run(tmp_path, np.zeros((5, 7)))
