@@ -52,3 +52,27 @@ ONNX = Toolchain(name="onnx", modules=("onnx", "onnxruntime"), environment=_ANY_
 
 LITERT = Toolchain(name="litert", modules=("ai_edge_litert.interpreter",))
 """The TFLite interpreter alone."""
+
+NCNN = Toolchain(name="ncnn", modules=installed("ncnn"))
+"""ncnn's runtime alone."""
+
+MNN = Toolchain(name="mnn", modules=installed("MNN", "onnx", "onnxruntime"), environment=_ANY_OPSET)
+"""MNN's runtime and converter, which are one package, and ONNX."""
+
+EXECUTORCH = Toolchain(
+    name="executorch",
+    modules=(
+        "torch",
+        "torch._dynamo",
+        "torch.export",
+        *installed(
+            "executorch.exir",
+            "executorch.backends.xnnpack.partition.xnnpack_partitioner",
+            "executorch.backends.xnnpack.quantizer.xnnpack_quantizer",
+            "torchao.quantization.pt2e.quantize_pt2e",
+        ),
+        "registry_export_plugins._executorch.exercised",
+    ),
+    environment={"CUDA_VISIBLE_DEVICES": ""},
+)
+"""PyTorch and ExecuTorch; its first lowering, which takes seconds, is done before the fork."""

@@ -17,14 +17,18 @@ from registry_export.errors import ConversionError
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     EXPORTED_PROGRAM,
+    NO_SETUP,
     TORCH_MODULE,
+    TORCHSCRIPT,
     Conversion,
     ConversionRequest,
     ConversionResult,
+    ModelSetup,
     Runner,
 )
 from registry_export_plugins._toolchains import TORCH
-from registry_export_plugins._torch.files import pytorch_file
+from registry_export_plugins._torch.archives import Content
+from registry_export_plugins._torch.files import checkpoint_file
 
 
 def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
@@ -40,6 +44,15 @@ def _from_exported_program(model: Any, output: Path, request: ConversionRequest)
     _save(model, output)
     notes = ("A program's dimensions are as it was logged: dynamic_dimensions cannot add to them.",) if asked else ()
     return ConversionResult((Attempt("torch.export.save"),), notes)
+
+
+def _from_torchscript(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    from registry_export_plugins._torch.export import export_program
+    from registry_export_plugins._torch.tracing import captured
+
+    exported = export_program(captured(model, request), request)
+    _save(exported.program, output)
+    return ConversionResult((Attempt("PyTorch's converter from TorchScript"), *exported.attempts))
 
 
 def _save(program: Any, output: Path) -> None:
@@ -70,27 +83,38 @@ class ExportedProgram:
     conversions = (
         Conversion(TORCH_MODULE, _from_torch_module, TORCH, cost=2.0),
         Conversion(EXPORTED_PROGRAM, _from_exported_program, TORCH, cost=0.5),
+        Conversion(TORCHSCRIPT, _from_torchscript, TORCH, cost=2.5),
     )
     verified_by = "PyTorch on the CPU"
+    setup = ("wrapper",)
 
     def locate(self, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> Path | None:
-        """Find the program of the flavor `pytorch`; a pickled module beside it takes its place."""
-        path = pytorch_file(folder, flavors, self.filename)
-        return path if path is not None and not path.with_name("model.pth").is_file() else None
+        """Find the program of the flavor `pytorch`, or of plain files; a pickled module beside it takes its place."""
+        path = checkpoint_file(folder, flavors, Content.PROGRAM)
+        if path is None and flavors:  # what MLflow logged as a program and cannot be recognised, loading it will name
+            damaged = checkpoint_file(folder, flavors, Content.OTHER)
+            return damaged if damaged is not None and damaged.suffix == ".pt2" else None
+        return path
 
-    def load(self, path: Path, interface: Interface) -> Any:
-        """Load a `torch.export.ExportedProgram`."""
+    def load(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Any:
+        """Load a `torch.export.ExportedProgram`; a rule's wrapper is captured around it."""
         from registry_export_plugins._torch.programs import load_program
 
-        return load_program(path)
+        program = load_program(path)
+        if not setup.wrapper:
+            return program
+        from registry_export_plugins._torch.wrapping import wrapped_program
+
+        return wrapped_program(program, setup)
 
     @contextmanager
-    def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
+    def open(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Iterator[Runner]:
         """Load a program for inference; its own guards refuse sizes that it was not made for."""
         from registry_export_plugins._torch.modules import TorchRunner
         from registry_export_plugins._torch.programs import ProgramCall
 
-        call = ProgramCall(self.load(path, interface), interface)
+        interface = Interface(inputs=()) if setup.wrapper else interface  # the wrapper's own names
+        call = ProgramCall(self.load(path, interface, setup), interface)
         yield TorchRunner(call, Interface(call.inputs, interface.outputs), "torch.export, torch")
 
     def describe(self, path: Path) -> Description:

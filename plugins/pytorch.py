@@ -1,4 +1,4 @@
-"""PyTorch modules, pickled whole, as MLflow's `pytorch` flavor logs them with `serialization_format="pickle"`.
+"""PyTorch modules, pickled whole: MLflow's `pytorch` flavor with `serialization_format="pickle"`, or a plain file.
 
 A source only. Loading one runs its author's code.
 
@@ -7,57 +7,42 @@ Source: https://pytorch.org/docs/stable/notes/serialization.html
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface
-from registry_export.format import TORCH_MODULE, Conversion, Option, Runner
-from registry_export_plugins._toolchains import TORCH
-from registry_export_plugins._torch.files import is_torchscript, pytorch_file
+from registry_export.format import ModelSetup
+from registry_export_plugins._torch.archives import Content
+from registry_export_plugins._torch.files import checkpoint_file, unreadable_file
+from registry_export_plugins._torch.source import TorchSource
 
 
-class PyTorch:
+class PyTorch(TorchSource):
     """The format `pytorch`; see `registry_export.format.Format` for what its members mean."""
 
     name = "pytorch"
-    summary = "pickled PyTorch module (.pth)"
+    summary = "pickled PyTorch module (.pth .pt .bin)"
     extra = "pytorch"
-    requirements = ("torch",)
-    toolchain = TORCH
-    kind = TORCH_MODULE
     filename = "model.pth"
-    options: tuple[Option, ...] = ()
-    conversions: tuple[Conversion, ...] = ()
-    verified_by = "PyTorch on the CPU"
+    setup = ("wrapper", "allow_pickle")
 
     def locate(self, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> Path | None:
-        """Find the pickled module of the flavor `pytorch`; a TorchScript file in its place is not one."""
-        path = pytorch_file(folder, flavors, "model.pth")
-        return path if path is not None and not is_torchscript(path) else None
+        """Find the pickled module of the flavor `pytorch`, or of plain files."""
+        # What MLflow logged as a module, or nothing but PyTorch calls so, and cannot be recognised is damaged
+        # or something else: loading it will say.
+        contents = (Content.MODULE, Content.OTHER) if flavors else (Content.MODULE,)
+        path = checkpoint_file(folder, flavors, *contents) or unreadable_file(folder, flavors)
+        return path if path is None or path.suffix != ".pt2" or not flavors else None
 
-    def load(self, path: Path, interface: Interface) -> Any:
-        """Load the module and wrap it as `torch_module` promises."""
-        from registry_export_plugins._torch.loading import load_module
-        from registry_export_plugins._torch.modules import adapt
+    def module(self, path: Path, setup: ModelSetup) -> Any:
+        """Unpickle the module.
 
-        return adapt(load_module(path), interface)
+        Raises:
+            SourceError: It cannot be, or the rule forbids it.
+        """
+        from registry_export_plugins._torch.loading import load_module, refuse_damaged, refuse_pickle
 
-    @contextmanager
-    def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
-        """Load the module for inference."""
-        from registry_export_plugins._torch.modules import TorchRunner
-
-        adapter = self.load(path, interface)
-        yield TorchRunner(adapter.call, replace(interface, inputs=adapter.inputs))
-
-    def describe(self, path: Path) -> Description:
-        """Read the precision and the parameters of `forward`; a module knows no shapes."""
-        from registry_export_plugins._torch.loading import load_module
-        from registry_export_plugins._torch.modules import adapt, precision
-
-        adapter = adapt(load_module(path), Interface(inputs=()))
-        details = {"class": type(adapter.wrapped).__qualname__}
-        return Description(Interface(adapter.inputs), precision=precision(adapter.wrapped), details=details)
+        refuse_damaged(path)
+        if not setup.allow_pickle:
+            raise refuse_pickle(path.name)
+        return load_module(path)

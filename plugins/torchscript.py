@@ -5,6 +5,8 @@ Source: https://pytorch.org/docs/stable/jit.html
 
 from __future__ import annotations
 
+import json
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,19 +19,25 @@ from registry_export.errors import ConversionError, SourceError, UnsupportedMode
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     EXPORTED_PROGRAM,
+    NO_SETUP,
     TORCH_MODULE,
     TORCHSCRIPT,
     Conversion,
     ConversionRequest,
     ConversionResult,
+    ModelSetup,
     Option,
     Runner,
 )
 from registry_export_plugins._toolchains import TORCH
-from registry_export_plugins._torch.files import is_torchscript, pytorch_file
+from registry_export_plugins._torch.archives import Content
+from registry_export_plugins._torch.files import checkpoint_file
 
 METHOD = Option("method", str, "trace", "{value}", choices=("trace", "script"), help="record calls, or compile source")
 FREEZE = Option("freeze", bool, False, "frozen", help="inline the weights as constants")
+OPTIMIZE = Option("optimize_for_inference", bool, False, "optimized", help="fuse and rewrite for the CPU it runs on")
+_EXTRA = "registry_export.json"
+"""An extra file inside the archive: how it wants to be loaded."""
 
 
 def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
@@ -76,14 +84,59 @@ def _save(
 
     from registry_export_plugins._torch.calls import without_deprecations
 
+    optimize, freeze = request.options.get(OPTIMIZE.name), request.options[FREEZE.name]
     try:
         with without_deprecations():
-            if request.options[FREEZE.name]:
+            if freeze or optimize:
                 module = torch.jit.freeze(module.eval())
-            torch.jit.save(module, str(output))
+            if optimize:
+                notes, attempts = _save_optimized(module, output, request.work, (notes, attempts))
+            else:
+                torch.jit.save(module, str(output))
     except RuntimeError as error:
         raise ConversionError(f"TorchScript could not be frozen or saved: {error}") from error
     return ConversionResult(attempts, notes)
+
+
+Said = tuple[tuple[str, ...], tuple[Attempt, ...]]
+
+
+def _save_optimized(module: Any, output: Path, work: Path, said: Said) -> Said:
+    """Save the optimised module, or the frozen one with the wish to be optimised when it is loaded.
+
+    What the optimisation makes of convolutions holds weights in the layout of the machine, which TorchScript
+    cannot write.
+    """
+    import torch
+
+    from registry_export_plugins._torch.calls import first_line
+
+    notes, attempts = said
+    # The pass works in place: what is to be kept is written before.
+    torch.jit.save(module, str(output), _extra_files={_EXTRA: json.dumps({OPTIMIZE.name: "at load"})})
+    beside = work / output.name  # an archive's inner folder is named after its file
+    try:
+        optimized = torch.jit.optimize_for_inference(module)
+        torch.jit.save(optimized, str(beside), _extra_files={_EXTRA: json.dumps({OPTIMIZE.name: "saved"})})
+        torch.jit.load(str(beside))
+    except RuntimeError as error:
+        note = (
+            "The optimised module cannot be saved, so the file holds the frozen one: call "
+            "torch.jit.optimize_for_inference on it once it is loaded, as the verification has done."
+        )
+        given_up = Attempt("torch.jit.optimize_for_inference, saved", first_line(error))
+        return (*notes, note), (*attempts, given_up, Attempt("torch.jit.optimize_for_inference at load"))
+    shutil.move(beside, output)
+    return notes, (*attempts, Attempt("torch.jit.optimize_for_inference, saved"))
+
+
+def _optimization(path: Path) -> str:
+    """Read whether a file is optimised already (`saved`), wants to be (`at load`), or neither (empty)."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(f"/extra/{_EXTRA}"):
+                return str(json.loads(archive.read(name)).get(OPTIMIZE.name, ""))
+    return ""
 
 
 def _traced_only(options: Mapping[str, OptionValue]) -> str:
@@ -104,22 +157,21 @@ class TorchScript:
     toolchain = TORCH
     kind = TORCHSCRIPT
     filename = "model.pt"
-    options = (METHOD, FREEZE, DYNAMIC_DIMENSIONS)
+    options = (METHOD, FREEZE, OPTIMIZE, DYNAMIC_DIMENSIONS)
     conversions = (
         Conversion(TORCH_MODULE, _from_torch_module, TORCH, cost=1.0),
         Conversion(EXPORTED_PROGRAM, _from_exported_program, TORCH, cost=1.5, accepts=_traced_only),
         Conversion(TORCHSCRIPT, _from_torchscript, TORCH, cost=0.5),
     )
     verified_by = "PyTorch on the CPU"
+    setup = ("wrapper",)
 
     def locate(self, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> Path | None:
-        """Find a TorchScript file where MLflow's flavor `pytorch` puts it, or in a plain folder."""
-        names = ("model.pth",) if flavors else (self.filename, "model.pth", "model.pt")
-        paths = [path for name in names if (path := pytorch_file(folder, flavors, name)) is not None]
-        return next((path for path in paths if is_torchscript(path)), None)
+        """Find a TorchScript file where MLflow's flavor `pytorch` puts it, or among plain files."""
+        return checkpoint_file(folder, flavors, Content.TORCHSCRIPT)
 
-    def load(self, path: Path, interface: Interface) -> Any:
-        """Load a `torch.jit.ScriptModule` in evaluation mode, on the CPU."""
+    def load(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Any:
+        """Load a `torch.jit.ScriptModule` in evaluation mode, on the CPU; a rule's wrapper is compiled around it."""
         import torch
 
         from registry_export_plugins._torch.calls import without_deprecations
@@ -129,19 +181,32 @@ class TorchScript:
                 module = torch.jit.load(str(path), map_location="cpu")
         except (RuntimeError, ValueError, OSError) as error:
             raise SourceError(f"{path.name} cannot be read as TorchScript: {error}") from error
+        if setup.wrapper:
+            from registry_export_plugins._torch.wrapping import wrapped_script
+
+            module = wrapped_script(module, setup)
         return module.eval()
 
     @contextmanager
-    def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
+    def open(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Iterator[Runner]:
         """Load a module for inference."""
-        from registry_export_plugins._torch.modules import TorchRunner, adapt
+        import torch
 
-        adapter = adapt(self.load(path, interface), interface)
+        from registry_export_plugins._torch.calls import without_deprecations
+        from registry_export_plugins._torch.modules import TorchRunner, adapt, interface_of_wrapper
+
+        module = self.load(path, interface, setup)
+        if _optimization(path) == "at load":
+            with without_deprecations():
+                module = torch.jit.optimize_for_inference(torch.jit.freeze(module.eval()))
+        interface = interface_of_wrapper(module, interface) if setup.wrapper else interface
+        adapter = adapt(module, interface)
         yield TorchRunner(adapter.call, replace(interface, inputs=adapter.inputs), "TorchScript, torch")
 
     def describe(self, path: Path) -> Description:
         """Read the names of the inputs, the precision and the archive's version; TorchScript knows no shapes."""
-        from registry_export_plugins._torch.modules import adapt, precision
+        from registry_export_plugins._torch.modules import adapt, precision_of
+        from registry_export_plugins._torch.tracing import constants, quantized_operators
 
         module = self.load(path, Interface(inputs=()))
         inputs = adapt(module, Interface(inputs=())).inputs
@@ -149,4 +214,13 @@ class TorchScript:
             versions = [archive.read(name).decode().strip() for name in archive.namelist() if name.endswith("/version")]
         if not versions:
             raise VerificationError(f"{path.name} is no TorchScript archive: it has no version.")
-        return Description(Interface(inputs), format_version=versions[0], precision=precision(module))
+        quantized, optimized = quantized_operators(module), _optimization(path)
+        tensors = (*module.parameters(), *module.buffers(), *constants(module))
+        details = {"quantised operators": ", ".join(quantized)} if quantized else {}
+        details |= {OPTIMIZE.name: optimized} if optimized else {}
+        return Description(
+            Interface(inputs),
+            format_version=versions[0],
+            precision="int8" if quantized else precision_of(tensors),
+            details=details,
+        )

@@ -52,6 +52,21 @@ class Residual(nn.Module):
         return torch.relu(self.second(torch.relu(self.norm(self.first(image)))) + image)
 
 
+class Depthwise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 12, 1),
+            nn.Conv2d(12, 12, 3, stride=2, padding=1, groups=12),
+            nn.BatchNorm2d(12),
+            nn.Hardswish(),
+            nn.Conv2d(12, 4, 1),
+        )
+
+    def forward(self, x):
+        return self.layers(x).mean((2, 3))
+
+
 class Recurrent(nn.Module):
     """The sequence's length is meant to be dynamic."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import tarfile
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -12,10 +13,42 @@ from typing import Any
 import torch
 
 from registry_export.errors import SourceError
+from registry_export_plugins._torch.archives import WEIGHTS_KEYS, content_of
+from registry_export_plugins._torch.surroundings import hide_broken
 
 _PICKLE_MODULE_INFO = "pickle_module_info.txt"
 _PLAIN = ("", "pickle", "cloudpickle", "mlflow.pytorch.pickle_module")
 """What all of them write, `pickle` reads; MLflow's own module would import MLflow."""
+
+
+def refuse_pickle(name: str) -> SourceError:
+    """Return the refusal of a file whose loading runs code, where the rule forbids that."""
+    return SourceError(
+        f"{name} is pickled, so loading it runs code, and the rule says allow_pickle: false.",
+        remedy="Log the model as a torch.export program (MLflow's default), as safetensors or as a state dict.",
+    )
+
+
+def refuse_damaged(path: Path) -> None:
+    """Say what is wrong with a file that is empty, was cut short, or is none of PyTorch's.
+
+    Raises:
+        SourceError: It is.
+    """
+    if path.stat().st_size == 0:
+        raise SourceError(f"{path.name} is empty.", remedy="Log the model again.")
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if not start.startswith((b"PK\x03\x04", b"\x80")) and not tarfile.is_tarfile(path):
+        raise SourceError(
+            f"{path.name} cannot be read: it begins with {start!r}, as no file of PyTorch's does.",
+            remedy="Log what torch.save wrote.",
+        )
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise SourceError(
+            f"{path.name} cannot be read: it begins as a zip archive, and the end is not there.",
+            remedy="Save and log the model again.",
+        )
 
 
 def load_module(path: Path) -> torch.nn.Module:
@@ -24,17 +57,34 @@ def load_module(path: Path) -> torch.nn.Module:
     Raises:
         SourceError: The file is damaged, holds no module, or needs code that is not here.
     """
+    if any(name.startswith("transformers") for name in content_of(path).names):
+        hide_broken("torchvision")
     loaded = _unpickle(path)
+    if isinstance(loaded, dict):
+        held = (loaded.get(key) for key in WEIGHTS_KEYS)
+        loaded = next((value for value in held if isinstance(value, torch.nn.Module)), loaded)
     if isinstance(loaded, dict):
         raise SourceError(
             f"{path.name} holds a dictionary ({', '.join(map(str, list(loaded)[:3]))}, ...), not a module.",
             remedy="Log the module itself with mlflow.pytorch.log_model; a state_dict alone has no forward().",
         )
     if not isinstance(loaded, torch.nn.Module):
-        raise SourceError(f"{path.name} holds a {type(loaded).__name__}, not a torch.nn.Module.")
-    module = unwrapped(loaded)
+        raise SourceError(
+            f"{path.name} holds a value of class {type(loaded).__name__}, not a torch.nn.Module.",
+            remedy="Save the module, or its state_dict() and name a model_factory.",
+        )
+    return at_rest(loaded)
+
+
+def at_rest(module: torch.nn.Module) -> torch.nn.Module:
+    """Take off what surrounds a module for training, put it in evaluation mode and stop its gradients."""
+    module = unwrapped(module)
     module.eval()
     module.requires_grad_(False)
+    for part in module.modules():
+        if hasattr(type(part), "_jit_is_scripting"):
+            # A LightningModule raises where its trainer is asked for; tracers ask for every attribute.
+            part._jit_is_scripting = True
     return module
 
 
@@ -55,7 +105,8 @@ def _unpickle(path: Path) -> Any:
     except ModuleNotFoundError as error:
         raise SourceError(
             f"{path.name} needs the Python module {error.name}, which is not installed here.",
-            remedy="Log the model with code_paths=[...] that hold it, or install it where the worker runs.",
+            remedy="Log the model with code_paths=[...] that hold it, put it beside registry-export.yaml, or "
+            "install it where the worker runs.",
         ) from error
     except AttributeError as error:
         raise SourceError(
@@ -63,7 +114,9 @@ def _unpickle(path: Path) -> Any:
             remedy="Log the model with code_paths=[...] that hold its class in this version.",
         ) from error
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise SourceError(f"{path.name} cannot be read: {error}", remedy="Log the model again.") from error
+        raise SourceError(
+            f"{path.name} cannot be read: {str(error).split('. ')[0].rstrip('.')}.", remedy="Log the model again."
+        ) from error
 
 
 def _pickle_module(folder: Path) -> ModuleType:

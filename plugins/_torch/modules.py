@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from registry_export.entities import Interface, TensorSpec
-from registry_export.errors import VerificationError
-from registry_export.format import Array, Tensors
+from registry_export.errors import SourceError, VerificationError
+from registry_export.format import Array, ModelSetup, Tensors
 from registry_export_plugins._inputs import in_order
-from registry_export_plugins._torch.calls import Binding, bind, flatten, output_names
+from registry_export_plugins._torch.caching import cached_decoder
+from registry_export_plugins._torch.calls import Binding, bind, flatten, output_names, parameters_of
 
 _NO_NUMPY = (torch.bfloat16, *(getattr(torch, name) for name in dir(torch) if name.startswith("float8_")))
 
@@ -59,10 +61,51 @@ def is_bfloat16(module: torch.nn.Module) -> bool:
 
 
 def adapt(module: torch.nn.Module, interface: Interface) -> TorchAdapter:
-    """Wrap a module; its inputs are bound to `forward` as `_torch.calls.bind` does."""
-    binding = bind(module, interface)
+    """Wrap a module; its inputs are bound to `forward` as `_torch.calls.bind` does.
+
+    A causal language model gets its key-value cache as further inputs and outputs.
+    """
+    decoder = cached_decoder(module, interface)
+    if decoder is not None:
+        module, binding = decoder, Binding(decoder.specs, tuple(range(len(decoder.specs))))
+    else:
+        binding = bind(module, interface)
     named: type[TorchAdapter] = with_argument_names(TorchAdapter, [spec.name for spec in binding.inputs])
     return named(module, binding)
+
+
+def adapt_wrapped(module: torch.nn.Module, interface: Interface, setup: ModelSetup) -> TorchAdapter:
+    """Put the rule's wrapper around a module, and adapt what comes out.
+
+    A wrapper's own parameters name the inputs, unless they are those of the signature; where there
+    are as many, dtypes and shapes are the signature's.
+
+    Raises:
+        SourceError: The wrapper fails, or returns no module.
+    """
+    wrapped = setup.wrap(module)
+    if not isinstance(wrapped, torch.nn.Module):
+        raise SourceError(
+            f"wrapper {setup.wrapper} returns a {type(wrapped).__name__}, not a torch.nn.Module.",
+            remedy="Let it return a module whose forward() calls the model.",
+        )
+    if setup.wrapper:
+        wrapped.eval()
+    return adapt(wrapped, interface_of_wrapper(wrapped, interface) if setup.wrapper else interface)
+
+
+def interface_of_wrapper(module: torch.nn.Module, interface: Interface) -> Interface:
+    """Return what a wrapper is called with: the signature's dtypes and shapes under the wrapper's names."""
+    parameters = parameters_of(module)
+    if any(p.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD) for p in parameters):
+        return Interface(interface.inputs)
+    names = [p.name for p in parameters if p.default is inspect.Parameter.empty]
+    declared = {spec.name for spec in interface.inputs}
+    if declared and declared <= {p.name for p in parameters}:
+        return Interface(interface.inputs)
+    if len(names) != len(interface.inputs):
+        return Interface(inputs=())
+    return Interface(tuple(replace(spec, name=name) for spec, name in zip(interface.inputs, names, strict=True)))
 
 
 def with_argument_names(base: type[Any], names: Sequence[str]) -> type[Any]:
@@ -108,14 +151,23 @@ def to_array(tensor: torch.Tensor) -> Array:
 
 
 class TorchRunner:
-    """Runs anything that takes tensors in order and returns what a `forward` returns."""
+    """Runs anything that takes tensors in order and returns what a `forward` returns.
+
+    Attributes:
+        example: Inputs that the source brings along, by name; None where it has none.
+        notes: Sentences on the source that the report shows.
+        inside: Whether something of the author's calls the model, and the logged example is that one's.
+    """
 
     def __init__(
         self, call: Callable[[Sequence[torch.Tensor]], Any], interface: Interface, what: str = "torch"
     ) -> None:
-        self._call = call
+        self.call = call
         self._interface = interface
         self._what = what
+        self.example: Mapping[str, Array] | None = None
+        self.notes: tuple[str, ...] = ()
+        self.inside = False
 
     @property
     def interface(self) -> Interface:
@@ -135,7 +187,7 @@ class TorchRunner:
         """
         tensors = [to_tensor(array) for array in in_order(inputs, self._interface.inputs)]
         with torch.no_grad():
-            leaves = flatten(self._call(tensors))
+            leaves = flatten(self.call(tensors))
         names = output_names(leaves, self._interface.outputs)
         return {name: to_array(tensor) for name, tensor in zip(names, leaves.tensors, strict=True)}
 

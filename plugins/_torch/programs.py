@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from registry_export.entities import Dimension, Interface, TensorSpec
 from registry_export.errors import SourceError
 from registry_export_plugins._torch.calls import flatten
+from registry_export_plugins._torch.modules import with_argument_names
 
 
 def load_program(path: Path) -> torch.export.ExportedProgram:
@@ -25,12 +26,21 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
         SourceError: The file is damaged, or made by another version of PyTorch.
     """
     try:
-        return _load(path)
+        return with_leaves(_load(path))
     except (RuntimeError, ValueError, OSError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise SourceError(
             f"{path.name} cannot be read by torch {torch.__version__}: {error}",
             remedy="Log the model again with this version, or install the version that logged it.",
         ) from error
+
+
+def with_leaves(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Detach weights on which a gradient's history hangs, as those of a script do: they cannot be copied."""
+    for store in (program.state_dict, program.constants):
+        for name, tensor in list(store.items()):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_leaf:
+                store[name] = tensor.detach()
+    return program
 
 
 def _load(path: Path) -> torch.export.ExportedProgram:
@@ -84,6 +94,28 @@ class ProgramCall:
         for i, tensor in zip(self.order, tensors, strict=True):
             leaves[self._positions[i]] = tensor
         return leaves
+
+
+def flat_module(program: torch.export.ExportedProgram, interface: Interface) -> torch.nn.Module:
+    """Wrap a program as a module that takes the interface's tensors in order and returns a flat tuple of tensors.
+
+    The program's guards are left out: whoever captures the module again finds its own.
+    """
+    named: type[_FlatModule] = with_argument_names(_FlatModule, [spec.name for spec in interface.inputs])
+    return named(program, interface)
+
+
+class _FlatModule(torch.nn.Module):
+    def __init__(self, program: torch.export.ExportedProgram, interface: Interface) -> None:
+        super().__init__()
+        self._call = ProgramCall(program, interface)
+        self._spec = program.call_spec.in_spec
+        self.body = program.module(check_guards=False)
+        self.training = False  # a program refuses .eval()
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        args, kwargs = pytree.tree_unflatten(self._call.leaves(tensors), self._spec)
+        return flatten(self.body(*args, **kwargs)).tensors
 
 
 def _input_values(program: torch.export.ExportedProgram) -> list[Any]:

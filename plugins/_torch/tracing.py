@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import linecache
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from torch.utils import _pytree as pytree
 
 from registry_export.entities import Interface
 from registry_export.errors import ConversionError, UnsupportedModelError
-from registry_export_plugins._torch.calls import first_line, without_deprecations
-from registry_export_plugins._torch.modules import with_argument_names
+from registry_export.format import FIXED_DECISION, ConversionRequest
+from registry_export_plugins._torch.calls import bind, first_line, without_deprecations
+from registry_export_plugins._torch.modules import TorchAdapter, to_tensor, with_argument_names
 from registry_export_plugins._torch.plain import OPERATORS, no_fast_path
-from registry_export_plugins._torch.programs import ProgramCall
+from registry_export_plugins._torch.programs import ProgramCall, with_leaves
+from registry_export_plugins._torch.recurrent import loops
 
 
 def trace(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[torch.jit.ScriptModule, tuple[str, ...]]:
@@ -51,12 +54,17 @@ def _no_word_for(what: str) -> UnsupportedModelError:
 def _decides(warning: warnings.WarningMessage) -> bool:
     """Say whether a warning is of a branch in the author's code; those of installed packages check sizes."""
     own = Path(torch.__file__).parent.parent in Path(warning.filename).parents
-    frozen = issubclass(warning.category, torch.jit.TracerWarning) and "Python boolean" in str(warning.message)
-    return frozen and not own
+    decided = any(kind in str(warning.message) for kind in ("Python boolean", "Python number"))  # `if`, `.item()`
+    return issubclass(warning.category, torch.jit.TracerWarning) and decided and not own
 
 
 def _frozen(warning: warnings.WarningMessage) -> str:
-    return f"The trace has fixed the decision in line {warning.lineno} of {Path(warning.filename).name}."
+    source = linecache.getline(warning.filename, warning.lineno).strip()
+    return (
+        f"{FIXED_DECISION} in line {warning.lineno} of {Path(warning.filename).name}"
+        f"{source and f' (`{source}`)'}: inputs that decide otherwise come out wrong. Write it with torch.where, or "
+        "with torch.cond for onnx and exported_program, or so that torch.jit.script compiles it."
+    )
 
 
 def script(module: torch.nn.Module) -> torch.jit.ScriptModule:
@@ -74,6 +82,62 @@ def script(module: torch.nn.Module) -> torch.jit.ScriptModule:
         raise UnsupportedModelError(
             f"torch.jit.script cannot compile the model: {first_line(error)}", remedy="Use method=trace."
         ) from error
+
+
+def quantized_operators(module: torch.jit.ScriptModule) -> tuple[str, ...]:
+    """Name the operators of a script that compute in PyTorch's own quantised tensors (`quantized::linear`).
+
+    No other format has these; a module without any yields nothing.
+    """
+    kinds = {node.kind() for node in _all_nodes(module.inlined_graph)}
+    return tuple(sorted(kind for kind in kinds if kind.startswith("quantized::")))
+
+
+def constants(module: torch.jit.ScriptModule) -> Iterator[torch.Tensor]:
+    """Yield the tensors that freezing has put into a script's graph."""
+    for node in _all_nodes(module.inlined_graph):
+        if node.kind() == "prim::Constant" and node.hasAttribute("value") and node.kindOf("value") == "t":
+            yield node.t("value")
+
+
+def _all_nodes(block: Any) -> Iterator[Any]:
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from _all_nodes(inner)
+
+
+def captured(model: torch.jit.ScriptModule, request: ConversionRequest) -> torch.nn.Module:
+    """Turn a script into a module that `torch.export` can capture, branches and loops included.
+
+    Uses PyTorch's converter of scripts, which is part of `torch` and not yet public.
+
+    Raises:
+        UnsupportedModelError: The script has an operator that the converter has no form of; it is named.
+    """
+    from torch._export.converter import TS2EPConverter
+
+    binding = bind(model, request.interface)
+    tensors = [to_tensor(request.samples[spec.name]) for spec in request.interface.inputs]
+    args, keywords = binding.arguments(tensors)
+    quantised = quantized_operators(model)
+    if quantised:
+        raise UnsupportedModelError(
+            f"torch.export has no form of {', '.join(quantised)}, which this TorchScript contains.",
+            remedy="Export torchscript, or log the model before it was quantised and ask for precision=int8.",
+        )
+    if keywords:
+        raise UnsupportedModelError(f"The script's argument {next(iter(keywords))} is keyword-only, which has no form.")
+    try:
+        with torch.no_grad(), without_deprecations(), loops():
+            program = with_leaves(TS2EPConverter(model, args).convert())
+    except Exception as error:  # the converter raises errors of many classes, none of them its own
+        raise UnsupportedModelError(
+            f"PyTorch's converter from TorchScript refused the model: {first_line(error)}",
+            remedy="Log the module pickled, or export torchscript.",
+        ) from error
+    named: type[TorchAdapter] = with_argument_names(TorchAdapter, [spec.name for spec in binding.inputs])
+    return named(program.module(check_guards=False), binding)
 
 
 def program_module(program: torch.export.ExportedProgram, interface: Interface) -> ProgramModule:

@@ -10,7 +10,7 @@ import torch
 
 from registry_export.entities import Interface
 from registry_export.errors import SourceError, UnsupportedModelError
-from registry_export.format import EXPORTED_PROGRAM, TORCH_MODULE
+from registry_export.format import EXPORTED_PROGRAM, TORCH_MODULE, TORCHSCRIPT
 from registry_export_plugins.exported_program import ExportedProgram
 from tests import models
 from tests.unit.plugins.torch_support import (
@@ -135,3 +135,63 @@ def test_a_pickle_beside_a_program_is_not_two_sources(tmp_path):
     assert ExportedProgram().locate(tmp_path, FLAVORS) == path
     save(models.DictOutput(), tmp_path)
     assert ExportedProgram().locate(tmp_path, FLAVORS) is None
+
+
+class Plain(torch.nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.cell = torch.nn.RNN(4, 6, batch_first=True, **options)
+
+    def forward(self, sequence):
+        states, last = self.cell(sequence)
+        return states, last[-1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"num_layers": 2, "bidirectional": True}, {"nonlinearity": "relu", "bias": False}],
+    ids=["tanh", "relu"],
+)
+def test_the_length_of_a_plain_recurrent_layer_stays_dynamic(options, tmp_path):
+    source = make_source(models.seeded(Plain(**options)).eval(), CASES["lstm"].inputs, tmp_path)
+    path, _ = convert(ExportedProgram(), TORCH_MODULE, source.load(), source, tmp_path)
+    assert ExportedProgram().describe(path).interface.inputs[0].shape == ("batch", "sequence_1", 4)
+    assert_same_numbers(ExportedProgram(), path, source)
+
+
+class Outer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.decide = models.PythonIf()
+
+    def forward(self, x):
+        return self.decide(x * 2)
+
+
+def test_a_branch_on_data_is_refused_with_its_module_and_its_line(tmp_path):
+    source = make_source(Outer(), CASES["python_if"].inputs, tmp_path)
+    with pytest.raises(
+        UnsupportedModelError, match=r"in module decide, line \d+ of models\.py \(`if x\.sum\(\) > 0:`\)"
+    ):
+        convert(ExportedProgram(), TORCH_MODULE, source.load(), source, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["conv", "python_if", "two_inputs"])
+def test_a_script_becomes_a_program_with_its_branches(name, tmp_path):
+    case = CASES[name]
+    source = make_source(models.seeded(case.make()).eval(), case.inputs, tmp_path)
+    adapter = source.load()
+    tensors = tuple(torch.from_numpy(source.runs[0][0][item.name]) for item in source.interface.inputs)
+    scripted = torch.jit.script(adapter.wrapped) if name == "python_if" else torch.jit.trace(adapter, tensors)
+    path, result = convert(ExportedProgram(), TORCHSCRIPT, scripted, source, tmp_path)
+    assert result.attempts[0].way == "PyTorch's converter from TorchScript"
+    assert dynamic_axes(ExportedProgram().describe(path).interface) == dynamic_axes(source.interface)
+    assert_same_numbers(ExportedProgram(), path, source)
+
+
+def test_a_quantised_script_is_refused_by_its_operator(tmp_path):
+    module = torch.ao.quantization.quantize_dynamic(models.TupleOutput().eval(), {torch.nn.Linear})
+    scripted = torch.jit.trace(module.layer, (torch.ones(2, 4),))
+    source = make_source(torch.nn.Linear(4, 5), (spec("input", "float32", "batch", 4),), tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"quantized::linear_dynamic"):
+        convert(ExportedProgram(), TORCHSCRIPT, scripted, source, tmp_path)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,12 @@ from torch import nn
 
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import SourceError, VerificationError
+from registry_export.format import ModelSetup
+from registry_export_plugins._torch.surroundings import hide_broken
 from registry_export_plugins.pytorch import PyTorch
 from registry_export_plugins.torchscript import TorchScript
 from tests import models
+from tests.support.torch_models import Classifier
 from tests.unit.plugins.torch_support import FLAVORS, ROW, save
 
 NOTHING = Interface(inputs=())
@@ -163,3 +169,43 @@ def test_other_flavors_are_not_located(tmp_path):
     path = save(models.DictOutput(), tmp_path)
     assert PyTorch().locate(tmp_path, FLAVORS) == path
     assert PyTorch().locate(tmp_path, {"sklearn": {}}) is None
+
+
+def test_a_plain_file_holds_a_module_or_a_checkpoint_with_one(tmp_path):
+    net = models.seeded(models.DictOutput())
+    for name, held in (("a", net), ("b", {"epoch": 3, "model": net.half(), "optimizer": None})):
+        (tmp_path / name).mkdir()
+        torch.save(held, tmp_path / name / "best.pt")
+        path = PyTorch().locate(tmp_path / name, {})
+        assert path == tmp_path / name / "best.pt"
+        assert type(PyTorch().load(path, NOTHING).wrapped) is models.DictOutput
+
+
+def test_a_pickle_is_refused_where_the_rule_forbids_it(tmp_path):
+    path = save(models.DictOutput(), tmp_path)
+    with pytest.raises(SourceError, match=r"model\.pth is pickled.*allow_pickle: false.*Log the model"):
+        PyTorch().load(path, NOTHING, ModelSetup(allow_pickle=False))
+
+
+def test_a_wrapper_is_what_is_loaded_and_run(tmp_path):
+    path = save(models.seeded(Classifier()), tmp_path)
+    setup = ModelSetup(wrapper="tests.support.torch_models:Doubled")
+    with PyTorch().open(path, Interface(ROW), setup) as runner, PyTorch().open(path, Interface(ROW)) as plain:
+        np.testing.assert_allclose(runner.infer({"x": X})["output"], 2 * plain.infer({"x": X})["output"])
+    assert type(PyTorch().load(path, NOTHING, setup).wrapped).__name__ == "Doubled"
+
+
+@pytest.mark.parametrize("name", ["tests.support.torch_models:as_list", "tests.support.torch_models:absent"])
+def test_a_wrapper_that_returns_no_module_is_named(name, tmp_path):
+    path = save(models.DictOutput(), tmp_path)
+    with pytest.raises(SourceError, match=r"wrapper tests\.support\.torch_models:"):
+        PyTorch().load(path, NOTHING, ModelSetup(wrapper=name))
+
+
+def test_a_package_that_is_broken_here_is_absent_to_a_model_that_can_do_without(tmp_path, monkeypatch):
+    (tmp_path / "brokenpackage.py").write_text("raise RuntimeError('operator does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    hide_broken("brokenpackage")
+    assert find_spec("brokenpackage") is None
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("brokenpackage")

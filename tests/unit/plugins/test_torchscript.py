@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -112,3 +113,62 @@ def test_what_is_no_torchscript_is_an_error_of_the_checkpoint(tmp_path):
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(SourceError, match="cannot be read"):
         TorchScript().load(path, Interface(inputs=()))
+
+
+def test_optimising_is_saved_where_it_can_be(tmp_path):
+    source = make_source(models.seeded(models.TwoInputs()), CASES["two_inputs"].inputs, tmp_path)
+    path, result = convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path, optimize_for_inference=True)
+    assert result.attempts[-1].way == "torch.jit.optimize_for_inference, saved"
+    assert TorchScript().describe(path).details["optimize_for_inference"] == "saved"
+    assert_same_numbers(TorchScript(), path, source)
+
+
+def test_what_optimising_makes_of_convolutions_is_made_when_the_file_is_loaded(tmp_path):
+    source = make_source(models.seeded(models.ConvNet()).eval(), CASES["conv"].inputs, tmp_path)
+    path, result = convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path, optimize_for_inference=True)
+    assert [a.way for a in result.attempts][-1] == "torch.jit.optimize_for_inference at load"
+    assert any("once it is loaded" in note for note in result.notes)
+    assert TorchScript().describe(path).details["optimize_for_inference"] == "at load"
+    with TorchScript().open(path, source.interface) as runner:
+        module = runner.call.__self__.wrapped
+        assert any("mkldnn" in node.kind() for node in module.graph.nodes())
+    assert_same_numbers(TorchScript(), path, source)
+
+
+def quantized_script():
+    module = torch.ao.quantization.quantize_dynamic(models.seeded(models.TwoInputs()).eval(), {torch.nn.Linear})
+    return torch.jit.trace(module, (torch.ones(2, 6), torch.ones(2, 3)), check_trace=False)
+
+
+def test_quantised_torchscript_stays_what_it_is(tmp_path):
+    scripted = quantized_script()
+    checkpoint = tmp_path / "model.pt"
+    torch.jit.save(scripted, checkpoint)
+    source = make_source(models.TwoInputs(), CASES["two_inputs"].inputs, tmp_path / "floats")
+    path, _ = convert(TorchScript(), TORCHSCRIPT, TorchScript().load(checkpoint, source.interface), source, tmp_path)
+    described = TorchScript().describe(path)
+    assert described.precision == "int8"
+    assert "quantized::linear_dynamic" in described.details["quantised operators"]
+    inputs = source.runs[0][0]
+    with TorchScript().open(checkpoint, source.interface) as a, TorchScript().open(path, source.interface) as b:
+        np.testing.assert_array_equal(a.infer(inputs)["output"], b.infer(inputs)["output"])
+
+
+def test_a_half_precision_module_that_was_frozen_says_so(tmp_path):
+    half = torch.jit.freeze(torch.jit.script(torch.nn.Linear(4, 3).half().eval()))
+    torch.jit.save(half, tmp_path / "model.pt")
+    assert TorchScript().describe(tmp_path / "model.pt").precision == "fp16"
+
+
+class Decides(torch.nn.Module):
+    """Decides on its data in words that TorchScript cannot compile."""
+
+    def forward(self, x, **unused):
+        return x + 1 if x.sum().item() > 0 else x - 1
+
+
+def test_a_decision_that_a_trace_has_to_keep_is_told_with_what_to_do(tmp_path):
+    source = make_source(Decides(), CASES["python_if"].inputs, tmp_path)
+    _, result = convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path)
+    assert [attempt.way for attempt in result.attempts] == ["torch.jit.script", "torch.jit.trace"]
+    assert any("x.sum().item()" in note and "torch.cond" in note and "torch.where" in note for note in result.notes)

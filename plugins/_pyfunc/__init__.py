@@ -1,0 +1,1 @@
+"""Finding the framework's model inside a Python function of MLflow."""
