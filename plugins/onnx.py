@@ -5,13 +5,12 @@ Source: https://onnx.ai/onnx/
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Attempt, Description, Interface
+from registry_export.entities import Description, Interface, OptionValue
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     EXPORTED_PROGRAM,
@@ -23,8 +22,12 @@ from registry_export.format import (
     Conversion,
     ConversionRequest,
     ConversionResult,
+    Convert,
     Option,
     Runner,
+    Toolchain,
+    precision_option,
+    quantization_option,
 )
 from registry_export_plugins._toolchains import ONNX, TENSORFLOW, TORCH
 
@@ -44,36 +47,71 @@ OPSET_VERSION = Option(
     help=f"opset of the file; {DEFAULT_OPSET} when exporting, an ONNX source keeps its own",
 )
 OPTIMIZE = Option("optimize", bool, False, "optimized", help="simplify the graph with onnxslim")
+QDQ = Option(
+    "qdq",
+    str,
+    "full",
+    "{value}",
+    choices=("full", "symmetric"),
+    help="of static int8: quantize all that ONNX Runtime can, or as accelerators (TensorRT) take it: Conv, MatMul and "
+    "Gemm alone, zero points of 0, float biases",
+)
+EXTERNAL_DATA = Option(
+    "external_data", bool, False, "external", help="weights in model.onnx.data; beyond 1.5 GB they are there anyway"
+)
+TRANSLATION_TABLE = Option(
+    "custom_translation_table",
+    str,
+    None,
+    "table-{value}",
+    help="package.module:TABLE, passed to torch.onnx.export: PyTorch operator -> function that writes ONNX",
+    code=True,
+)
+LIBRARY = Option(
+    "custom_ops_library",
+    str,
+    None,
+    "library-{value}",
+    help="shared library with custom operators for ONNX Runtime: a path, or package.module:callable that returns it",
+    code=True,
+)
 
 
-def _wanted(request: ConversionRequest) -> int:
+def _opset(request: ConversionRequest) -> int:
     value = request.options.get(OPSET_VERSION.name)
     return value if isinstance(value, int) else DEFAULT_OPSET
+
+
+def _wanted(request: ConversionRequest, opset: int | None) -> Any:
+    from registry_export_plugins._onnx.candidates import wanted_of
+    from registry_export_plugins._onnx.libraries import library_file
+
+    return wanted_of(request, opset, library_file(request.options.get(LIBRARY.name)))
 
 
 def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     from registry_export_plugins._onnx.torch import from_torch_module
 
-    return from_torch_module(model, output, request, _wanted(request))
+    return from_torch_module(model, output, request, _wanted(request, _opset(request)))
 
 
 def _from_exported_program(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     from registry_export_plugins._onnx.torch import from_exported_program
 
-    return from_exported_program(model, output, request, _wanted(request))
+    return from_exported_program(model, output, request, _wanted(request, _opset(request)))
 
 
 def _from_torchscript(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     from registry_export_plugins._onnx.torch import from_torchscript
 
-    return from_torchscript(model, output, request, _wanted(request))
+    return from_torchscript(model, output, request, _wanted(request, _opset(request)))
 
 
 def _from_keras_model(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     from registry_export_plugins._tensorflow.to_onnx import convert_keras
 
     made = request.work / "converted.onnx"
-    result = convert_keras(model, made, max(_wanted(request), _LOWEST_TENSORFLOW_OPSET), request.interface)
+    result = convert_keras(model, made, max(_opset(request), _LOWEST_TENSORFLOW_OPSET), request.interface)
     return _finished(made, output, request, result)
 
 
@@ -81,32 +119,39 @@ def _from_tf_function(model: Any, output: Path, request: ConversionRequest) -> C
     from registry_export_plugins._tensorflow.to_onnx import convert_tf_function
 
     made = request.work / "converted.onnx"
-    result = convert_tf_function(model, made, max(_wanted(request), _LOWEST_TENSORFLOW_OPSET), request.interface)
+    result = convert_tf_function(model, made, max(_opset(request), _LOWEST_TENSORFLOW_OPSET), request.interface)
     return _finished(made, output, request, result)
 
 
 def _finished(made: Path, output: Path, request: ConversionRequest, result: ConversionResult) -> ConversionResult:
-    from registry_export_plugins._onnx.files import finish, read
+    from registry_export_plugins._onnx.finishing import settle_and_deliver
 
-    finish(read(made), output, request.interface, _wanted(request), bool(request.options.get(OPTIMIZE.name)))
-    return result
+    return settle_and_deliver(made, output, request.interface, _wanted(request, _opset(request)), result)
 
 
 def _from_onnx_model(model: Path, output: Path, request: ConversionRequest) -> ConversionResult:
-    """Copy the files as they are, or bring the model to another opset and simplify it."""
-    from registry_export_plugins._onnx.files import external_files, finish, read
+    """Copy the files as they are, or bring the model to another opset, simplify it, change its precision."""
+    from registry_export_plugins._onnx.source import from_onnx_model
 
     opset = request.options.get(OPSET_VERSION.name)
-    optimize = bool(request.options.get(OPTIMIZE.name))
-    if opset is None and not optimize:
-        shutil.copyfile(model, output)
-        for name in external_files(model):
-            target = output.parent / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(model.parent / name, target)
-        return ConversionResult((Attempt("copy"),))
-    finish(read(model), output, request.interface, opset if isinstance(opset, int) else None, optimize)
-    return ConversionResult((Attempt("onnx"),))
+    return from_onnx_model(
+        model, output, request.interface, _wanted(request, opset if isinstance(opset, int) else None)
+    )
+
+
+def _for_pytorch_only(options: Mapping[str, OptionValue]) -> str:
+    return "custom_translation_table is for PyTorch's exporter" if options.get(TRANSLATION_TABLE.name) else ""
+
+
+def _calibrates(options: Mapping[str, OptionValue]) -> bool:
+    return options.get("precision") == "int8" and options.get("quantization", "static") == "static"
+
+
+def _edge(kind: str, function: Convert, toolchain: Toolchain, cost: float, *requirements: str) -> Conversion:
+    accepts = (lambda _: "") if kind in (TORCH_MODULE, EXPORTED_PROGRAM) else _for_pytorch_only
+    return Conversion(
+        kind, function, toolchain, cost, requirements=requirements, accepts=accepts, calibrates=_calibrates
+    )
 
 
 class Onnx:
@@ -119,14 +164,24 @@ class Onnx:
     toolchain = ONNX
     kind = ONNX_MODEL
     filename = "model.onnx"
-    options = (OPSET_VERSION, OPTIMIZE, DYNAMIC_DIMENSIONS)
+    options = (
+        OPSET_VERSION,
+        OPTIMIZE,
+        precision_option("fp32", "fp16", "int8"),
+        quantization_option("static", "dynamic"),
+        QDQ,
+        EXTERNAL_DATA,
+        TRANSLATION_TABLE,
+        LIBRARY,
+        DYNAMIC_DIMENSIONS,
+    )
     conversions = (
-        Conversion(TORCH_MODULE, _from_torch_module, TORCH, cost=2.0, requirements=("torch", "onnxscript")),
-        Conversion(EXPORTED_PROGRAM, _from_exported_program, TORCH, cost=1.5, requirements=("torch", "onnxscript")),
-        Conversion(TORCHSCRIPT, _from_torchscript, TORCH, cost=1.5, requirements=("torch",)),
-        Conversion(KERAS_MODEL, _from_keras_model, TENSORFLOW, cost=1.5, requirements=("tensorflow", "tf2onnx")),
-        Conversion(TF_FUNCTION, _from_tf_function, TENSORFLOW, cost=1.5, requirements=("tensorflow", "tf2onnx")),
-        Conversion(ONNX_MODEL, _from_onnx_model, ONNX, cost=0.5),
+        _edge(TORCH_MODULE, _from_torch_module, TORCH, 2.0, "torch", "onnxscript"),
+        _edge(EXPORTED_PROGRAM, _from_exported_program, TORCH, 1.5, "torch", "onnxscript"),
+        _edge(TORCHSCRIPT, _from_torchscript, TORCH, 1.5, "torch"),
+        _edge(KERAS_MODEL, _from_keras_model, TENSORFLOW, 1.5, "tensorflow", "tf2onnx"),
+        _edge(TF_FUNCTION, _from_tf_function, TENSORFLOW, 1.5, "tensorflow", "tf2onnx"),
+        _edge(ONNX_MODEL, _from_onnx_model, ONNX, 0.5),
     )
     verified_by = "ONNX Runtime on the CPU"
 

@@ -1,10 +1,11 @@
-"""ONNX files: read, given names, checked, written, described.
+"""ONNX files: read, written, checked, described.
 
 Source: https://github.com/onnx/onnx/blob/main/docs/IR.md
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,12 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from registry_export.entities import Dimension, Interface, TensorSpec
 from registry_export.errors import ConversionError, SourceError
-from registry_export_plugins._onnx.names import give_names
-from registry_export_plugins._onnx.opsets import (
-    LARGEST_IN_ONE_FILE,
-    first_line,
-    graphs_of,
-    opset_of,
-    to_opset,
-    weight_bytes,
-)
+from registry_export_plugins._onnx.opsets import first_line, graphs_of, too_large, weight_bytes
 
 _DTYPES = {"float": "float32", "double": "float64"}
-_WEIGHTS_APART = 4
-"""IR version from which an initializer need not be listed among the inputs."""
+_LARGEST_IN_PART = 1_000_000
+_SMALLEST_APART = 128
+"""Bytes; smaller tensors (shapes, axes, zero points) stay in the file, where shape inference reads them."""
 
 
 def read(path: Path, *, weights: bool = True) -> ModelProto:
@@ -49,13 +43,41 @@ def read(path: Path, *, weights: bool = True) -> ModelProto:
     return model
 
 
+def read_in_part(path: Path) -> ModelProto:
+    """Read a model and its small weights; those of more than a megabyte stay where they are, and are referred to.
+
+    So a model of any size passes through tools that cannot hold more than 2 GiB.
+    """
+    model = read(path, weights=False)
+    for graph in graphs_of(model):
+        for tensor in graph.initializer:
+            if tensor.data_location and _length(tensor) <= _LARGEST_IN_PART:
+                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+                tensor.data_location = TensorProto.DEFAULT
+                del tensor.external_data[:]
+    return model
+
+
+def _length(tensor: TensorProto) -> int:
+    given = {entry.key: entry.value for entry in tensor.external_data}
+    return int(given.get("length") or _LARGEST_IN_PART + 1)
+
+
+def size_of(path: Path) -> int:
+    """Return the size in bytes of a file and of the weights beside it."""
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in external_files(path))
+
+
 def external_files(path: Path) -> tuple[str, ...]:
     """Return the files beside a model that hold its weights, relative to its folder.
 
     Raises:
         SourceError: One of them is missing, or lies outside of the model's folder.
     """
-    model = read(path, weights=False)
+    return _external_files(read(path, weights=False), path)
+
+
+def _external_files(model: ModelProto, path: Path) -> tuple[str, ...]:
     tensors = [tensor for graph in graphs_of(model) for tensor in graph.initializer]
     names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
     for name in names:
@@ -68,96 +90,53 @@ def external_files(path: Path) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def finish(
-    model: ModelProto, output: Path, interface: Interface, opset: int | None, optimize: bool = False
-) -> ModelProto:
-    """Bring a model to its opset, give it the interface's names, check it and write it.
-
-    Args:
-        model: What a converter made; its inputs and outputs are those of `interface`, in any order if
-            their names are the same, else in the same order.
-        output: The file to write.
-        interface: Names, order and dimension names to give.
-        opset: The opset to deliver; None keeps the model's.
-        optimize: Whether to simplify the graph with onnxslim.
+def copy_weights(model: ModelProto, source: Path, output: Path) -> None:
+    """Copy the files that a model read from `source` still refers to, beside `output`.
 
     Raises:
-        ConversionError: The opset is out of reach, or the model is not valid.
+        SourceError: One of them is missing, or lies outside of the model's folder.
     """
-    _complete(model, interface)
-    if opset is not None:
-        model = to_opset(model, opset)
-    if optimize:
-        model = _optimized(model)
-    _strip(model)
-    give_names(model, interface)
-    if opset is not None and opset_of(model) != opset:
-        raise ConversionError(f"Opset {opset} was asked for, but the file says {opset_of(model)}.")
-    write(model, output)
-    return model
+    for name in _external_files(model, source):
+        target = output.parent / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.parent / name, target)
 
 
-def _complete(model: ModelProto, interface: Interface) -> None:
-    """Write what files leave out that run all the same, and that ONNX's checker asks for.
-
-    That is an IR version in which weights need not be inputs too, and the rank of inputs and outputs.
-    """
-    model.ir_version = max(model.ir_version, _WEIGHTS_APART)
-    for values, specs in ((model.graph.input, interface.inputs), (model.graph.output, interface.outputs)):
-        by_name = {spec.name: spec for spec in specs}
-        for position, value in enumerate(values):
-            spec = by_name.get(value.name) or (specs[position] if len(specs) == len(values) else None)
-            tensor = value.type.tensor_type
-            if spec is None or spec.shape is None or not value.type.HasField("tensor_type") or tensor.HasField("shape"):
-                continue
-            tensor.shape.SetInParent()
-            for size in spec.shape:
-                tensor.shape.dim.add(dim_param=size if isinstance(size, str) else None)
-
-
-def _optimized(model: ModelProto) -> ModelProto:
-    import onnxslim
-
-    opset = opset_of(model)
-    try:
-        slimmed: ModelProto = onnxslim.slim(model)
-    except Exception as error:  # onnxslim raises whatever a pattern or a shape inference raises
-        raise ConversionError(f"onnxslim could not optimize the model: {first_line(error)}") from error
-    return to_opset(slimmed, opset)
-
-
-def _strip(model: ModelProto) -> None:
-    """Take away what tells of the machine that exported, so that equal models are equal files."""
-    del model.metadata_props[:]
-    for graph in graphs_of(model):
-        graph.doc_string = ""
-        del graph.metadata_props[:]
-        for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-            item.doc_string = ""
-            del item.metadata_props[:]
-    for function in model.functions:
-        function.doc_string = ""
-        del function.metadata_props[:]
-        for node in function.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
-
-
-def write(model: ModelProto, output: Path) -> None:
+def write(model: ModelProto, output: Path, *, external_data: bool = False) -> None:
     """Write one file, or two where one would be too large, and check what was written.
+
+    Args:
+        model: With its weights in memory.
+        output: The file; weights that are not in it lie in `<name>.data` beside it.
+        external_data: Whether to lay the weights beside the file however few they are.
 
     Raises:
         ConversionError: It is not valid.
     """
-    if weight_bytes(model) > LARGEST_IN_ONE_FILE:
-        data = output.name + ".data"
-        onnx.save(model, str(output), save_as_external_data=True, all_tensors_to_one_file=True, location=data)
+    data = output.parent / f"{output.name}.data"
+    if external_data or too_large(weight_bytes(model)):
+        data.unlink(missing_ok=True)  # onnx appends to the file that is there
+        onnx.save(
+            model,
+            str(output),
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location=data.name,
+            size_threshold=_SMALLEST_APART,
+        )
     else:
         onnx.save(model, str(output))
+    if problem := problem_of_file(output):
+        raise ConversionError(f"The ONNX file that was written is not valid: {problem}")
+
+
+def problem_of_file(path: Path) -> str:
+    """Run ONNX's full check, shape inference included, on a file; return what it finds, or an empty string."""
     try:
-        onnx.checker.check_model(str(output), full_check=True)
+        onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ConversionError(f"The ONNX file that was written is not valid: {first_line(error)}") from error
+        return first_line(error)
+    return ""
 
 
 def interface_of(model: ModelProto) -> Interface:
@@ -193,20 +172,17 @@ def dtype_name(element_type: int) -> str:
 
 
 def precision_of(model: ModelProto) -> str:
-    """Name the precision: `int8` where weights or activations are quantized, else what most weights have."""
+    """Name the precision: the coarsest that weights have, or `int8` where weights or activations are quantized.
+
+    Operators whose values are beyond fp16 stay in fp32; the others of that model are rounded all the same.
+    """
     operators = {node.op_type for graph in graphs_of(model) for node in graph.node}
     if operators & {"QuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}:
         return "int8"
-    counts: dict[str, int] = {}
-    for graph in graphs_of(model):
-        for tensor in graph.initializer:
-            elements = 1
-            for size in tensor.dims:
-                elements *= size
-            counts[dtype_name(tensor.data_type)] = counts.get(dtype_name(tensor.data_type), 0) + elements
-    floats = {name: count for name, count in counts.items() if "float" in name}
-    most = max(floats, key=lambda name: floats[name], default="float32")
-    return {"float16": "fp16", "bfloat16": "bf16"}.get(most, "fp32")
+    weights = {
+        dtype_name(tensor.data_type) for graph in graphs_of(model) for tensor in graph.initializer if tensor.dims
+    }
+    return "bf16" if "bfloat16" in weights else "fp16" if "float16" in weights else "fp32"
 
 
 def count_nodes(model: ModelProto) -> int:

@@ -18,6 +18,11 @@ LARGEST_IN_ONE_FILE = 1_500_000_000
 """Bytes of weights. Protobuf ends at 2 GiB; larger models keep their weights beside the file."""
 
 
+def too_large(size: int) -> bool:
+    """Say whether so many bytes of weights are kept beside the file."""
+    return size > LARGEST_IN_ONE_FILE
+
+
 def opset_of(model: ModelProto) -> int:
     """Return the opset of the default domain; 0 where the model imports none."""
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
@@ -130,9 +135,10 @@ def _with_ir_version(model: ModelProto) -> ModelProto:
 def problem_of(model: ModelProto) -> str:
     """Run ONNX's full check and return what it finds; empty when the model is valid.
 
-    A model too large to be checked in memory is checked when it is written.
+    A model whose weights are elsewhere, or too large to be checked in memory, is checked when it is written.
     """
-    if weight_bytes(model) > LARGEST_IN_ONE_FILE:
+    apart = any(tensor.data_location for graph in graphs_of(model) for tensor in graph.initializer)
+    if apart or too_large(weight_bytes(model)):
         return ""
     try:
         onnx.checker.check_model(model, full_check=True)

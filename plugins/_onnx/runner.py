@@ -13,9 +13,20 @@ from registry_export.entities import Dimension, Interface, TensorSpec
 from registry_export.errors import RuntimeAbsentError, SourceError, VerificationError
 from registry_export.format import Array, Tensors
 from registry_export_plugins._inputs import in_order
+from registry_export_plugins._onnx.libraries import library_of, place_to_load
 
 _DTYPES = {"float": "float32", "double": "float64"}
 _ONLY_ERRORS = 3
+_NOT_REGISTERED = "is not a registered function/op"
+_OLDER_FILE = (
+    "Lower the file's ir_version (model.ir_version = 13; onnx.save) and log it again, or install a newer onnxruntime."
+)
+_REMEDIES = {
+    _NOT_REGISTERED: "Give the target custom_ops_library.",
+    "External data path does not exist": "Log the model with all of its files.",
+    "External initializer": "Log the model with all of its files, whole.",
+    "Protobuf parsing failed": "Log the file again: it is none of ONNX's, or damaged.",
+}
 _TOO_NEW = ("under development", "Unsupported model IR version", "NOT_IMPLEMENTED", "Could not find an implementation")
 
 
@@ -23,7 +34,7 @@ class OnnxRunner:
     """Runs a model on the CPU. A bfloat16 input is given, and an output returned, as float32: NumPy has no bfloat16."""
 
     def __init__(self, path: Path, interface: Interface) -> None:
-        self._session = _session(path)
+        self._session = open_session(path)
         _refuse_containers(self._session)
         own = session_interface(self._session)
         self._keys = [spec.name for spec in own.inputs]
@@ -94,7 +105,7 @@ def _array(value: Any) -> Array:
 def problem_when_loaded(path: Path) -> str:
     """Load a model and return why that fails; empty when it works, or when it is too new for this ONNX Runtime."""
     try:
-        _session(path)
+        open_session(path)
     except RuntimeAbsentError:
         return ""
     except VerificationError as error:
@@ -102,19 +113,47 @@ def problem_when_loaded(path: Path) -> str:
     return ""
 
 
-def _session(path: Path) -> Any:
+def open_session(path: Path) -> Any:
+    """Load a model, with the library of custom operators that its metadata name where it needs one.
+
+    Raises:
+        RuntimeAbsentError: This ONNX Runtime is too old for it.
+        VerificationError: It cannot be loaded.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ONLY_ERRORS
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return _session(path, options)
     except Exception as error:  # its exceptions have no public base class
         text = _without_place(str(error)).replace(str(path), path.name)
-        if any(sign in text for sign in _TOO_NEW):
-            raise RuntimeAbsentError(
-                f"onnxruntime {onnxruntime.__version__} cannot run this model: {text}",
-                remedy="Ask for an older opset_version, or install a newer onnxruntime.",
-            ) from error
-        raise VerificationError(f"ONNX Runtime cannot load the model: {text}") from error
+        library = library_of(path) if _NOT_REGISTERED in text else None
+        if library is not None:
+            return _with_library(path, options, library)
+        raise _refusal(text) from error
+
+
+def _session(path: Path, options: Any) -> Any:
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _with_library(path: Path, options: Any, library: Path) -> Any:
+    try:
+        options.register_custom_ops_library(place_to_load(library))
+        return _session(path, options)
+    except Exception as error:  # its exceptions have no public base class
+        raise _refusal(_without_place(str(error)).replace(str(path.parent), "").strip("/")) from error
+
+
+def _refusal(text: str) -> VerificationError:
+    if any(sign in text for sign in _TOO_NEW):
+        return RuntimeAbsentError(
+            f"onnxruntime {onnxruntime.__version__} cannot run this model: {text}",
+            remedy=_OLDER_FILE
+            if "IR version" in text
+            else "Ask for an older opset_version, or install a newer onnxruntime.",
+        )
+    remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in text), "")
+    return VerificationError(f"ONNX Runtime cannot load the model: {text.rstrip('.')}.", remedy=remedy)
 
 
 def _without_place(text: str) -> str:

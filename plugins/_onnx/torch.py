@@ -18,22 +18,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import onnx
 import torch
 from onnx import ModelProto
 
 from registry_export.entities import Attempt, Interface, TensorSpec
 from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import ConversionRequest, ConversionResult
-from registry_export_plugins._onnx.files import finish, interface_of
+from registry_export_plugins._onnx.candidates import Wanted
+from registry_export_plugins._onnx.files import interface_of, read
+from registry_export_plugins._onnx.finishing import deliver, settle
+from registry_export_plugins._onnx.libraries import translation_table
+from registry_export_plugins._onnx.operators import reason_of, refused_operator
 from registry_export_plugins._onnx.runner import problem_when_loaded
-from registry_export_plugins._torch.calls import bind, first_line
+from registry_export_plugins._torch.calls import bind
 from registry_export_plugins._torch.export import depends_on_data, export_program, left_out, trace_inputs
 from registry_export_plugins._torch.modules import TorchAdapter
 from registry_export_plugins._torch.plain import written_out
 from registry_export_plugins._torch.programs import ProgramCall
 from registry_export_plugins._torch.tracing import program_module, script, trace
 
+TRANSLATION_TABLE = "custom_translation_table"
 PROGRAM_OPSET = 18
 """What the exporter on `torch.export` implements natively."""
 SCRIPT_OPSETS = (7, 20)
@@ -55,14 +59,16 @@ class Way(Protocol):
         ...
 
 
-def from_torch_module(model: TorchAdapter, output: Path, request: ConversionRequest, opset: int) -> ConversionResult:
+def from_torch_module(
+    model: TorchAdapter, output: Path, request: ConversionRequest, wanted: Wanted
+) -> ConversionResult:
     """Export a module; see the module's docstring for the order of the ways.
 
     Args:
         model: The module, taking the interface's inputs in order.
         output: The file to write.
         request: The conversion's request.
-        opset: The opset to deliver.
+        wanted: What the file is to be; its opset is a number.
 
     Raises:
         UnsupportedModelError: Control flow depends on data, and the source cannot be compiled.
@@ -73,37 +79,52 @@ def from_torch_module(model: TorchAdapter, output: Path, request: ConversionRequ
         ("torch.onnx on TorchScript", lambda request, opset: _through_script(model, request, opset)),
     ]
     recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
-    ordered = ways[::-1] if recurrent or opset < PROGRAM_OPSET else ways
-    return _first_that_works(ordered, output, request, opset, left_out(model, request))
+    return _first_that_works(
+        _ordered(ways, recurrent, request, wanted), output, request, wanted, left_out(model, request)
+    )
 
 
-def from_exported_program(model: Any, output: Path, request: ConversionRequest, opset: int) -> ConversionResult:
+def from_exported_program(model: Any, output: Path, request: ConversionRequest, wanted: Wanted) -> ConversionResult:
     """Export a `torch.export` program. Arguments and errors as for `from_torch_module`."""
     ways: list[tuple[str, Way]] = [
-        ("torch.onnx on the program", lambda request, _: (_export_program(model, request.interface), ())),
+        ("torch.onnx on the program", lambda request, _: (_export_program(model, request), ())),
         ("torch.onnx on a trace of the program", lambda request, opset: _through_trace(model, request, opset)),
     ]
     recurrent = any(node.target in _RECURRENT for node in model.graph.nodes)
-    return _first_that_works(ways[::-1] if recurrent or opset < PROGRAM_OPSET else ways, output, request, opset)
+    return _first_that_works(_ordered(ways, recurrent, request, wanted), output, request, wanted)
 
 
-def from_torchscript(model: Any, output: Path, request: ConversionRequest, opset: int) -> ConversionResult:
+def from_torchscript(model: Any, output: Path, request: ConversionRequest, wanted: Wanted) -> ConversionResult:
     """Export TorchScript. Arguments and errors as for `from_torch_module`."""
 
     def way(request: ConversionRequest, opset: int) -> tuple[ModelProto, tuple[str, ...]]:
         return _export_script(model, request, opset), ()
 
-    return _first_that_works([("torch.onnx on TorchScript", way)], output, request, opset)
+    return _first_that_works([("torch.onnx on TorchScript", way)], output, request, wanted)
+
+
+def _ordered(
+    ways: Sequence[tuple[str, Way]], recurrent: bool, request: ConversionRequest, wanted: Wanted
+) -> Sequence[tuple[str, Way]]:
+    """Put the way that is likelier to succeed first; only the exporter on `torch.export` takes a table."""
+    if request.options.get(TRANSLATION_TABLE):
+        return ways[:1]
+    return ways[::-1] if recurrent or _opset(wanted) < PROGRAM_OPSET else ways
+
+
+def _opset(wanted: Wanted) -> int:
+    return wanted.opset or PROGRAM_OPSET
 
 
 def _first_that_works(
     ways: Sequence[tuple[str, Way]],
     output: Path,
     request: ConversionRequest,
-    opset: int,
+    wanted: Wanted,
     remarks: tuple[str, ...] = (),
 ) -> ConversionResult:
     """Take the first way that keeps every dimension dynamic; else the one that keeps most of them."""
+    opset = _opset(wanted)
     attempts: list[Attempt] = []
     failures: list[Exception] = []
     best: tuple[int, Path, tuple[str, ...]] | None = None
@@ -113,7 +134,7 @@ def _first_that_works(
         try:
             with _quiet():
                 model, notes = way(request, opset)
-                model = finish(model, candidate, request.interface, opset, bool(request.options.get("optimize")))
+                model = settle(model, candidate, request.interface, wanted)
         except Exception as error:  # noqa: BLE001  exporters raise whatever the model raises; kept, and chained below
             attempts.append(Attempt(name, _reason(error)))
             failures.append(error)
@@ -131,22 +152,19 @@ def _first_that_works(
             break
     if best is None:
         raise _refused(attempts, failures)
-    for file in best[1].parent.iterdir():
-        file.replace(output.parent / file.name)
-    return ConversionResult(tuple(attempts), (*remarks, *best[2]))
+    return deliver(best[1], output, wanted, ConversionResult(tuple(attempts), (*remarks, *best[2])))
 
 
 def _reason(error: Exception) -> str:
-    return error.message if isinstance(error, ConversionError) else first_line(error)
+    return error.message if isinstance(error, ConversionError) else reason_of(error)
 
 
 def _refused(attempts: Sequence[Attempt], failures: Sequence[Exception]) -> ConversionError:
-    text = "; ".join(f"{attempt.way}: {attempt.error}" for attempt in attempts)
+    text = "; ".join(f"{attempt.way}: {attempt.error.rstrip('.')}" for attempt in attempts)
     unsupported = any(isinstance(f, UnsupportedModelError) or depends_on_data(f) for f in failures)
-    without_form = all("no ONNX form" in attempt.error for attempt in attempts)
-    error = (UnsupportedModelError if unsupported or without_form else ConversionError)(
-        f"No exporter could write the model: {text.rstrip('.')}.",
-        remedy="Write the operator in others, or export torchscript or exported_program." if without_form else "",
+    remedies = [failure.remedy for failure in failures if isinstance(failure, ConversionError) and failure.remedy]
+    error = (UnsupportedModelError if unsupported else ConversionError)(
+        f"No exporter could write the model: {text}.", remedy=remedies[0] if remedies else ""
     )
     error.__cause__ = failures[0]
     return error
@@ -162,21 +180,26 @@ def _fixed(model: ModelProto, interface: Interface) -> list[str]:
 
 
 def _through_program(model: TorchAdapter, request: ConversionRequest) -> ModelProto:
-    return _export_program(export_program(model, request).program, request.interface)
+    return _export_program(export_program(model, request).program, request)
 
 
-def _export_program(program: Any, interface: Interface) -> ModelProto:
+def _export_program(program: Any, request: ConversionRequest) -> ModelProto:
+    interface, table = request.interface, translation_table(request.options.get(TRANSLATION_TABLE))
     call = ProgramCall(program, interface)
     names = {position: spec.name for position, spec in zip(call.order, interface.inputs, strict=True)}
-    exported = torch.onnx.export(
-        program,
-        dynamo=True,
-        opset_version=PROGRAM_OPSET,
-        input_names=[names[position] for position in range(len(names))],
-        output_names=[spec.name for spec in interface.outputs] or None,
-        external_data=False,
-        verbose=False,
-    )
+    try:
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=PROGRAM_OPSET,
+            input_names=[names[position] for position in range(len(names))],
+            output_names=[spec.name for spec in interface.outputs] or None,
+            external_data=False,
+            verbose=False,
+            custom_translation_table=table or None,
+        )
+    except Exception as error:  # it raises whatever a translation raises
+        raise refused_operator(error, program) or error from error
     model = exported.model_proto
     _fix_sizes(model, call.inputs, interface)
     return model
@@ -217,11 +240,13 @@ def _export_script(module: torch.jit.ScriptModule, request: ConversionRequest, o
     args, kwargs = binding.arguments(trace_inputs(request))
     order = (*binding.positional, *(position for _, position in binding.keywords))
     native = min(max(opset, SCRIPT_OPSETS[0]), SCRIPT_OPSETS[1])
-    buffer = io.BytesIO()
+    # Beyond 2 GiB the exporter writes weights beside the file, and a file it must be.
+    file = request.work / "script" / "model.onnx"
+    file.parent.mkdir(exist_ok=True)
     torch.onnx.export(
         module,
         (*args, kwargs) if kwargs else args,
-        buffer,
+        str(file),
         dynamo=False,
         opset_version=native,
         input_names=[interface.inputs[position].name for position in order],
@@ -229,7 +254,7 @@ def _export_script(module: torch.jit.ScriptModule, request: ConversionRequest, o
         dynamic_axes=_dynamic_axes(interface),
         verbose=False,
     )
-    return onnx.load_from_string(buffer.getvalue())
+    return read(file)
 
 
 def _dynamic_axes(interface: Interface) -> dict[str, dict[int, str]]:

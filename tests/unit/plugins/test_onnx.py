@@ -13,7 +13,9 @@ from onnx import TensorProto, helper
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import ConversionError, RuntimeAbsentError, SourceError, VerificationError
 from registry_export.format import EXPORTED_PROGRAM, ONNX_MODEL, TORCH_MODULE, TORCHSCRIPT, ConversionRequest
-from registry_export_plugins._onnx.files import finish, read
+from registry_export_plugins._onnx.candidates import Wanted
+from registry_export_plugins._onnx.files import read
+from registry_export_plugins._onnx.finishing import settle
 from registry_export_plugins._onnx.opsets import opset_of, to_opset
 from registry_export_plugins._torch.export import export_program
 from registry_export_plugins.onnx import DEFAULT_OPSET, HIGHEST_OPSET, Onnx
@@ -278,14 +280,14 @@ def test_missing_weights_are_an_error_of_the_checkpoint(tmp_path):
 
 
 def test_large_weights_are_laid_beside_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("registry_export_plugins._onnx.files.LARGEST_IN_ONE_FILE", 1000)
+    monkeypatch.setattr("registry_export_plugins._onnx.opsets.LARGEST_IN_ONE_FILE", 1000)
     model = _affine()
     large = np.zeros((2, 3000), np.float32)
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(large, "W"))
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3000
     interface = Interface((spec("X", "float32", "batch", 2),), (spec("Y", "float32", "batch", 3000),))
-    finish(model, tmp_path / "model.onnx", interface, 17)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    settle(model, tmp_path / "model.onnx", interface, Wanted(opset=17, work=tmp_path / "work"))
+    assert sorted(file.name for file in tmp_path.glob("*.*")) == ["model.onnx", "model.onnx.data"]
     with Onnx().open(tmp_path / "model.onnx", interface) as runner:
         assert runner.infer({"X": np.ones((1, 2), np.float32)})["Y"].shape == (1, 3000)
 
@@ -310,7 +312,7 @@ def test_names_that_inner_values_have_already_are_given_to_the_outputs(tmp_path)
     model.graph.node[0].output[0] = "wanted"
     model.graph.node.append(helper.make_node("Neg", ["wanted"], ["Y"]))
     interface = Interface((spec("x", "float32", "batch", 2),), (spec("wanted", "float32", "batch", 3),))
-    finish(model, tmp_path / "model.onnx", interface, None)
+    settle(model, tmp_path / "model.onnx", interface, Wanted(work=tmp_path))
     with Onnx().open(tmp_path / "model.onnx", interface) as runner:
         outputs = runner.infer({"x": np.ones((1, 2), np.float32)})
     np.testing.assert_allclose(outputs["wanted"], [[-3, -5, -7]])

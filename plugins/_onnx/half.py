@@ -1,0 +1,210 @@
+"""ONNX in half precision, with inputs and outputs as they were.
+
+The converter is ONNX Runtime's. What reads or writes values that are beyond fp16 on the samples stays in fp32.
+Tried in this order, until the result is valid, runs, and answers like the original: everything else in
+fp16; the operators in fp32 that overflow or cancel first (norms, sums, powers, exponentials); weights in fp16
+and arithmetic in fp32, which is valid whatever the model does.
+
+Source: https://onnxruntime.ai/docs/performance/model-optimizations/float16.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
+
+from registry_export.errors import VerificationError
+from registry_export_plugins._onnx.candidates import Taken, Wanted, Way, best_of
+from registry_export_plugins._onnx.files import problem_of_file, read, read_in_part, size_of, write
+from registry_export_plugins._onnx.opsets import graphs_of, too_large, weight_bytes
+from registry_export_plugins._onnx.trial import outputs_of
+
+ENOUGH_SIGNAL = 40.0
+"""Decibels: an error of one percent of the signal. fp16 alone costs 60 to 70."""
+
+SENSITIVE = (
+    *("Pow", "Exp", "Log", "Sqrt", "Reciprocal", "Softmax", "LogSoftmax", "CumSum", "Resize", "Upsample"),
+    *("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "ReduceProd", "ReduceLogSumExp", "ReduceLogSum"),
+    *("LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization"),
+)
+"""Operators whose intermediate values leave the range of fp16 (6e-8 to 65504), or lose their digits in it, first."""
+
+_LARGEST = float(np.finfo(np.float16).max)
+_MOST_NAMED = 5
+
+
+def to_fp16(path: Path, wanted: Wanted) -> Taken:
+    """Write a model in half precision; see the module's docstring for what is tried.
+
+    Args:
+        path: A valid model in fp32.
+        wanted: Samples to try it on, and the folder to work in.
+
+    Raises:
+        ConversionError: No way gave a valid file that runs.
+    """
+    large = _beyond_range(path, wanted)
+
+    def whole(blocked: tuple[str, ...]) -> Way:
+        name = "fp16, sensitive operators in fp32" if blocked else "fp16"
+        note = f"Computed in fp32, because values on the samples are beyond fp16: {_listed(large)}." if large else ""
+        return Way(name, lambda candidate: write(_half(path, blocked, large), candidate), note)
+
+    def weights(candidate: Path) -> None:
+        write(_half_weights(read(path)), candidate)
+
+    ways = (
+        whole(()),
+        whole(SENSITIVE),
+        Way("weights in fp16, arithmetic in fp32", weights, "Weights are stored in fp16; the arithmetic is fp32."),
+    )
+    return best_of(ways, path, wanted, ENOUGH_SIGNAL, problem_of_file)
+
+
+def _beyond_range(path: Path, wanted: Wanted) -> frozenset[str]:
+    """Return the inner values that are beyond the range of fp16 on the samples.
+
+    A CPU computes much of an fp16 model in fp32 and would never show it; a GPU does.
+    """
+    if too_large(size_of(path)) or not wanted.samples:
+        return frozenset()
+    model = _typed(path)
+    known = {value.name for value in model.graph.output}
+    inner = [v for v in model.graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT]
+    made = {name for node in model.graph.node for name in node.output}
+    for value in inner:
+        if value.name in made - known:
+            model.graph.output.add(name=value.name).type.tensor_type.elem_type = TensorProto.FLOAT
+    shown = wanted.work / "range" / path.name
+    shown.parent.mkdir(exist_ok=True)
+    onnx.save(model, str(shown))
+    try:
+        values = outputs_of(shown, wanted.samples, wanted.work / "trial") or {}
+    except VerificationError:
+        return frozenset()
+    return frozenset(name for name, array in values.items() if array.dtype == np.float32 and _beyond_half(array))
+
+
+def _listed(names: frozenset[str]) -> str:
+    shown = sorted(names)[:_MOST_NAMED]
+    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")
+
+
+def _typed(path: Path) -> ModelProto:
+    """Read a model with the types and shapes of its inner values."""
+    if not too_large(size_of(path)):
+        return onnx.shape_inference.infer_shapes(read(path))
+    model = onnx.shape_inference.infer_shapes(read_in_part(path))
+    onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+    return model
+
+
+def _half(path: Path, blocked: tuple[str, ...], large: frozenset[str]) -> ModelProto:
+    """Convert; nodes that read or write values beyond the range stay in fp32."""
+    from onnxruntime.transformers import float16
+
+    model = _typed(path)
+    _name_nodes(model)
+    foreign = [node.name for node in model.graph.node if node.domain not in ("", "ai.onnx")]
+    touching = [node.name for node in model.graph.node if large & {*node.input, *node.output}]
+    converted: ModelProto = float16.convert_float_to_float16(
+        model,
+        keep_io_types=True,
+        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *blocked],
+        node_block_list=[*touching, *foreign],
+        disable_shape_infer=True,
+    )
+    _bypass_casts(converted.graph)
+    for graph in graphs_of(converted):
+        del graph.value_info[:]  # some still say what a value was before
+    _sort(converted.graph)
+    if too_large(weight_bytes(converted)):
+        return converted
+    # ONNX Runtime 1.31 dies while fusing a transposed product whose type it has not been told.
+    inferred: ModelProto = onnx.shape_inference.infer_shapes(converted)
+    return inferred
+
+
+def _bypass_casts(graph: GraphProto) -> None:
+    """Lead a value from one fp32 node to the next directly, where the converter leads it through fp16."""
+    narrowed = {node.output[0]: node.input[0] for node in graph.node if _casts_to(node, TensorProto.FLOAT16)}
+    widened = {
+        node.output[0]: narrowed[node.input[0]]
+        for node in graph.node
+        if _casts_to(node, TensorProto.FLOAT) and node.input[0] in narrowed
+    }
+    outputs = {value.name for value in graph.output}
+    for node in graph.node:
+        node.input[:] = [widened.get(name, name) for name in node.input]
+        if _casts_to(node, TensorProto.FLOAT) and node.output[0] in outputs and node.output[0] in widened:
+            node.op_type = "Identity"
+            node.input[0] = widened[node.output[0]]
+            del node.attribute[:]
+    for _ in range(2):  # first the second cast of each pair, then the first
+        read_names = outputs.union(*(_reads(node) for node in graph.node))
+        for node in [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in read_names]:
+            graph.node.remove(node)
+
+
+def _casts_to(node: onnx.NodeProto, dtype: int) -> bool:
+    return node.op_type == "Cast" and any(a.name == "to" and a.i == dtype for a in node.attribute)
+
+
+def _name_nodes(model: ModelProto) -> None:
+    """The converter remembers nodes by their names, which ONNX lets be empty and equal."""
+    for number, graph in enumerate(graphs_of(model)):
+        for position, node in enumerate(graph.node):
+            node.name = f"{node.op_type}_{number}_{position}"
+
+
+def _sort(graph: GraphProto) -> None:
+    """Put nodes after those that they read from; the converter appends its casts at the end."""
+    made = {name for node in graph.node for name in node.output if name}
+    waiting, ordered, known = list(graph.node), [], set()
+    while waiting:
+        ready = [node for node in waiting if all(name in known or name not in made for name in _reads(node))]
+        if not ready:
+            ready = waiting  # a cycle: the checker will say so
+        for node in ready:
+            known.update(node.output)
+        ordered += ready
+        waiting = [node for node in waiting if not any(node is other for other in ready)]
+    copies = [type(node).FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield what a node reads, its subgraphs included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for each in inner.node:
+                yield from _reads(each)
+            yield from (value.name for value in inner.output)
+
+
+def _half_weights(model: ModelProto) -> ModelProto:
+    """Store large float initializers in fp16, and cast each back where it is read."""
+    for graph in graphs_of(model):
+        casts = []
+        for tensor in graph.initializer:
+            array = numpy_helper.to_array(tensor) if tensor.data_type == TensorProto.FLOAT else None
+            if array is None or array.size < 2 or _beyond_half(array):
+                continue
+            name = f"{tensor.name}__fp16"
+            casts.append(helper.make_node("Cast", [name], [tensor.name], to=TensorProto.FLOAT, name=f"{name}__cast"))
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16), name))
+        nodes = [*casts, *(type(node).FromString(node.SerializeToString()) for node in graph.node)]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    return model
+
+
+def _beyond_half(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bool:
+    finite = np.abs(array[np.isfinite(array)])
+    return bool(finite.size and finite.max() > _LARGEST)
