@@ -1,26 +1,101 @@
-"""Keras models: `.keras` and `.h5` files, as MLflow's `keras` and `tensorflow` flavors log them.
+"""Keras models: `.keras` and `.h5` files, as MLflow's flavors log them or plain, and `.keras` as a target.
 
-A source only. Keras runs on its TensorFlow backend here, whichever backend trained the model.
+Keras runs on its TensorFlow backend here, whichever backend trained the model. Files of Keras 2 load as far
+as Keras 3 reads them.
 
 Source: https://keras.io/guides/serialization_and_saving/
 """
 
 from __future__ import annotations
 
+import json
+import math
+import sys
+import sysconfig
+import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from registry_export.entities import Description, Interface
-from registry_export.errors import SourceError
-from registry_export.format import KERAS_MODEL, Array, Conversion, Option, Runner, Tensors
+from registry_export.errors import ConversionError, SourceError
+from registry_export.format import (
+    KERAS_MODEL,
+    NO_SETUP,
+    Conversion,
+    ConversionRequest,
+    ConversionResult,
+    ModelSetup,
+    Option,
+    Runner,
+)
+from registry_export_plugins._tensorflow.files import is_weights
 from registry_export_plugins._toolchains import TENSORFLOW
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 _CUSTOM_OBJECTS = ("global_custom_objects.cloudpickle", "custom_objects.cloudpickle")
+
+_CLASSES = (
+    "Log it with mlflow.tensorflow.log_model, which keeps classes registered with "
+    "keras.saving.register_keras_serializable, and name the files that define them in code_paths."
+)
+
+_KERAS_2 = (
+    "It is a file of Keras 2 that Keras 3 does not read: load it with tf_keras and log its SavedModel, or log its "
+    "weights alone (model.save_weights) and name a model_factory that builds it with Keras 3."
+)
+
+
+def from_keras_model(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Save a Keras model as a `.keras` file, the classes that are not Keras's own beside it."""
+    objects = _own_classes(model)
+    try:
+        model.save(output)
+    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+        raise ConversionError(f"Keras cannot save the model {model.name}: {_cause(error)}") from error
+    if not objects:
+        return ConversionResult()
+    (output.parent / _CUSTOM_OBJECTS[1]).write_bytes(_pickled(objects))
+    named = ", ".join(sorted(type_.__name__ for type_ in objects.values()))
+    return ConversionResult(
+        notes=(f"The model needs classes of its own ({named}); {_CUSTOM_OBJECTS[1]} beside the file holds them.",)
+    )
+
+
+def _own_classes(model: Any) -> dict[str, Any]:
+    """Find the layers' and models' classes that Keras itself does not bring, by their registered names."""
+    import keras
+
+    classes = {type(part) for part in (model, *model._flatten_layers())}
+    return {
+        keras.saving.get_registered_name(type_): type_
+        for type_ in classes
+        if type_.__module__.partition(".")[0] != "keras"
+    }
+
+
+def _pickled(classes: Mapping[str, Any]) -> bytes:
+    """Pickle classes with their source: a model's own code (`code_paths`) is not where its export is loaded."""
+    import cloudpickle  # type: ignore[import-untyped]
+
+    packages = {type_.__module__.partition(".")[0] for type_ in classes.values()} - {"__main__"}
+    own = [sys.modules[name] for name in sorted(packages) if not _is_installed(sys.modules[name])]
+    for module in own:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        content: bytes = cloudpickle.dumps(classes)
+    finally:
+        for module in own:
+            cloudpickle.unregister_pickle_by_value(module)
+    return content
+
+
+def _is_installed(module: Any) -> bool:
+    places = [Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib")]
+    found = [*getattr(module, "__path__", ()), getattr(module, "__file__", None) or ""]
+    return any(place in Path(path).parents for path in found for place in places)
 
 
 class Keras:
@@ -33,8 +108,9 @@ class Keras:
     toolchain = TENSORFLOW
     kind = KERAS_MODEL
     filename = "model.keras"
+    setup = ("wrapper", "allow_pickle")
     options: tuple[Option, ...] = ()
-    conversions: tuple[Conversion, ...] = ()
+    conversions = (Conversion(KERAS_MODEL, from_keras_model, TENSORFLOW, cost=1.0, requirements=("cloudpickle",)),)
     verified_by = "Keras on TensorFlow"
 
     def locate(self, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> Path | None:
@@ -49,88 +125,102 @@ class Keras:
         if place.is_file():
             return place if place.suffix in _SUFFIXES else None
         for suffix in _SUFFIXES:
-            if (named := place / f"model{suffix}").is_file():
+            if (named := place / f"model{suffix}").is_file() and not is_weights(named):
                 return named
-        found = [path for suffix in _SUFFIXES for path in sorted(place.glob(f"*{suffix}"))]
+        found = [path for suffix in _SUFFIXES for path in sorted(place.glob(f"*{suffix}")) if not is_weights(path)]
         return found[0] if len(found) == 1 else None
 
-    def load(self, path: Path, interface: Interface) -> Any:
+    def load(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Any:
         """Load a `keras.Model`, built where the file or the signature tells its inputs."""
-        from registry_export_plugins._tensorflow.keras import KerasCall, build
+        from registry_export_plugins._tensorflow.keras import built, wrapped
 
-        model = _load(path)
-        if not model.built and interface.inputs:
-            call = KerasCall(model, interface)
-            build(call, call.inputs)
-        return model
+        return wrapped(built(_load(path, setup.allow_pickle), interface), interface, setup)
 
     @contextmanager
-    def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
+    def open(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Iterator[Runner]:
         """Load a model for inference."""
-        yield _KerasRunner(self.load(path, interface), interface)
+        from registry_export_plugins._tensorflow.keras_runner import KerasRunner
+
+        yield KerasRunner(self.load(path, interface, setup), interface)
 
     def describe(self, path: Path) -> Description:
         """Read the inputs and outputs of a functional model; those of a subclass are unknown."""
         from registry_export_plugins._tensorflow.keras import KerasCall, outputs_of
 
         model = _load(path)
+        version, precision = _written_by(path), _precision(model)
         try:
             call = KerasCall(model, Interface(inputs=()))
         except SourceError:
-            return Description(interface=Interface(inputs=()))
-        return Description(interface=Interface(call.inputs, outputs_of(call)))
+            return Description(Interface(inputs=()), format_version=version, precision=precision)
+        return Description(Interface(call.inputs, outputs_of(call)), format_version=version, precision=precision)
 
 
-class _KerasRunner:
-    """Calls the model in inference mode."""
-
-    def __init__(self, model: Any, interface: Interface) -> None:
-        import keras
-
-        from registry_export_plugins._tensorflow.keras import KerasCall, outputs_of
-
-        self._call = KerasCall(model, interface)
-        self.interface = Interface(self._call.inputs, outputs_of(self._call))
-        self.runtime = f"keras {keras.__version__} on {keras.backend.backend()}"
-
-    def infer(self, inputs: Tensors) -> dict[str, Array]:
-        """Run once; arrays are given the dtypes of the model's inputs."""
-        import keras
-        import tensorflow as tf
-
-        tensors = [
-            tf.constant(np.asarray(inputs[spec.name]), dtype=tf.as_dtype(spec.dtype)) for spec in self.interface.inputs
-        ]
-        return {name: np.asarray(keras.ops.convert_to_numpy(tensor)) for name, tensor in self._call(*tensors)}
+def _written_by(path: Path) -> str | None:
+    """Read from a `.keras` file which Keras wrote it."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        version = json.loads(archive.read("metadata.json")).get("keras_version")
+    return str(version) if version else None
 
 
-def _load(path: Path) -> Any:
+def _precision(model: Any) -> str:
+    """Return the type in which most of the weights are held."""
+    held = Counter[str]()
+    for weight in model.weights:
+        held[str(weight.dtype)] += math.prod(weight.shape)
+    most = max(held, key=lambda dtype: held[dtype], default="float32")
+    return {"float16": "fp16", "bfloat16": "bf16", "int8": "int8"}.get(most, "fp32")
+
+
+def _load(path: Path, allow_pickle: bool = True) -> Any:
     """Load the file with the custom objects that MLflow saved beside it.
 
     Raises:
-        SourceError: It is damaged, or needs classes that are not here.
+        SourceError: It is damaged, needs classes that are not here, or pickled code that is not allowed.
     """
     import keras
 
-    if keras.backend.backend() != "tensorflow":
+    from registry_export_plugins._tensorflow.keras import require_tensorflow
+
+    require_tensorflow()
+    pickles = [name for name in _CUSTOM_OBJECTS if (path.parent / name).is_file()]
+    if pickles and not allow_pickle:
         raise SourceError(
-            f"Keras runs on its {keras.backend.backend()} backend here, and TensorFlow's is needed.",
-            remedy="Set KERAS_BACKEND=tensorflow.",
+            f"{path.name} comes with pickled code ({pickles[0]}), which the rule forbids.",
+            remedy="Set allow_pickle: true in the rule, or log the model without custom objects.",
+        )
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise SourceError(
+            f"{path.name} is no Keras archive (a zip file), or its end is not there.", remedy="Save and log it again."
         )
     objects: dict[str, Any] = {}
     for name in _CUSTOM_OBJECTS:
         objects.update(_unpickled(path.parent / name))
     try:
         # A Lambda layer is its author's code, as every pickled checkpoint is; it is run in a confined child.
-        return keras.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=False)
-    except (TypeError, ImportError, AttributeError) as error:
+        return keras.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=not allow_pickle)
+    except (TypeError, ImportError, AttributeError, OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
+        if not allow_pickle and "safe_mode" in str(error):
+            raise _refused_code(path) from error
         raise SourceError(
-            f"The Keras model {path.name} cannot be loaded: {_cause(error)}",
-            remedy="Log it with mlflow.tensorflow.log_model, which keeps classes registered with "
-            "keras.saving.register_keras_serializable, and name the files that define them in code_paths.",
+            f"The Keras model {path.name} cannot be loaded: {_cause(error)}", remedy=_remedy(path, error)
         ) from error
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
-        raise SourceError(f"The Keras model {path.name} cannot be loaded: {_cause(error)}") from error
+
+
+def _refused_code(path: Path) -> SourceError:
+    return SourceError(
+        f"{path.name} has a Lambda layer or the like, so loading it runs pickled code, and the rule says allow_pickle: "
+        "false.",
+        remedy="Write the layer as a class, or with keras.ops, and log the model again.",
+    )
+
+
+def _remedy(path: Path, error: Exception) -> str:
+    if path.suffix != ".keras" and "Unrecognized keyword" in str(error):
+        return _KERAS_2
+    return _CLASSES if isinstance(error, TypeError | ImportError | AttributeError) else ""
 
 
 def _cause(error: Exception) -> str:
@@ -143,7 +233,7 @@ def _cause(error: Exception) -> str:
 def _unpickled(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    import cloudpickle  # type: ignore[import-untyped]
+    import cloudpickle
 
     with path.open("rb") as file:
         loaded: dict[str, Any] = cloudpickle.load(file)

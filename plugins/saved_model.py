@@ -14,30 +14,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from registry_export.entities import Description, Interface, TensorSpec
 from registry_export.errors import SourceError
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     KERAS_MODEL,
+    NO_SETUP,
     ONNX_MODEL,
     TF_FUNCTION,
-    Array,
     Conversion,
     ConversionRequest,
     ConversionResult,
+    ModelSetup,
     Runner,
-    Tensors,
 )
 from registry_export_plugins._tensorflow.functions import (
-    SERVING_SIGNATURE,
     TensorFlowFunction,
+    chosen_signature,
     dimensions,
     load,
     retrace,
     save,
 )
+from registry_export_plugins._tensorflow.wrapping import wrapped
 from registry_export_plugins._toolchains import TENSORFLOW
 
 
@@ -61,7 +60,7 @@ def from_tf_function(model: TensorFlowFunction, output: Path, request: Conversio
     """Save a loaded function again, with the sizes asked for."""
     wanted = {spec.name: spec for spec in request.interface.inputs}
     save(retrace(model, [wanted.get(spec.name, spec) for spec in model.interface.inputs]), output)
-    return ConversionResult()
+    return ConversionResult(notes=model.notes)
 
 
 class SavedModel:
@@ -74,6 +73,7 @@ class SavedModel:
     toolchain = TENSORFLOW
     kind = TF_FUNCTION
     filename = "model.savedmodel"
+    setup = ("wrapper",)
     options = (DYNAMIC_DIMENSIONS,)
     conversions = (
         Conversion(KERAS_MODEL, from_keras_model, TENSORFLOW, cost=1.0, requirements=("keras",)),
@@ -83,8 +83,11 @@ class SavedModel:
     verified_by = "TensorFlow on the CPU"
 
     def locate(self, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> Path | None:
-        """Find the folder that holds `saved_model.pb`."""
+        """Find the folder that holds `saved_model.pb`: what a flavor points to, or the only one of plain files."""
         candidates = [folder, folder / self.filename]
+        if not flavors and folder.is_dir() and not (folder / "saved_model.pb").is_file():
+            nested = sorted(folder.glob("*/saved_model.pb")) or sorted(folder.glob("*/*/saved_model.pb"))
+            candidates += [path.parent for path in nested] if len(nested) == 1 else []
         if flavors:
             flavor = flavors.get("tensorflow") or flavors.get("keras")
             if flavor is None:
@@ -93,14 +96,16 @@ class SavedModel:
             candidates = [folder / str(flavor.get("saved_model_dir", "tf2model")), data / "model", data]
         return next((path for path in candidates if (path / "saved_model.pb").is_file()), None)
 
-    def load(self, path: Path, interface: Interface) -> TensorFlowFunction:
+    def load(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> TensorFlowFunction:
         """Load the serving function."""
-        return load(path, interface)
+        return wrapped(load(path, interface), setup)
 
     @contextmanager
-    def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
+    def open(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Iterator[Runner]:
         """Load the serving function for inference."""
-        yield _SavedModelRunner(load(path, interface))
+        from registry_export_plugins._tensorflow.runner import FunctionRunner
+
+        yield FunctionRunner(self.load(path, interface, setup))
 
     def describe(self, path: Path) -> Description:
         """Read the signature and the producer version from `saved_model.pb`."""
@@ -112,33 +117,12 @@ class SavedModel:
         signatures = {name: value for name, value in graph.signature_def.items() if not name.startswith("__")}
         if not signatures:
             raise SourceError(f"The SavedModel {path.name} has no signature.")
-        signature = signatures.get(SERVING_SIGNATURE) or next(iter(signatures.values()))
+        signature = signatures[chosen_signature(signatures)]
         return Description(
             interface=Interface(_specs(signature.inputs), _specs(signature.outputs)),
             format_version=str(graph.graph_def.versions.producer),
             details={"tensorflow": graph.meta_info_def.tensorflow_version},
         )
-
-
-class _SavedModelRunner:
-    """Calls the serving function; outputs come back in the interface's order."""
-
-    def __init__(self, function: TensorFlowFunction) -> None:
-        import tensorflow as tf
-
-        self._function = function
-        self.interface = function.interface
-        self.runtime = f"tensorflow {tf.__version__}"
-
-    def infer(self, inputs: Tensors) -> dict[str, Array]:
-        """Run once; arrays are given the dtypes of the signature."""
-        import tensorflow as tf
-
-        tensors = [
-            tf.constant(np.asarray(inputs[spec.name]), dtype=tf.as_dtype(spec.dtype)) for spec in self.interface.inputs
-        ]
-        results = self._function(*tensors)
-        return {spec.name: result.numpy() for spec, result in zip(self.interface.outputs, results, strict=True)}
 
 
 def _specs(tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:

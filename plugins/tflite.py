@@ -6,6 +6,9 @@ recorded. A Keras model is traced first, with its recurrent layers unrolled when
 A PyTorch model can go through litert-torch, which fixes every size. Only built-in operators are
 written: a model that would need TensorFlow's own kernels ("Flex") is refused by name.
 
+fp16 and int8 are made of the float file once that is known to be right, by the AI Edge Quantizer;
+TensorFlow's own quantizer is a route of its own, tried after it, because it may end its process.
+
 Sources: https://ai.google.dev/edge/litert/conversion/tensorflow/convert_tf,
 https://github.com/google-ai-edge/litert-torch
 """
@@ -17,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface
+from registry_export.entities import Description, Interface, OptionValue
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     EXPORTED_PROGRAM,
@@ -27,10 +30,16 @@ from registry_export.format import (
     Conversion,
     ConversionRequest,
     ConversionResult,
+    Convert,
+    Option,
     Runner,
     Toolchain,
+    precision_option,
+    quantization_option,
 )
+from registry_export_plugins._target_only import TargetOnly
 from registry_export_plugins._tensorflow.functions import TensorFlowFunction
+from registry_export_plugins._tensorflow.lite_precision import calibrates, refusal
 from registry_export_plugins._toolchains import LITERT, TENSORFLOW, TORCH, installed
 
 LITERT_TORCH = Toolchain(
@@ -41,8 +50,13 @@ LITERT_TORCH = Toolchain(
 )
 """PyTorch and its converter to TensorFlow Lite."""
 
+BY_TENSORFLOW = "TensorFlow's quantizer"
+
 SLOWER = 20.0
 """Seconds that litert-torch takes longer, and the price of its fixed sizes: every other route comes first."""
+
+LAST = 25.0
+"""The price of TensorFlow's quantizer: what it can do the AI Edge Quantizer mostly has done before."""
 
 
 def from_tf_function(model: TensorFlowFunction, output: Path, request: ConversionRequest) -> ConversionResult:
@@ -59,6 +73,28 @@ def from_keras_model(model: Any, output: Path, request: ConversionRequest) -> Co
     return convert_keras(model, output, request)
 
 
+def from_tf_function_by_tensorflow(
+    model: TensorFlowFunction, output: Path, request: ConversionRequest
+) -> ConversionResult:
+    """Convert a TensorFlow function and let TensorFlow quantize it."""
+    from registry_export_plugins._tensorflow.lite import convert_function
+
+    return convert_function(model, output, request, by_tensorflow=True)
+
+
+def from_keras_model_by_tensorflow(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Convert a Keras model and let TensorFlow quantize it."""
+    from registry_export_plugins._tensorflow.lite import convert_keras
+
+    return convert_keras(model, output, request, by_tensorflow=True)
+
+
+def _tensorflow_quantizes(options: Mapping[str, OptionValue]) -> str:
+    if options.get("precision") != "int8" or options.get("quantization") == "weight_only":
+        return "TensorFlow's quantizer makes static and dynamic int8"
+    return refusal(options)
+
+
 def from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     """Convert a PyTorch module with litert-torch, every size fixed to that of the samples."""
     from registry_export_plugins._tensorflow.lite_torch import convert_module
@@ -73,7 +109,22 @@ def from_exported_program(model: Any, output: Path, request: ConversionRequest) 
     return convert_program(model, output, request)
 
 
-class TFLite:
+def _edge(
+    kind: str, function: Convert, toolchain: Toolchain, cost: float, label: str, *requirements: str
+) -> Conversion:
+    return Conversion(
+        kind,
+        function,
+        toolchain,
+        cost=cost,
+        label=label,
+        requirements=(*requirements, "ai_edge_quantizer"),
+        accepts=_tensorflow_quantizes if label == BY_TENSORFLOW else refusal,
+        calibrates=calibrates,
+    )
+
+
+class TFLite(TargetOnly):
     """The format `tflite`; see `registry_export.format.Format` for what its members mean."""
 
     name = "tflite"
@@ -81,38 +132,22 @@ class TFLite:
     extra = "tflite"
     requirements = ("ai_edge_litert",)
     toolchain = LITERT
-    kind = ""
     filename = "model.tflite"
-    options = (DYNAMIC_DIMENSIONS,)
+    options = (
+        precision_option("fp32", "fp16", "int8"),
+        quantization_option("static", "dynamic", "weight_only"),
+        Option("integer_io", bool, False, "integer-io", help="integers as inputs and outputs of static int8"),
+        DYNAMIC_DIMENSIONS,
+    )
     conversions = (
-        Conversion(KERAS_MODEL, from_keras_model, TENSORFLOW, cost=1.5, requirements=("tensorflow", "keras")),
-        Conversion(TF_FUNCTION, from_tf_function, TENSORFLOW, cost=1.5, requirements=("tensorflow",)),
-        Conversion(
-            TORCH_MODULE,
-            from_torch_module,
-            LITERT_TORCH,
-            cost=SLOWER,
-            label="litert-torch",
-            requirements=("torch", "litert_torch"),
-        ),
-        Conversion(
-            EXPORTED_PROGRAM,
-            from_exported_program,
-            LITERT_TORCH,
-            cost=SLOWER,
-            label="litert-torch",
-            requirements=("torch", "litert_torch"),
-        ),
+        _edge(KERAS_MODEL, from_keras_model, TENSORFLOW, 1.5, "", "tensorflow", "keras"),
+        _edge(TF_FUNCTION, from_tf_function, TENSORFLOW, 1.5, "", "tensorflow"),
+        _edge(KERAS_MODEL, from_keras_model_by_tensorflow, TENSORFLOW, LAST, BY_TENSORFLOW, "tensorflow", "keras"),
+        _edge(TF_FUNCTION, from_tf_function_by_tensorflow, TENSORFLOW, LAST, BY_TENSORFLOW, "tensorflow"),
+        _edge(TORCH_MODULE, from_torch_module, LITERT_TORCH, SLOWER, "litert-torch", "torch", "litert_torch"),
+        _edge(EXPORTED_PROGRAM, from_exported_program, LITERT_TORCH, SLOWER, "litert-torch", "torch", "litert_torch"),
     )
     verified_by = "LiteRT interpreter on the CPU"
-
-    def locate(self, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> Path | None:
-        """TensorFlow Lite files are never a source: nothing converts from them."""
-        return None
-
-    def load(self, path: Path, interface: Interface) -> Path:
-        """Return the file's path; nothing converts from it."""
-        return path
 
     @contextmanager
     def open(self, path: Path, interface: Interface) -> Iterator[Runner]:

@@ -54,8 +54,32 @@ def _max_pool(node: Node, x: Any) -> Any:
         return Image(tf.cast(_pooled(last, window, "MAX", "SAME"), dtype))
     wider = _ceiling(node, space, padding, window)
     padding = [(b, a + extra) for (b, a), (_, extra) in zip(padding, wider, strict=True)]
-    last = padded(last, padding, last.dtype.min)
+    last = _padded_for_maximum(last, padding, space, window)
     return Image(tf.cast(_pooled(last, window, "MAX", "VALID"), dtype))
+
+
+def _padded_for_maximum(last: Any, padding: list[tuple[Any, Any]], space: list[Any], window: Window) -> Any:
+    """Pad so that no maximum changes.
+
+    Mirrored values do it wherever a window that reaches into the padding also holds what is mirrored there: then
+    no value enters that the model does not have. The lowest float would do it always, but it stretches the range
+    that an int8 tensor must cover until nothing else can be told apart.
+    """
+    import tensorflow as tf
+
+    if is_zero(padding):
+        return last
+    mirrored = all(
+        isinstance(side, int)
+        and side >= 0
+        and 2 * side <= size
+        and (side <= 1 or (isinstance(room, int) and side <= room))
+        for pair, size, room in zip(padding, window.kernel, space, strict=True)
+        for side in pair
+    )
+    if mirrored and set(window.dilations) == {1} and len(space) < 3:
+        return tf.pad(last, [(0, 0), *padding, (0, 0)], mode="SYMMETRIC")
+    return padded(last, padding, last.dtype.min)
 
 
 @operator("AveragePool", images=True)

@@ -5,8 +5,6 @@ Sources: https://www.tensorflow.org/guide/saved_model, https://www.tensorflow.or
 
 from __future__ import annotations
 
-import keyword
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry_export.entities import Dimension, Interface, TensorSpec
 from registry_export.errors import ConversionError, SourceError
+from registry_export_plugins._tensorflow.names import identifiers, match_keys, unique_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +31,7 @@ class TensorFlowFunction:
             is no Python identifier.
         keys: The key of each output in the dict.
         owner: Keeps the variables of `function` alive and is saved with it.
+        notes: What a reader of the report should know of how it was loaded.
     """
 
     function: Any
@@ -39,43 +39,12 @@ class TensorFlowFunction:
     arguments: tuple[str, ...]
     keys: tuple[str, ...]
     owner: Any
+    notes: tuple[str, ...] = ()
 
     def __call__(self, *tensors: Any) -> list[Any]:
         """Call with one tensor per input, in order; return one tensor per output, in order."""
         outputs = self.function(**dict(zip(self.arguments, tensors, strict=True)))
         return [outputs[key] for key in self.keys]
-
-
-def identifiers(names: Iterable[str]) -> tuple[str, ...]:
-    """Turn input names into distinct keyword names that a TensorFlow signature accepts.
-
-    A name that is a plain identifier stays as it is; anything else has its other characters replaced
-    by underscores. The result depends on the names and their order alone, so a reader that knows the
-    interface can compute it again.
-    """
-    made: list[str] = []
-    for name in names:
-        candidate = re.sub(r"[^0-9A-Za-z_]", "_", name) or "input"
-        if not candidate[0].isalpha():
-            candidate = f"arg_{candidate}"
-        if keyword.iskeyword(candidate) or candidate == "self":
-            candidate += "_"
-        unique, count = candidate, 1
-        while unique in made:
-            unique, count = f"{candidate}_{count}", count + 1
-        made.append(unique)
-    return tuple(made)
-
-
-def unique_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Number repeated names (`dense`, `dense_1`), so that every output can be told by its name."""
-    made: list[str] = []
-    for name in names:
-        unique, count = name, 1
-        while unique in made:
-            unique, count = f"{name}_{count}", count + 1
-        made.append(unique)
-    return tuple(made)
 
 
 def dimensions(name: str, sizes: Sequence[int | None]) -> tuple[Dimension, ...]:
@@ -142,6 +111,7 @@ def trace(
     """
     import tensorflow as tf
 
+    _plain_kernels()
     arguments = identifiers(spec.name for spec in inputs)
     keys: list[str] = []
 
@@ -155,6 +125,13 @@ def trace(
     concrete = tf.function(serve, autograph=False).get_concrete_function(*specs)
     outputs = tuple(to_spec(key, concrete.structured_outputs[key]) for key in keys)
     return TensorFlowFunction(concrete, Interface(tuple(inputs), outputs), arguments, tuple(keys), owner)
+
+
+def _plain_kernels() -> None:
+    """Keep convolutions and what follows them apart: fused on the CPU, grouped ones have no kernel without oneDNN."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
 def retrace(function: TensorFlowFunction, inputs: Sequence[TensorSpec]) -> TensorFlowFunction:
@@ -181,7 +158,7 @@ def save(function: TensorFlowFunction, path: Path) -> None:
 
 
 def load(path: Path, interface: Interface) -> TensorFlowFunction:
-    """Load a SavedModel folder; `serving_default` first, else its only signature, else its call.
+    """Load a SavedModel folder; `serving_default`, else the first of its signatures, else its call.
 
     Args:
         path: The folder that holds `saved_model.pb`.
@@ -192,21 +169,34 @@ def load(path: Path, interface: Interface) -> TensorFlowFunction:
     """
     import tensorflow as tf
 
+    _plain_kernels()
     try:
         loaded = tf.saved_model.load(str(path))
     except (OSError, ValueError, KeyError, TypeError, FileNotFoundError, tf.errors.OpError) as error:
-        raise SourceError(f"The SavedModel {path.name} cannot be loaded: {error}") from error
-    signatures = {name: loaded.signatures[name] for name in loaded.signatures}
-    if SERVING_SIGNATURE in signatures:
-        return _from_signature(signatures[SERVING_SIGNATURE], interface, loaded)
-    if len(signatures) == 1:
-        return _from_signature(next(iter(signatures.values())), interface, loaded)
-    if signatures:
+        text = " ".join(str(error).split("You may be trying to load on a different device")[0].split())
         raise SourceError(
-            f"None of the SavedModel's signatures ({', '.join(sorted(signatures))}) is called {SERVING_SIGNATURE}.",
-            remedy=f"Save it with signatures={{'{SERVING_SIGNATURE}': ...}}.",
-        )
+            f"The SavedModel {path.name} cannot be loaded: {text.replace(str(path), path.name).rstrip('.')}.",
+            remedy="Log the folder whole, with its variables.",
+        ) from error
+    signatures = {name: loaded.signatures[name] for name in loaded.signatures}
+    if signatures:
+        name = chosen_signature(signatures)
+        function = _from_signature(signatures[name], interface, loaded)
+        return replace(function, notes=_note(name, signatures))
     return _from_call(loaded, interface)
+
+
+def chosen_signature(names: Iterable[str]) -> str:
+    """Return the signature that is exported: `serving_default`, else the only one, else the first by alphabet."""
+    return SERVING_SIGNATURE if SERVING_SIGNATURE in names else sorted(names)[0]
+
+
+def _note(name: str, names: Iterable[str]) -> tuple[str, ...]:
+    others = sorted(set(names) - {name})
+    if name == SERVING_SIGNATURE or not others:
+        return ()
+    listed = ", ".join(others)
+    return (f"The SavedModel's signature {name} is exported: none is called {SERVING_SIGNATURE} (others: {listed}).",)
 
 
 def _from_signature(signature: Any, interface: Interface, owner: Any) -> TensorFlowFunction:
@@ -222,31 +212,6 @@ def _from_signature(signature: Any, interface: Interface, owner: Any) -> TensorF
     outputs = tuple(to_spec(name, signature.structured_outputs[key]) for name, key in named)
     arguments = tuple(key for _, key in order)
     return TensorFlowFunction(signature, Interface(inputs, outputs), arguments, tuple(key for _, key in named), owner)
-
-
-def match_keys(keys: tuple[str, ...], names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Pair the names of an interface with the keys of one side of a signature.
-
-    The keys are the names themselves, or what `identifiers` makes of them, or numbered
-    (`output_0`); keys that match in none of these ways stand for themselves, in their own order.
-
-    Args:
-        keys: What the file calls its inputs, or its outputs.
-        names: What the interface calls them, in order; empty where it is unknown.
-
-    Returns:
-        Pairs of name and key.
-    """
-    if set(names) == set(keys):
-        return [(name, name) for name in names]
-    if names and all(names):
-        numbered = [tuple(f"{prefix}_{i}" for i in range(len(names))) for prefix in ("output", "args")]
-        for candidate in (identifiers(names), *numbered):
-            if set(candidate) == set(keys):
-                return list(zip(names, candidate, strict=True))
-        if len(names) == len(keys) == 1:
-            return [(names[0], keys[0])]
-    return [(key, key) for key in keys]
 
 
 def _from_call(loaded: Any, interface: Interface) -> TensorFlowFunction:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import ConversionError, SourceError
+from registry_export.format import ModelSetup
 from registry_export_plugins._tensorflow.functions import (
     TensorFlowFunction,
     declared_for,
@@ -24,8 +24,10 @@ from registry_export_plugins._tensorflow.functions import (
     from_spec,
     narrowed,
     trace,
-    unique_names,
 )
+from registry_export_plugins._tensorflow.keras_tracing import portable
+from registry_export_plugins._tensorflow.keras_tracing import unrolled as unrolled
+from registry_export_plugins._tensorflow.names import unique_names
 
 
 class KerasCall:
@@ -199,7 +201,7 @@ def to_function(model: Any, interface: Interface) -> TensorFlowFunction:
     owner = tf.Module()
     owner.tables = [layer.lookup_table for layer in model._flatten_layers() if hasattr(layer, "lookup_table")]
     try:
-        with _portable(model):
+        with portable(model):
             function = trace(serve, inputs, names, owner)
             if not interface.outputs and function.keys != tuple(names):
                 function = trace(serve, inputs, names, owner)
@@ -224,63 +226,41 @@ def build(call: KerasCall, inputs: Sequence[TensorSpec]) -> None:
     call(*(tf.zeros([size or 1 for size in spec.shape], spec.dtype) for spec in specs))
 
 
-@contextmanager
-def _portable(model: Any) -> Iterator[None]:
-    """Trace what runs everywhere: no XLA-only parts, no bit arithmetic, no layer that is wrong for open lengths."""
-    import keras
-    import tensorflow as tf
-    from keras.src.backend.tensorflow import numpy as backend
-
-    eagerly = tf.config.functions_run_eagerly()
-    signbit = backend.signbit
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.TimeDistributed)]
-    # Keras compiles grouped convolutions with XLA, in functions that converters cannot look into; run as
-    # plain Python they become part of the graph around them.
-    tf.config.run_functions_eagerly(True)
-    for layer in layers:
-        layer.call = _merged_time(layer)
-    # Keras reads the sign out of the bits, to tell -0.0 from 0.0 in argmax; no other format has the operators.
-    backend.signbit = lambda x: tf.less(x, tf.zeros((), x.dtype))
-    try:
-        yield
-    finally:
-        backend.signbit = signbit
-        tf.config.run_functions_eagerly(eagerly)
-        for layer in layers:
-            del layer.call
+def built(model: Any, interface: Interface) -> Any:
+    """Return a model with its weights made, where the file or the signature tells its inputs."""
+    if not model.built and interface.inputs:
+        call = KerasCall(model, interface)
+        build(call, call.inputs)
+    return model
 
 
-def _merged_time(layer: Any) -> Callable[..., Any]:
-    """Apply a layer to all times at once: Keras repeats the first axis instead of the second where both are open."""
-    import tensorflow as tf
+def wrapped(model: Any, interface: Interface, setup: ModelSetup) -> Any:
+    """Return what a rule's wrapper makes of a model: a `keras.Model` again.
 
-    original = layer.call
-
-    def call(inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        if mask is not None or None in inputs.shape[2:]:
-            return original(inputs, training=training, mask=mask)
-        arguments = {"training": training} if layer.layer._call_has_training_arg else {}
-        result = layer.layer.call(tf.reshape(inputs, [-1, *inputs.shape[2:]]), **arguments)
-        restored = tf.reshape(result, tf.concat([tf.shape(inputs)[:2], tf.shape(result)[1:]], 0))
-        restored.set_shape([*inputs.shape[:2], *result.shape[1:]])
-        return restored
-
-    return call
-
-
-@contextmanager
-def unrolled(model: Any) -> Iterator[bool]:
-    """Make every recurrent layer repeat its step instead of looping, where lengths are fixed.
-
-    Yields:
-        Whether the model has recurrent layers at all.
+    Raises:
+        SourceError: It made something else.
     """
-    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "unroll")]
-    before = [layer.unroll for layer in layers]
-    for layer in layers:
-        layer.unroll = True
-    try:
-        yield bool(layers)
-    finally:
-        for layer, value in zip(layers, before, strict=True):
-            layer.unroll = value
+    import keras
+
+    made = setup.wrap(model)
+    if not isinstance(made, keras.Model):
+        raise SourceError(
+            f"The wrapper {setup.wrapper} returned a {type(made).__name__}, not a keras.Model.",
+            remedy="Build one, for instance keras.Model(model.inputs, ...).",
+        )
+    return built(made, interface)
+
+
+def require_tensorflow() -> None:
+    """Check that Keras runs on TensorFlow.
+
+    Raises:
+        SourceError: It runs on another backend.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise SourceError(
+            f"Keras runs on its {keras.backend.backend()} backend here, and TensorFlow's is needed.",
+            remedy="Set KERAS_BACKEND=tensorflow.",
+        )

@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from registry_export.entities import Attempt, Interface, TensorSpec
 from registry_export.errors import ConversionError, RegistryExportError, UnsupportedModelError
 from registry_export.format import Array, ConversionRequest, ConversionResult
 from registry_export_plugins._tensorflow.functions import TensorFlowFunction, retrace, save, trace
+from registry_export_plugins._tensorflow.lite_check import check
+from registry_export_plugins._tensorflow.lite_precision import Precise, with_precision
+from registry_export_plugins._tensorflow.lite_precision import by_tensorflow as tensorflow_quantized
 
 LARGEST_UNROLLED = 256
 """Longest sequence for which a recurrent layer's step is repeated; a loop is written for longer ones."""
@@ -35,25 +36,33 @@ Way = tuple[str, Callable[[], TensorFlowFunction], str]
 """What a try is called, how its function is made, and the note that a reader should see if it succeeds."""
 
 
-def convert_function(function: TensorFlowFunction, output: Path, request: ConversionRequest) -> ConversionResult:
+def convert_function(
+    function: TensorFlowFunction, output: Path, request: ConversionRequest, by_tensorflow: bool = False
+) -> ConversionResult:
     """Convert a function, keeping its names and as many of its open sizes as possible.
 
     Args:
         function: What to convert.
         output: The `.tflite` file to write.
         request: Names, sizes and samples.
+        by_tensorflow: Whether TensorFlow's own quantizer makes fp16 and int8.
 
     Raises:
         UnsupportedModelError: Operators of the model have no TensorFlow Lite kernel; names them.
         ConversionError: The converter refused for another reason.
     """
     inputs = _requested(function.interface.inputs, request.interface)
-    return first_that_works(_ways(lambda specs: retrace(function, specs), inputs, request), output, request)
+    ways = _ways(lambda specs: retrace(function, specs), inputs, request)
+    made = first_that_works(ways, output, request, by_tensorflow)
+    return replace(made, notes=(*function.notes, *made.notes))
 
 
-def convert_keras(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+def convert_keras(
+    model: Any, output: Path, request: ConversionRequest, by_tensorflow: bool = False
+) -> ConversionResult:
     """Convert a Keras model as `convert_function` does, unrolling recurrent layers where loops are refused."""
-    from registry_export_plugins._tensorflow.keras import KerasCall, to_function, unrolled
+    from registry_export_plugins._tensorflow.keras import KerasCall, to_function
+    from registry_export_plugins._tensorflow.keras_tracing import unrolled
 
     def traced(specs: tuple[TensorSpec, ...]) -> TensorFlowFunction:
         return to_function(model, replace(request.interface, inputs=specs))
@@ -74,7 +83,7 @@ def convert_keras(model: Any, output: Path, request: ConversionRequest) -> Conve
             ways.insert(
                 -1, ("recurrent layers unrolled to the samples' length", lambda: repeated(fixed), FIXED_LENGTHS)
             )
-    return first_that_works(ways, output, request)
+    return first_that_works(ways, output, request, by_tensorflow)
 
 
 def _has_recurrent_layers(model: Any) -> bool:
@@ -145,32 +154,56 @@ def _through_onnx(function: TensorFlowFunction, request: ConversionRequest) -> T
     return translate(path, function.interface)
 
 
-def first_that_works(ways: list[Way], output: Path, request: ConversionRequest) -> ConversionResult:
-    """Try each way; write the first file that runs on the samples and gives the function's own numbers."""
+def first_that_works(
+    ways: list[Way], output: Path, request: ConversionRequest, by_tensorflow: bool = False
+) -> ConversionResult:
+    """Try each way; write the first file that runs on the samples and gives the function's own numbers.
+
+    Its precision is brought to what was asked for once the float file is known to be right.
+    """
     attempts: list[Attempt] = []
     errors: list[RegistryExportError] = []
     for name, make, note in ways:
         try:
             function = make()
-            content = to_flatbuffer(function, request.work / f"way_{len(attempts)}")
-            output.write_bytes(content)
-            _check(function, output, request.samples)
+            folder = request.work / f"way_{len(attempts)}"
+            output.write_bytes(to_flatbuffer(function, folder))
+            check(function, output, request.samples)
+            precise = _precise(function, output, request, folder, by_tensorflow)
+            output.write_bytes(precise.content)
         except RegistryExportError as error:
             attempts.append(Attempt(name, error.message))
             errors.append(error)
             continue
-        attempts.append(Attempt(name))
-        return ConversionResult(tuple(attempts), (note,) if note else ())
+        notes = (*((note,) if note else ()), *precise.notes)
+        return ConversionResult((*attempts, Attempt(name), *precise.attempts), notes)
     output.unlink(missing_ok=True)
     raise errors[0]
 
 
-def to_flatbuffer(function: TensorFlowFunction, work: Path) -> bytes:
+def _precise(
+    function: TensorFlowFunction, path: Path, request: ConversionRequest, folder: Path, by_tensorflow: bool
+) -> Precise:
+    """Bring a float file that is right to the precision asked for."""
+
+    def again(settings: Callable[[Any], None]) -> bytes:
+        return to_flatbuffer(function, folder.with_name(f"{folder.name}_again"), settings)
+
+    def half() -> bytes:
+        return tensorflow_quantized(again, function, path, request).content
+
+    if by_tensorflow:
+        return tensorflow_quantized(again, function, path, request)
+    return with_precision(path.read_bytes(), request, function.interface, half)
+
+
+def to_flatbuffer(function: TensorFlowFunction, work: Path, settings: Callable[[Any], None] = lambda _: None) -> bytes:
     """Convert a function, its variables frozen into constants, with built-in operators only.
 
     Args:
         function: What to convert, for the sizes it was traced with.
         work: A folder that does not exist yet, for the SavedModel in between.
+        settings: Adjusts the converter.
 
     Raises:
         UnsupportedModelError: Operators have no TensorFlow Lite kernel.
@@ -181,6 +214,7 @@ def to_flatbuffer(function: TensorFlowFunction, work: Path) -> bytes:
     save(_frozen(function), work)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(work), signature_keys=["serving_default"])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    settings(converter)
     try:
         content: bytes = converter.convert()
     # The converter's own exception type is private; it derives from Exception alone.
@@ -227,46 +261,3 @@ def _explained(message: str) -> ConversionError:
     lines = [line for line in message.splitlines() if "error:" in line] or message.splitlines() or ["no reason given"]
     reason = re.sub(r"^.*?error: |\bloc\(.*\]\)+: ", "", lines[0])  # where in its graph says nothing to anybody
     return ConversionError(f"The TensorFlow Lite converter refused the model: {reason[:300]}")
-
-
-def _check(function: TensorFlowFunction, path: Path, samples: Mapping[str, Array]) -> None:
-    """Run the file on the samples, and on one row more where the batch is open.
-
-    Raises:
-        ConversionError: It does not run, or its numbers are far from the function's.
-    """
-    import tensorflow as tf
-
-    from registry_export_plugins._tensorflow.lite_runner import LiteRTRunner
-
-    names = [spec.name for spec in function.interface.inputs]
-    if not set(names) <= set(samples):
-        return
-    runner = LiteRTRunner(path, function.interface)
-    for extra in (0, 1):
-        inputs = {spec.name: _resized(samples[spec.name], spec, extra) for spec in function.interface.inputs}
-        actual = list(runner.infer(inputs).values())
-        tensors = [tf.constant(inputs[spec.name], tf.as_dtype(spec.dtype)) for spec in function.interface.inputs]
-        expected = [value.numpy() for value in function(*tensors)]
-        for spec, ours, theirs in zip(function.interface.outputs, actual, expected, strict=True):
-            _compare(spec.name, ours, theirs)
-
-
-def _resized(sample: Array, spec: TensorSpec, extra: int) -> Array:
-    """Cut a sample to the fixed sizes of an input; repeat its first row where the batch is open."""
-    if spec.shape is None or not spec.shape:
-        return sample
-    cut = sample[tuple(slice(0, size) if isinstance(size, int) else slice(None) for size in spec.shape)]
-    return np.concatenate([cut, cut[:extra]]) if spec.shape[0] == "batch" else cut
-
-
-def _compare(name: str, actual: Array, expected: Array) -> None:
-    if actual.shape != expected.shape:
-        raise ConversionError(f"The converted model's output {name} has shape {actual.shape}, not {expected.shape}.")
-    if expected.dtype.kind != "f" or not np.isfinite(expected).all():
-        return
-    difference = float(np.max(np.abs(actual.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
-    scale = float(np.max(np.abs(expected), initial=1.0))
-    # A coarse net for a wrong conversion; the verdict on accuracy is the verification's.
-    if not difference <= 1e-2 * scale:
-        raise ConversionError(f"The converted model's output {name} is off by {difference:.3g} on the samples.")

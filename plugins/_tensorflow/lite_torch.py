@@ -1,7 +1,8 @@
 """From PyTorch to a TensorFlow Lite file by litert-torch, where the way through ONNX does not lead.
 
 Every size becomes fixed: the batch is 1, other open sizes are those of the samples. 64-bit integers
-become 32-bit ones; the runner casts them and checks that they fit.
+become 32-bit ones; the runner casts them and checks that they fit. fp16 and int8 are made of its file
+by the AI Edge Quantizer.
 
 Source: https://github.com/google-ai-edge/litert-torch
 """
@@ -17,6 +18,7 @@ import numpy as np
 from registry_export.entities import Attempt, TensorSpec
 from registry_export.errors import ConversionError
 from registry_export.format import Array, ConversionRequest, ConversionResult
+from registry_export_plugins._tensorflow.lite_precision import with_precision
 
 FIXED_SIZES = (
     "Every size is fixed (the batch is 1): litert-torch writes no open sizes. "
@@ -53,7 +55,9 @@ def convert_module(module: Any, output: Path, request: ConversionRequest) -> Con
         from registry_export_plugins._torch.calls import first_line
 
         raise ConversionError(f"litert-torch refused the model: {first_line(error)}") from error
-    return ConversionResult((Attempt("litert-torch"),), (FIXED_SIZES,))
+    precise = with_precision(output.read_bytes(), request, request.interface)
+    output.write_bytes(precise.content)
+    return ConversionResult((Attempt("litert-torch"), *precise.attempts), (FIXED_SIZES, *precise.notes))
 
 
 def _samples(request: ConversionRequest) -> Sequence[Array]:

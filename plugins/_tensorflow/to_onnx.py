@@ -19,7 +19,8 @@ import numpy as np
 from registry_export.entities import Interface
 from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import ConversionResult
-from registry_export_plugins._tensorflow.functions import TensorFlowFunction, from_spec, unique_names
+from registry_export_plugins._tensorflow.functions import TensorFlowFunction, from_spec
+from registry_export_plugins._tensorflow.names import unique_names
 
 LOWEST_OPSET = 9
 HIGHEST_NATIVE_OPSET = 18
@@ -64,7 +65,7 @@ def convert_tf_function(
     _name_dimensions(model, interface)
     _check(model)
     onnx.save(model, str(output))
-    return ConversionResult()
+    return ConversionResult(notes=function.notes)
 
 
 def _from_function(function: TensorFlowFunction, opset: int, interface: Interface) -> Any:
