@@ -1,0 +1,1 @@
+"""Core ML packages: making, reading, checking and running them."""

@@ -1,0 +1,184 @@
+"""Core ML: ML programs (`.mlpackage`) for Apple's systems.
+
+A PyTorch model is traced and translated by coremltools; compiled, or captured by `torch.export`, where that
+does not serve. A TensorFlow function is frozen first. Core ML runs on macOS only: elsewhere a package's
+structure is checked and its status is `unverified`.
+
+Sources: https://apple.github.io/coremltools/docs-guides/, https://github.com/apple/coremltools
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from registry_export.entities import Description, Interface, OptionValue
+from registry_export.format import (
+    DYNAMIC_DIMENSIONS,
+    EXPORTED_PROGRAM,
+    KERAS_MODEL,
+    TF_FUNCTION,
+    TORCH_MODULE,
+    TORCHSCRIPT,
+    Conversion,
+    ConversionRequest,
+    ConversionResult,
+    Option,
+    Runner,
+    Toolchain,
+    precision_option,
+    quantization_option,
+)
+from registry_export_plugins._target_only import TargetOnly
+from registry_export_plugins._toolchains import TENSORFLOW, TORCH
+
+COREML = Toolchain(
+    name="coreml",
+    # Reading a package needs its protocol buffers alone; running it, which macOS can, needs coremltools.
+    modules=("registry_export_plugins._coreml.without_tensorflow",)
+    if sys.platform == "darwin"
+    else ("google.protobuf",),
+)
+"""What reads a package."""
+
+TORCH_COREML = Toolchain(
+    name="torch_coreml",
+    modules=("torch", "torch._dynamo", "torch.export", "registry_export_plugins._coreml.without_tensorflow"),
+    environment=TORCH.environment,
+)
+"""PyTorch and coremltools; TensorFlow is kept out, which coremltools would import."""
+
+TENSORFLOW_COREML = Toolchain(
+    name="tensorflow_coreml",
+    modules=(*TENSORFLOW.modules, "coremltools"),
+    environment=TENSORFLOW.environment,
+)
+"""TensorFlow and coremltools."""
+
+PRECISION = precision_option("fp32", "fp16", "int8")
+QUANTIZATION = quantization_option("weight_only", default="weight_only")
+PALETTIZE = Option(
+    "palettize",
+    int,
+    None,
+    "palettized{value}",
+    choices=(1, 2, 3, 4, 6, 8),
+    help="bits of the weights' indices into a palette (3 needs minimum_deployment_target=iOS18)",
+)
+DEPLOYMENT_TARGET = Option(
+    "minimum_deployment_target",
+    str,
+    "iOS17",
+    "{value}",
+    choices=("iOS15", "iOS16", "iOS17", "iOS18"),
+    help="oldest iOS that must read the package, and the macOS of the same year",
+)
+LARGEST_DIMENSION = Option(
+    "largest_dimension",
+    int,
+    1024,
+    "upto{value}",
+    minimum=2,
+    help="upper bound of every dynamic dimension; Core ML needs one",
+)
+
+
+def from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Convert a PyTorch module."""
+    from registry_export_plugins._coreml.torch import from_torch_module
+
+    return from_torch_module(model, output, request)
+
+
+def from_exported_program(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Convert a `torch.export` program."""
+    from registry_export_plugins._coreml.torch import from_exported_program
+
+    return from_exported_program(model, output, request)
+
+
+def from_torchscript(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Convert TorchScript."""
+    from registry_export_plugins._coreml.torch import from_torchscript
+
+    return from_torchscript(model, output, request)
+
+
+def from_keras_model(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Convert a Keras model."""
+    from registry_export_plugins._coreml.tensorflow import from_keras_model
+
+    return from_keras_model(model, output, request)
+
+
+def from_tf_function(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Convert a TensorFlow function."""
+    from registry_export_plugins._coreml.tensorflow import from_tf_function
+
+    return from_tf_function(model, output, request)
+
+
+def accepts(options: Mapping[str, OptionValue]) -> str:
+    """Say why options exclude each other."""
+    bits = options.get(PALETTIZE.name)
+    release = options.get(DEPLOYMENT_TARGET.name)
+    eight = options.get(PRECISION.name) == "int8"
+    if bits is not None and eight:
+        return "palettize and precision=int8 both compress the weights; ask for one of them"
+    if (bits is not None or eight) and release == "iOS15":
+        return "compressed weights need minimum_deployment_target=iOS16 or later"
+    if bits == 3 and release != "iOS18":
+        return "palettize=3 needs minimum_deployment_target=iOS18"
+    return ""
+
+
+class CoreML(TargetOnly):
+    """The format `coreml`; see `registry_export.format.Format` for what its members mean."""
+
+    name = "coreml"
+    summary = "Core ML program (.mlpackage)"
+    extra = "coreml"
+    requirements = ("coremltools",)
+    toolchain = COREML
+    filename = "model.mlpackage"
+    options = (PRECISION, QUANTIZATION, PALETTIZE, DEPLOYMENT_TARGET, LARGEST_DIMENSION, DYNAMIC_DIMENSIONS)
+    conversions = (
+        Conversion(TORCH_MODULE, from_torch_module, TORCH_COREML, cost=2.0, requirements=("torch",), accepts=accepts),
+        Conversion(TORCHSCRIPT, from_torchscript, TORCH_COREML, cost=2.0, requirements=("torch",), accepts=accepts),
+        Conversion(
+            EXPORTED_PROGRAM, from_exported_program, TORCH_COREML, cost=2.5, requirements=("torch",), accepts=accepts
+        ),
+        Conversion(
+            KERAS_MODEL,
+            from_keras_model,
+            TENSORFLOW_COREML,
+            cost=4.0,
+            requirements=("tensorflow", "keras"),
+            accepts=accepts,
+        ),
+        Conversion(
+            TF_FUNCTION, from_tf_function, TENSORFLOW_COREML, cost=5.0, requirements=("tensorflow",), accepts=accepts
+        ),
+    )
+    verified_by = "Core ML on macOS; elsewhere the package's structure is checked"
+
+    @contextmanager
+    def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
+        """Check a package's structure and load it into Core ML.
+
+        Raises:
+            VerificationError: The structure is wrong.
+            RuntimeAbsentError: It is sound, and this is not macOS.
+        """
+        from registry_export_plugins._coreml.runner import open_package
+
+        yield open_package(path, interface)
+
+    def describe(self, path: Path) -> Description:
+        """Read names, sizes, precision and the specification version from the package."""
+        from registry_export_plugins._coreml.description import describe
+
+        return describe(path)
