@@ -1,0 +1,113 @@
+"""TensorRT: an engine for NVIDIA GPUs, by `tensorrt` or `tensorrt_rtx`.
+
+A `tensorrt` that the user installed from NVIDIA is used first. `tensorrt_rtx`, which the extra installs,
+builds engines for named compute capabilities without a GPU. ONNX is the way in, and holds the precision:
+the network is strongly typed, so a layer computes in the types of its tensors.
+
+Sources: https://docs.nvidia.com/deeplearning/tensorrt/latest/, https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from registry_export.entities import Description, Interface, OptionValue
+from registry_export.format import (
+    DYNAMIC_DIMENSIONS,
+    ONNX_MODEL,
+    Conversion,
+    ConversionRequest,
+    ConversionResult,
+    Option,
+    Runner,
+    Toolchain,
+    precision_option,
+)
+from registry_export_plugins._target_only import TargetOnly
+from registry_export_plugins._tensorrt.flavour import MODULE
+from registry_export_plugins._toolchains import installed
+
+TENSORRT = Toolchain(name="tensorrt", modules=installed(MODULE, "onnx"))
+"""TensorRT or TensorRT-RTX; importing them starts nothing on a GPU, so a child may be forked."""
+
+PRECISION = precision_option("fp32", "fp16", "bf16", "int8")
+DEVICE = Option(
+    "device",
+    str,
+    None,
+    "{value}",
+    help="compute capabilities to build for, as sm89 or sm80+sm89; by default sm80 and newer, or the GPU that is here",
+)
+_DEVICES = re.compile(r"sm\d{2,3}(\+sm\d{2,3})*")
+
+
+def _from_onnx_model(model: Path, output: Path, request: ConversionRequest) -> ConversionResult:
+    from registry_export_plugins._tensorrt.convert import convert
+
+    return convert(model, output, request)
+
+
+def _accepts(options: Mapping[str, OptionValue]) -> str:
+    device = options.get(DEVICE.name)
+    if device is None or _DEVICES.fullmatch(str(device)):
+        return ""
+    return f"device is a compute capability such as sm89, or several as sm80+sm89, not {device}"
+
+
+def _intermediate(options: Mapping[str, OptionValue]) -> Mapping[str, OptionValue]:
+    """Ask for an ONNX in the engine's precision; bfloat16 is made from float32, because ONNX's tools lack it."""
+    precision = options.get(PRECISION.name)
+    if precision == "int8":
+        return {"precision": "int8", "quantization": "static", "qdq": "symmetric"}
+    return {"precision": "fp16"} if precision == "fp16" else {}
+
+
+def _calibrates(options: Mapping[str, OptionValue]) -> bool:
+    return options.get(PRECISION.name) == "int8"
+
+
+class TensorRT(TargetOnly):
+    """The format `tensorrt`; see `registry_export.format.Format` for what its members mean."""
+
+    name = "tensorrt"
+    summary = "TensorRT engine (.engine)"
+    extra = "tensorrt"
+    requirements = (MODULE,)
+    toolchain = TENSORRT
+    filename = "model.engine"
+    options = (PRECISION, DEVICE, DYNAMIC_DIMENSIONS)
+    conversions = (
+        Conversion(
+            ONNX_MODEL,
+            _from_onnx_model,
+            TENSORRT,
+            cost=2.0,
+            requirements=("onnx",),
+            accepts=_accepts,
+            intermediate=_intermediate,
+            calibrates=_calibrates,
+        ),
+    )
+    verified_by = "TensorRT on the GPU it was built for; elsewhere its inputs and outputs are checked"
+
+    @contextmanager
+    def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
+        """Check the engine's inputs and outputs, and load it onto the GPU.
+
+        Raises:
+            VerificationError: The engine's inputs or outputs are not those of the interface.
+            RuntimeAbsentError: There is no GPU here that it was built for.
+        """
+        from registry_export_plugins._tensorrt.runner import running
+
+        with running(path, interface) as runner:
+            yield runner
+
+    def describe(self, path: Path) -> Description:
+        """Read inputs, outputs, precision and devices from the engine, by TensorRT where there is a GPU."""
+        from registry_export_plugins._tensorrt.engine import describe
+
+        return describe(path)
