@@ -1,0 +1,1 @@
+"""What the format `ncnn` is made of."""
