@@ -1,0 +1,1 @@
+"""What the format `mnn` is made of."""

@@ -1,0 +1,78 @@
+"""MNN: models for phones and other small machines, in one file.
+
+Made from ONNX by MNN's own converter. The weights of convolutions and matrix products can be stored as halves or
+as 8-bit integers, and their activations be quantized too, once calibrated.
+
+Source: https://github.com/alibaba/MNN
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from registry_export.entities import Description, Interface, OptionValue
+from registry_export.format import (
+    DYNAMIC_DIMENSIONS,
+    ONNX_MODEL,
+    Conversion,
+    ConversionRequest,
+    ConversionResult,
+    Runner,
+    precision_option,
+    quantization_option,
+)
+from registry_export_plugins._target_only import TargetOnly
+from registry_export_plugins._toolchains import MNN
+
+
+def from_onnx_model(model: Path, output: Path, request: ConversionRequest) -> ConversionResult:
+    """Convert a copy of an ONNX file."""
+    from registry_export_plugins._mnn.convert import convert_onnx
+
+    return convert_onnx(model, output, request)
+
+
+def _is_static(options: Mapping[str, OptionValue]) -> bool:
+    return options.get("precision") == "int8" and options.get("quantization") == "static"
+
+
+class Mnn(TargetOnly):
+    """The format `mnn`; see `registry_export.format.Format` for what its members mean."""
+
+    name = "mnn"
+    summary = "MNN model (.mnn)"
+    extra = "mnn"
+    requirements = ("MNN", "flatbuffers")
+    toolchain = MNN
+    filename = "model.mnn"
+    options = (
+        precision_option("fp32", "fp16", "int8"),
+        quantization_option("static", "weight_only"),
+        DYNAMIC_DIMENSIONS,
+    )
+    conversions = (
+        Conversion(
+            ONNX_MODEL,
+            from_onnx_model,
+            MNN,
+            cost=1.0,
+            requirements=("onnx", "onnxruntime"),
+            calibrates=_is_static,
+        ),
+    )
+    verified_by = "MNN on the CPU, precision high"
+
+    @contextmanager
+    def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
+        """Load a file into MNN."""
+        from registry_export_plugins._mnn.runner import MnnRunner
+
+        yield MnnRunner(path, interface)
+
+    def describe(self, path: Path) -> Description:
+        """Read names, sizes, precision and the version from the file."""
+        from registry_export_plugins._mnn.runner import describe
+
+        return describe(path)
