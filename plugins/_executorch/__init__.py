@@ -1,0 +1,1 @@
+"""ExecuTorch: capturing, quantising and lowering a model, and running what came out."""
