@@ -1,0 +1,1 @@
+"""Reading MXNet's models without MXNet."""
