@@ -7,7 +7,7 @@ KEEP ?= 1
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint bench clean
+.PHONY: help venv demo test test-all lint gpu macos bench matrix corpus clean
 
 help:  ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -25,7 +25,7 @@ demo: $(READY)  ## Train a digits classifier, promote it, watch its exports appe
 	$(BIN)/registry-export demo $(if $(filter 0,$(KEEP)),--no-keep,)
 
 test: $(READY) lint  ## All checks and all tests but the slow ones
-	$(PYTEST) -m 'not slow' --ignore=tests/benchmarks
+	$(PYTEST) -n 2 --dist loadfile -m 'not slow' --ignore=tests/benchmarks
 
 test-all: $(READY) lint  ## Everything, the slow tests (other MLflow versions) too
 	$(PYTEST)
@@ -36,8 +36,21 @@ lint: $(READY)  ## Style, types and the floors of the house
 	$(BIN)/mypy registry_export plugins
 	$(BIN)/lint-imports
 
+gpu: $(READY)  ## Run TensorRT engines on the GPU that is here, next to PyTorch
+	$(PYTEST) tests/gpu
+
+macos: $(READY)  ## Run Core ML packages on macOS, next to PyTorch
+	$(PYTEST) tests/macos
+
 bench: $(READY)  ## What the hook costs a promotion, as a ratio measured in one run
 	$(PYTEST) tests/benchmarks -s -q
+
+matrix: $(READY)  ## Every source against every target, measured, into docs/matrix.md; resumes where it stopped
+	$(BIN)/python -m tests.matrix docs/matrix.md
+
+corpus: $(READY)  ## A hundred architectures through every target beside the raw calls, into docs/corpus.md (SHARD=i/n)
+	SHARD=$(or $(SHARD),1/1) $(BIN)/python -m tests.corpus.run
+	$(BIN)/python -m tests.corpus.table docs/corpus.md
 
 clean:  ## Remove the environment and everything generated
 	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,3 +34,11 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
     folder: Path = tmp_path_factory.mktemp("mlflow-server")
     with MlflowServer(folder) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def loggers_that_speak() -> None:
+    """Libraries that configure logging from a file switch off every logger they do not know, ours too."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("registry_export") and isinstance(logger, logging.Logger):
+            logger.disabled = False

@@ -1,7 +1,4 @@
-"""Logged models, one for each source format, made in children so that the tests import no framework.
-
-Every builder takes `{"folder": ...}` and leaves an MLflow model there, as `log_model` would.
-"""
+"""Models as MLflow's own flavors log them."""
 
 from __future__ import annotations
 
@@ -9,30 +6,26 @@ from pathlib import Path
 
 import numpy as np
 
-from registry_export.format import Toolchain
-
-TORCH = Toolchain("build-torch", ("torch", "mlflow.pytorch"))
-TENSORFLOW = Toolchain("build-tensorflow", ("tensorflow", "keras", "mlflow.tensorflow", "mlflow.keras"))
+from tests.support.sources.source import TENSORFLOW, TORCH, Source
 
 SOURCES = {
-    "pytorch": (TORCH, "pytorch"),
-    "exported_program": (TORCH, "exported_program"),
-    "onnx": (TORCH, "onnx"),
-    "keras": (TENSORFLOW, "keras_model"),
-    "saved_model": (TENSORFLOW, "saved_model"),
+    "pytorch": Source("pytorch", TORCH, f"{__name__}:pytorch"),
+    "exported_program": Source("exported_program", TORCH, f"{__name__}:exported_program"),
+    "onnx": Source("onnx", TORCH, f"{__name__}:onnx", samples=True),
+    "keras": Source("keras", TENSORFLOW, f"{__name__}:keras_model", samples=True),
+    "saved_model": Source("saved_model", TENSORFLOW, f"{__name__}:saved_model", samples=True),
 }
-"""Source format -> toolchain and name of the builder below."""
 
 
 def example():
-    return np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)
+    return np.random.default_rng(0).standard_normal((32, 3, 16, 16)).astype(np.float32)
 
 
 def channels_last():
     return np.ascontiguousarray(example().transpose(0, 2, 3, 1))
 
 
-def _net():
+def conv_net():
     import torch
     from torch import nn
 
@@ -60,14 +53,18 @@ def pytorch(arguments):
     import mlflow
 
     mlflow.pytorch.save_model(
-        _net(), arguments["folder"], input_example=example(), serialization_format="pickle", pip_requirements=["torch"]
+        conv_net(),
+        arguments["folder"],
+        input_example=example(),
+        serialization_format="pickle",
+        pip_requirements=["torch"],
     )
 
 
 def exported_program(arguments):
     import mlflow
 
-    mlflow.pytorch.save_model(_net(), arguments["folder"], input_example=example(), pip_requirements=["torch"])
+    mlflow.pytorch.save_model(conv_net(), arguments["folder"], input_example=example(), pip_requirements=["torch"])
 
 
 def onnx(arguments):
@@ -78,7 +75,7 @@ def onnx(arguments):
 
     path = Path(arguments["folder"] + ".onnx")
     torch.onnx.export(
-        _net(),
+        conv_net(),
         (torch.from_numpy(example()),),
         path,
         dynamo=True,
@@ -88,11 +85,12 @@ def onnx(arguments):
         external_data=False,
         verbose=False,
     )
-    signature = infer_signature({"pixels": example()}, {"scores": np.zeros((4, 5), np.float32)})
+    signature = infer_signature({"pixels": example()}, {"scores": np.zeros((32, 5), np.float32)})
+    np.savez(f"{arguments['folder']}.npz", pixels=example())
     mlflow.onnx.save_model(onnx_package.load(path), arguments["folder"], signature=signature, pip_requirements=[])
 
 
-def _keras():
+def keras_net():
     import keras
     from keras import layers
 
@@ -110,7 +108,8 @@ def _keras():
 def keras_model(arguments):
     import mlflow
 
-    mlflow.keras.save_model(_keras(), arguments["folder"], pip_requirements=["keras"])
+    np.savez(f"{arguments['folder']}.npz", pixels=channels_last())
+    mlflow.keras.save_model(keras_net(), arguments["folder"], pip_requirements=["keras"])
 
 
 def saved_model(arguments):
@@ -118,7 +117,7 @@ def saved_model(arguments):
     import tensorflow as tf
     from mlflow.models import infer_signature
 
-    model = _keras()
+    model = keras_net()
 
     class Served(tf.Module):
         def __init__(self):
@@ -131,6 +130,7 @@ def saved_model(arguments):
             return {"scores": scores, "best": tf.argmax(scores, axis=-1)}
 
     signature = infer_signature(
-        {"pixels": channels_last()}, {"scores": np.zeros((4, 5), np.float32), "best": np.zeros(4, np.int64)}
+        {"pixels": channels_last()}, {"scores": np.zeros((32, 5), np.float32), "best": np.zeros(32, np.int64)}
     )
+    np.savez(f"{arguments['folder']}.npz", pixels=channels_last())
     mlflow.tensorflow.save_model(Served(), arguments["folder"], signature=signature, pip_requirements=[])
