@@ -201,7 +201,7 @@ class TorchScript:
                 module = torch.jit.optimize_for_inference(torch.jit.freeze(module.eval()))
         interface = interface_of_wrapper(module, interface) if setup.wrapper else interface
         adapter = adapt(module, interface)
-        yield TorchRunner(adapter.call, replace(interface, inputs=adapter.inputs), "TorchScript, torch")
+        yield TorchRunner(adapter.call, replace(interface, inputs=adapter.inputs), "TorchScript, torch", adapter)
 
     def describe(self, path: Path) -> Description:
         """Read the names of the inputs, the precision and the archive's version; TorchScript knows no shapes."""

@@ -13,64 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from registry_export.entities import Metrics, Tolerance
+from registry_export.differences import Floats, Sums, decibels, sums_of
+from registry_export.entities import Tolerance, WorstElement
+from registry_export.tolerances import Allowance, Size, allowance
 
 Array = NDArray[np.generic]
 
 _BLOCK = 1 << 20
-
-
-@dataclass
-class Sums:
-    """Running sums of one or several outputs, from which every metric follows.
-
-    They add up, so the metrics over all outputs and inputs are exact and not averages of averages.
-    """
-
-    max_abs: float = 0.0
-    max_rel: float = 0.0
-    expected_sum: float = 0.0
-    expected_squared: float = 0.0
-    actual_squared: float = 0.0
-    product: float = 0.0
-    difference_squared: float = 0.0
-    rows: int = 0
-    agreeing_rows: int = 0
-    elements: int = 0
-
-    def add(self, other: Sums) -> None:
-        """Take another output's sums in."""
-        self.max_abs = max(self.max_abs, other.max_abs)
-        self.max_rel = max(self.max_rel, other.max_rel)
-        self.expected_sum += other.expected_sum
-        self.expected_squared += other.expected_squared
-        self.actual_squared += other.actual_squared
-        self.product += other.product
-        self.difference_squared += other.difference_squared
-        self.rows += other.rows
-        self.agreeing_rows += other.agreeing_rows
-        self.elements += other.elements
-
-    def metrics(self) -> Metrics:
-        """Compute the metrics. Those without a meaning are None: all of them for no elements."""
-        if not self.elements:
-            return Metrics()
-        snr = None
-        if self.difference_squared > 0 and self.expected_squared > 0:
-            snr = 10 * math.log10(self.expected_squared / self.difference_squared)
-        return Metrics(
-            max_abs_diff=self.max_abs,
-            max_rel_diff=self.max_rel,
-            cosine=self._cosine(),
-            snr_db=snr,
-            top1_agreement=self.agreeing_rows / self.rows if self.rows else None,
-        )
-
-    def _cosine(self) -> float:
-        norms = math.sqrt(self.expected_squared) * math.sqrt(self.actual_squared)
-        if norms == 0:
-            return 1.0 if self.expected_squared == self.actual_squared else 0.0
-        return max(-1.0, min(1.0, self.product / norms))
 
 
 @dataclass(frozen=True)
@@ -81,14 +30,16 @@ class Comparison:
     problem: str = ""
 
 
-def compare(expected: Array, actual: Array, tolerance: Tolerance) -> Comparison:
+def compare(expected: Array, actual: Array, tolerance: Tolerance, noise: float = 0.0, name: str = "") -> Comparison:
     """Compare one output.
 
     Args:
         expected: The source's output.
         actual: The exported model's output.
-        tolerance: Judges floats element by element, or by their signal-to-noise ratio where it names one;
-            integers and booleans must be equal.
+        tolerance: Judges floats element by element, by their signal-to-noise ratio, or by both; integers and
+            booleans must be equal, or agree in the share that it names.
+        noise: The source's noise floor on these inputs: for floats a difference, for others a share.
+        name: The output's, for the worst element.
 
     Returns:
         The sums over elements that are finite in both, and the first of: another dtype, another shape,
@@ -100,61 +51,135 @@ def compare(expected: Array, actual: Array, tolerance: Tolerance) -> Comparison:
         return Comparison(Sums(), f"shape {_shape(actual)} instead of {_shape(expected)}")
     if expected.dtype.kind not in "fiub":
         return Comparison(Sums(), f"dtype {expected.dtype.name} cannot be compared")
-    sums, problem = Sums(), ""
-    for e, a in _blocks(expected, actual):
-        block, block_problem = _compare_block(e, a, tolerance, exact=expected.dtype.kind != "f")
-        sums.add(block)
-        problem = problem or block_problem
-    if not problem and expected.dtype.kind == "f" and tolerance.snr_db is not None:
-        problem = _too_noisy(sums, tolerance.snr_db)
-    if not problem and expected.dtype.kind in "iu" and not np.array_equal(expected, actual):
+    exact = expected.dtype.kind != "f"
+    allowed = allowance(tolerance, size_of(expected), noise, exact=exact)
+    judged, beyond = _Judged(expected.shape, allowed, name), 0
+    for start, e, a in _blocks(expected, actual):
+        beyond += judged.take(start, e, a)
+    sums, problem = judged.sums, judged.odd
+    _count_rows(expected, actual, sums)
+    problem = problem or (_discrete(sums, beyond, allowed) if exact else _continuous(sums, beyond, tolerance, allowed))
+    if not problem and allowed.share >= 1 and expected.dtype.kind in "iu" and not np.array_equal(expected, actual):
         problem = "integers beyond 2**53 differ"  # float64 holds smaller ones exactly
-    if _looks_like_class_scores(expected):
-        sums.rows = expected.shape[0]
-        sums.agreeing_rows = int(np.sum(np.argmax(expected, axis=-1) == np.argmax(actual, axis=-1)))
+    if not problem and not exact:
+        problem = _other_classes(expected, actual, tolerance, sums)
     return Comparison(sums, problem)
 
 
 def compare_all(
-    expected: Mapping[str, Array], actual: Mapping[str, Array], tolerance: Tolerance
+    expected: Mapping[str, Array],
+    actual: Mapping[str, Array],
+    tolerance: Tolerance,
+    noise: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, Comparison], str]:
     """Compare the outputs of one run by name.
+
+    Args:
+        expected: The source's outputs.
+        actual: The exported model's.
+        tolerance: As in `compare`.
+        noise: The source's noise floor by output.
 
     Returns:
         A comparison for each output that both have, and the first problem (empty: none).
     """
+    floors = noise or {}
     problems = [f"output {name} is missing" for name in expected if name not in actual]
     problems += [f"output {name} is not the source's" for name in actual if name not in expected]
-    compared = {n: compare(expected[n], actual[n], tolerance) for n in expected if n in actual}
+    compared = {n: compare(expected[n], actual[n], tolerance, floors.get(n, 0.0), n) for n in expected if n in actual}
     problems += [f"output {name}: {c.problem}" for name, c in compared.items() if c.problem]
     return compared, problems[0] if problems else ""
 
 
-def _blocks(expected: Array, actual: Array) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def size_of(array: Array) -> Size:
+    """Measure the root mean square and the largest of an output's finite elements; zeros where there are none."""
+    squared, largest, count = 0.0, 0.0, 0
+    for _, block, _ in _blocks(array, array):
+        known = block[np.isfinite(block)]
+        if known.size:
+            squared += float(known @ known)
+            largest = max(largest, float(np.abs(known).max()))
+            count += known.size
+    return Size(math.sqrt(squared / count) if count else 0.0, largest)
+
+
+def _blocks(expected: Array, actual: Array) -> Iterator[tuple[int, Floats, Floats]]:
     flat_expected, flat_actual = expected.reshape(-1), actual.reshape(-1)
     for start in range(0, flat_expected.size, _BLOCK):
         stop = start + _BLOCK
-        yield flat_expected[start:stop].astype(np.float64), flat_actual[start:stop].astype(np.float64)
+        yield start, flat_expected[start:stop].astype(np.float64), flat_actual[start:stop].astype(np.float64)
 
 
-def _compare_block(
-    expected: NDArray[np.float64], actual: NDArray[np.float64], tolerance: Tolerance, *, exact: bool
-) -> tuple[Sums, str]:
-    finite = np.isfinite(expected) & np.isfinite(actual)
-    odd = ~finite & ~((expected == actual) | (np.isnan(expected) & np.isnan(actual)))
-    problem = ""
-    if odd.any():
-        place = int(np.argmax(odd))
-        problem = f"{actual[place]} where the source has {expected[place]}"
-    if not finite.all():
-        expected, actual = expected[finite], actual[finite]
-    difference = np.abs(actual - expected)
-    size = np.abs(expected)
-    allowed = np.zeros(()) if exact else tolerance.atol + tolerance.rtol * size
-    by_element = exact or tolerance.snr_db is None
-    if by_element and not problem and not (difference <= allowed).all():  # a tolerance that is no number allows nothing
-        problem = _breach(expected, actual, difference, allowed, tolerance, exact=exact)
-    return _sums(expected, actual, difference, size, tolerance), problem
+@dataclass
+class _Judged:
+    """The blocks of one output, taken one after another."""
+
+    shape: tuple[int, ...]
+    allowed: Allowance
+    name: str
+    odd: str = ""
+
+    def __post_init__(self) -> None:
+        self.sums = Sums()
+
+    def take(self, start: int, expected: Floats, actual: Floats) -> int:
+        """Take a block in; returns how many of its elements are beyond what is allowed."""
+        finite = np.isfinite(expected) & np.isfinite(actual)
+        odd = ~finite & ~((expected == actual) | (np.isnan(expected) & np.isnan(actual)))
+        if odd.any():
+            self._note_odd(start + int(np.argmax(odd)), expected[np.argmax(odd)], actual[np.argmax(odd)])
+        places = None if finite.all() else np.flatnonzero(finite)
+        if places is not None:
+            expected, actual = expected[places], actual[places]
+        if not expected.size:
+            return 0
+        difference = np.abs(actual - expected)
+        excess = difference - self.allowed.of(np.abs(expected))
+        block = sums_of(expected, actual, difference, self.allowed.floor)
+        worst = int(np.argmax(excess))
+        block.excess = float(excess[worst])
+        place = start + (worst if places is None else int(places[worst]))
+        block.worst = self._element(place, expected[worst], actual[worst])
+        self.sums.add(block)
+        return int(np.sum(~(excess <= 0)))  # an allowance that is no number allows nothing
+
+    def _note_odd(self, place: int, expected: float, actual: float) -> None:
+        if not self.odd:
+            self.odd = f"{actual} where the source has {expected}"
+            self.sums.excess, self.sums.worst = math.inf, self._element(place, expected, actual)
+
+    def _element(self, place: int, expected: float, actual: float) -> WorstElement:
+        index = tuple(int(i) for i in np.unravel_index(place, self.shape))
+        return WorstElement(self.name, index, _number(expected), _number(actual))
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _discrete(sums: Sums, beyond: int, allowed: Allowance) -> str:
+    """Judge what is no measurement but a choice: class numbers, masks, token ids."""
+    if not beyond or 1 - beyond / sums.elements >= allowed.share:
+        return ""
+    limit = "must be equal" if allowed.share >= 1 else f"{allowed.share:.1%} must be equal"
+    return f"{_elements(beyond, sums.elements)} breach the tolerance ({limit}), {_at_worst(sums)}"
+
+
+def _continuous(sums: Sums, beyond: int, tolerance: Tolerance, allowed: Allowance) -> str:
+    if tolerance.by_element and beyond:
+        return f"{_elements(beyond, sums.elements)} breach the tolerance ({allowed.text}), {_at_worst(sums)}"
+    return _too_noisy(sums, tolerance.snr_db, allowed) if tolerance.snr_db is not None else ""
+
+
+def _elements(count: int, of: int) -> str:
+    return f"{count} of {of} elements"
+
+
+def _at_worst(sums: Sums) -> str:
+    worst = sums.worst
+    assert worst is not None
+    place = f" at {list(worst.index)}" if worst.index else ""
+    return f"the worst{place} is {worst.actual:.6g} where the source has {worst.expected:.6g}"
 
 
 _LEAST_OF_VARIATION_DB = 3.0
@@ -162,71 +187,68 @@ _LEAST_OF_VARIATION_DB = 3.0
 _ENOUGH_TO_VARY = 8
 
 
-def _too_noisy(sums: Sums, least: float) -> str:
+def _too_noisy(sums: Sums, least: float, allowed: Allowance) -> str:
     """Judge an output by its signal-to-noise ratio; nothing may stand where the source has only zeros.
 
     Much power says little where all of it is in an offset: a model that ignores its input passes then. So
-    what varies must stand out of the difference too.
+    what varies must stand out of the difference too. What is within ten times the source's own noise passes.
     """
     noise = sums.difference_squared
-    if noise == 0:
+    if noise == 0 or sums.max_abs <= allowed.raised:
         return ""
-    ratio = _decibels(sums.expected_squared, noise)
+    ratio = decibels(sums.expected_squared, noise)
     if ratio < least:
         return f"its signal-to-noise ratio of {ratio:.1f} dB is below {least:g} dB"
     variation = sums.expected_squared - sums.expected_sum**2 / max(sums.elements, 1)
     # What rounding leaves of a constant output is no variation.
     if sums.elements < _ENOUGH_TO_VARY or variation <= 1e-9 * sums.expected_squared:
         return ""
-    ratio = _decibels(variation, noise)
+    ratio = decibels(variation, noise)
     if ratio < _LEAST_OF_VARIATION_DB:
         return f"what varies in it is {ratio:.1f} dB above the difference, less than {_LEAST_OF_VARIATION_DB:g} dB"
     return ""
 
 
-def _decibels(power: float, noise: float) -> float:
-    return 10 * math.log10(power / noise) if power > 0 else -math.inf
+_FIVE = 5
+_ROWS_THAT_TELL = 16
+"""Fewer rows say little of a share."""
 
 
-def _breach(
-    expected: NDArray[np.float64],
-    actual: NDArray[np.float64],
-    difference: NDArray[np.float64],
-    allowed: NDArray[np.float64],
-    tolerance: Tolerance,
-    *,
-    exact: bool,
-) -> str:
-    count = int(np.sum(difference > allowed))
-    place = int(np.argmax(difference - allowed))
-    limit = "must be equal" if exact else f"atol {tolerance.atol:.1e}, rtol {tolerance.rtol:.1e}"
+def _count_rows(expected: Array, actual: Array, sums: Sums) -> None:
+    """Count the rows of class scores whose best class is the same, and is among the five best."""
+    if not _looks_like_class_scores(expected):
+        return
+    sums.rows = expected.shape[0]
+    several = expected.shape[1] > _FIVE
+    sums.rows_of_five = sums.rows if several else 0
+    for start in range(0, sums.rows, step := max(1, _BLOCK // expected.shape[1])):
+        best, rows = np.argmax(expected[start : start + step], axis=-1), actual[start : start + step]
+        sums.agreeing_rows += int(np.sum(best == np.argmax(rows, axis=-1)))
+        if several:
+            five = np.argpartition(rows, -_FIVE, axis=-1)[:, -_FIVE:]
+            sums.agreeing_in_five += int(np.sum(five == best[:, None]))
+
+
+def _other_classes(expected: Array, actual: Array, tolerance: Tolerance, sums: Sums) -> str:
+    """Judge class scores by the classes that they choose, where the source's own choice is no toss-up.
+
+    A row counts if its two best scores are further apart than the difference is large (root mean square).
+    """
+    if tolerance.agreement is None or not sums.rows:
+        return ""
+    decided = agreeing = 0
+    for start in range(0, sums.rows, step := max(1, _BLOCK // expected.shape[1])):
+        rows, others = np.asarray(expected[start : start + step], np.float64), actual[start : start + step]
+        two = np.partition(rows, -2, axis=-1)[:, -2:]
+        clear = two[:, 1] - two[:, 0] > sums.root_mean_square
+        decided += int(clear.sum())
+        agreeing += int(np.sum(clear & (np.argmax(rows, axis=-1) == np.argmax(others, axis=-1))))
+    if decided < _ROWS_THAT_TELL or agreeing >= tolerance.agreement * decided:
+        return ""
     return (
-        f"{count} elements breach the tolerance ({limit}), the worst is {actual[place]:.6g} "
-        f"where the source has {expected[place]:.6g}"
+        f"the best class is the same in {agreeing / decided:.1%} of the {decided} rows that are no toss-up, "
+        f"less than {tolerance.agreement:.0%}"
     )
-
-
-def _sums(
-    expected: NDArray[np.float64],
-    actual: NDArray[np.float64],
-    difference: NDArray[np.float64],
-    size: NDArray[np.float64],
-    tolerance: Tolerance,
-) -> Sums:
-    if not expected.size:
-        return Sums()
-    floor = tolerance.atol / tolerance.rtol if tolerance.rtol > 0 else np.finfo(np.float64).tiny
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        return Sums(
-            max_abs=float(difference.max()),
-            max_rel=float((difference / np.maximum(size, max(floor, np.finfo(np.float64).tiny))).max()),
-            expected_sum=float(expected.sum()),
-            expected_squared=float(expected @ expected),
-            actual_squared=float(actual @ actual),
-            product=float(expected @ actual),
-            difference_squared=float(difference @ difference),
-            elements=expected.size,
-        )
 
 
 def _looks_like_class_scores(array: Array) -> bool:
@@ -238,11 +260,6 @@ def _shape(array: Array) -> str:
     return "x".join(str(size) for size in array.shape) or "scalar"
 
 
-def finite(metrics: Metrics) -> Metrics:
-    """Replace infinite values by None: JSON and MLflow's metrics have no infinity."""
-    changed = {
-        name: None
-        for name in ("max_abs_diff", "max_rel_diff", "cosine", "snr_db", "top1_agreement")
-        if (value := getattr(metrics, name)) is not None and not math.isfinite(value)
-    }
-    return replace(metrics, **changed) if changed else metrics
+def named(worst: WorstElement | None, rung: str) -> WorstElement | None:
+    """Say on which inputs an element is the worst."""
+    return replace(worst, rung=rung) if worst is not None else None

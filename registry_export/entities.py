@@ -136,19 +136,45 @@ class Description:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """`|actual - expected| <= atol + rtol * |expected|`, element by element.
+    """What a difference may be: `|actual - expected| <= atol + rtol * |expected|`, element by element.
 
     Attributes:
         atol: Allowed everywhere.
         rtol: Allowed in proportion to the expected value.
-        snr_db: Where given, floats are judged by it in place of `atol` and `rtol`: the least ratio of an
-            output's power to that of its difference, in decibels. Coarse precisions err by a share of a
-            tensor's range, not of each element.
+        snr_db: Where given, the least ratio of an output's power to that of its difference, in decibels.
+        by_element: Whether `atol` and `rtol` judge. Not int8, whose error is a share of a tensor's range
+            and not of each element: only `snr_db` does there.
+        agreement: Where given, the least share of a discrete output's elements that must be equal, and of the
+            rows of class scores whose best class must be the same; None: all discrete elements.
+        default: Whether it is a precision's default. Then `atol` follows the size of an output, and is
+            raised to ten times the noise floor of the source where that is higher. A person's is taken as it is.
     """
 
     atol: float
     rtol: float
     snr_db: float | None = None
+    by_element: bool = True
+    agreement: float | None = None
+    default: bool = False
+
+
+@dataclass(frozen=True)
+class WorstElement:
+    """Where two outputs differ most, measured against what was allowed there.
+
+    Attributes:
+        output: The output's name.
+        index: The element's position, one number for each axis.
+        expected: The source's value; None where it is not finite.
+        actual: The export's value; None where it is not finite.
+        rung: On which inputs; empty while only one set is meant.
+    """
+
+    output: str
+    index: tuple[int, ...]
+    expected: float | None
+    actual: float | None
+    rung: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,9 +184,13 @@ class Metrics:
     Attributes:
         max_abs_diff: max |actual - expected|.
         max_rel_diff: max |actual - expected| / max(|expected|, atol / rtol).
+        mean_abs_diff: Mean of |actual - expected|.
+        p99_abs_diff: What 99 % of |actual - expected| do not exceed, rounded up by at most a sixteenth.
         cosine: Cosine similarity of the flattened tensors; 1 for two zero vectors.
         snr_db: 10 log10(sum expected^2 / sum difference^2); None for an exact match.
         top1_agreement: Share of rows whose largest element is the same, where outputs look like class scores.
+        top5_agreement: Share of rows whose largest element is among the export's five largest; from six classes.
+        worst: The element that is furthest beyond what is allowed, or nearest to it.
     """
 
     max_abs_diff: float | None = None
@@ -168,6 +198,10 @@ class Metrics:
     cosine: float | None = None
     snr_db: float | None = None
     top1_agreement: float | None = None
+    mean_abs_diff: float | None = None
+    p99_abs_diff: float | None = None
+    top5_agreement: float | None = None
+    worst: WorstElement | None = None
 
 
 @dataclass(frozen=True)
@@ -175,16 +209,34 @@ class Rung:
     """The comparison on one set of inputs.
 
     Attributes:
-        name: What the inputs are (`example`, `batch 1`, `batch 3`, `dim x_1 + 3`).
+        name: What the inputs are (`example`, `batch 1`, `batch 3`, `x_1 11`, `zeros`, `drawn`).
         status: The verdict on these inputs alone.
         reason: Why it is not verified; empty when it is.
         outputs: Measured differences by output name.
+        judged: Whether it counts in the verdict. Inputs beyond the samples' range judge fp32 only, and none
+            at which the source itself cannot be relied on.
+        noise: The source's own noise floor on these inputs, by output name.
     """
 
     name: str
     status: Status
     reason: str = ""
     outputs: Mapping[str, Metrics] = field(default_factory=dict)
+    judged: bool = True
+    noise: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """How far a source's answers are from its own, computed another way, on inputs like its samples.
+
+    Attributes:
+        ways: What was compared (`float64`, `one thread`, `rows alone`); empty: nothing could be.
+        outputs: The largest difference by output name; for a discrete output the share of its elements.
+    """
+
+    ways: tuple[str, ...] = ()
+    outputs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -196,7 +248,8 @@ class Verification:
         by: `runtime` or `evaluator`.
         evidence: Where the inputs came from: `samples`, `example` or `random` (the weakest).
         tolerance: The tolerance in force.
-        metrics: Differences over all rungs and outputs.
+        default_tolerance: What would be in force had nobody given another; None: it is in force.
+        metrics: Differences over all outputs and all rungs that are judged and within the samples' range.
         rungs: The comparison on each set of inputs.
         reason: Why the status is not `verified`; empty when it is.
         latency_ms: Median time of one call on the example, in milliseconds, after a warm-up.
@@ -207,6 +260,7 @@ class Verification:
     by: str = "runtime"
     evidence: str = ""
     tolerance: Tolerance | None = None
+    default_tolerance: Tolerance | None = None
     metrics: Metrics = field(default_factory=Metrics)
     rungs: tuple[Rung, ...] = ()
     reason: str = ""
@@ -275,6 +329,7 @@ class SourceRecord:
         interface: Inputs and outputs, names resolved against the model itself.
         evidence: Where the samples came from.
         notes: Sentences about the source (static batch, unstable outputs).
+        noise: How far its answers are from its own, computed another way; None where it was not run.
     """
 
     format: str
@@ -285,6 +340,7 @@ class SourceRecord:
     interface: Interface = field(default_factory=lambda: Interface(inputs=()))
     evidence: str = ""
     notes: tuple[str, ...] = ()
+    noise: NoiseFloor | None = None
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
     if missing:
         reference = run_reference(bench, checkpoint.origin, sample, evidence, job.targets)
         source = replace(source, interface=reference.interface, evidence=reference.evidence)
-        source = replace(source, notes=(*source.notes, *reference.notes))
+        source = replace(source, notes=(*source.notes, *reference.notes), noise=reference.noise)
         made = export_targets(bench, checkpoint.origin, plan, missing, reference)
         results |= {variant: replace(result, key=keys[variant]) for variant, (result, _) in made.items()}
         folders = {variant: folder for variant, (_, folder) in made.items() if folder is not None}

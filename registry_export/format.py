@@ -270,7 +270,8 @@ class Runner(Protocol):
     holds sentences on the source for the report. `inside` is true where the model is called by something
     of its author's: a logged example is then that one's, and `example` goes before it. `stand_in` says why
     its answers are not the checkpoint's own, where something else answers in its place: no export is verified
-    against it.
+    against it. `variants` holds functions like `infer` by name that compute the same in another way (`float64`,
+    `one thread`), from which the source's own noise is measured, and `precision` what it computes in.
 
     Attributes:
         interface: Inputs and outputs by the model's own names, in order. A source whose outputs are

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from registry_export.entities import Interface
 from registry_export.errors import RegistryExportError, SourceError
-from registry_export.format import NO_SETUP, Array, Format, ModelSetup, Runner
+from registry_export.format import NO_SETUP, Array, Format, ModelSetup, Runner, Tensors
 from registry_export.samples import in_single_precision
 
 _EVIDENCE = {"samples": "its samples", "example": "its own input example", "random": "inputs drawn from its signature"}
@@ -57,6 +57,10 @@ def heeded(format_: Format) -> tuple[str, ...]:
     return tuple(getattr(format_, "setup", ()))
 
 
+EDGE, DRAWN = "edge", "drawn"
+"""Kinds of rungs that are not the samples' own values: see `RungFiles`."""
+
+
 @dataclass(frozen=True)
 class RungFiles:
     """One set of inputs with the source's outputs, in folders that `tensors` reads.
@@ -66,6 +70,9 @@ class RungFiles:
         group: The dimension that they vary; empty for the example.
         inputs: Folder of the inputs.
         expected: Folder of the source's outputs.
+        kind: `example`, `batch`, `length`, `step`, `drawn`, or `edge`: beyond what the samples hold.
+        noise: The source's own noise floor on them, by output.
+        unfit: Why no export can be judged on them (the source gives no finite answer, say); empty: it can.
         feeds: Input -> output of the rung before: an artifact is given its own answer there, as in use
             (a key-value cache goes from step to step).
     """
@@ -74,6 +81,9 @@ class RungFiles:
     group: str
     inputs: str
     expected: str
+    kind: str = "example"
+    noise: Mapping[str, float] = field(default_factory=dict)
+    unfit: str = ""
     feeds: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -115,6 +125,20 @@ def first_run(
     if not outputs:
         raise SourceError("The model returns no tensor.")
     return base, outputs, notes
+
+
+def answered(infer: Callable[[Tensors], dict[str, Array]], inputs: Tensors) -> dict[str, Array] | None:
+    """Run a model on inputs that it may refuse; None where it does.
+
+    Raises:
+        MemoryError: What they need says nothing of the model.
+    """
+    try:
+        return infer(inputs)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  a refusal is the answer to the question asked here
+        return None
 
 
 def one_line(error: BaseException, limit: int = 400) -> str:

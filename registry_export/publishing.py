@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from registry_export.differences import NUMBERS
 from registry_export.entities import ExportReport, Metrics, ModelVersionRef, SourceRecord, Status, TargetResult, worst
 from registry_export.errors import ArtifactError, RegistryError, RegistryExportError, to_record
 from registry_export.manifest import MANIFEST
@@ -208,11 +209,7 @@ def _metrics(results: tuple[TargetResult, ...]) -> dict[str, float]:
             "size_bytes": result.size_bytes,
             "opset_version": result.opset_version,
             "format_version": _number(result.format_version),
-            "max_abs_diff": measured.max_abs_diff,
-            "max_rel_diff": measured.max_rel_diff,
-            "cosine": measured.cosine,
-            "snr_db": measured.snr_db,
-            "top1_agreement": measured.top1_agreement,
+            **{name: getattr(measured, name) for name in NUMBERS},
             "latency_ms": verification.latency_ms if verification is not None else None,
             "convert_seconds": result.convert_seconds,
         }

@@ -14,10 +14,12 @@ import msgspec
 import numpy as np
 
 from registry_export.discovery import discover_formats, format_named
-from registry_export.entities import Dimension, Interface, TensorSpec
+from registry_export.entities import Dimension, Interface, NoiseFloor, TensorSpec
 from registry_export.errors import RegistryExportError, SamplesError, SourceError
 from registry_export.format import Format, Runner
-from registry_export.inference import Origin, RungFiles, first_run, one_line
+from registry_export.inference import DRAWN, EDGE, Origin, RungFiles, answered, first_run, one_line
+from registry_export.ladder import drawn, edges
+from registry_export.noise import Measured, carried, measure, unfit
 from registry_export.samples import WHAT_TO_LOG, Array, bind, draw
 from registry_export.tensors import read_tensors, write_tensors
 from registry_export.variations import (
@@ -68,6 +70,8 @@ class Reference:
         optional: Input -> axis -> size, of dimensions that are dynamic only because a target asked for it.
         calibration: Folder of the samples or the example, all rows; empty where the inputs are random.
         unstable: Why the source's outputs cannot be relied on; empty when they can.
+        noisy: Why a precision's default tolerance means nothing for it; empty when it does.
+        noise: How far its answers are from its own, computed another way.
         stand_in: Why something else answered in the source's place; empty when it answered itself.
         notes: Sentences about the source that the report shows.
         runtime: What ran it.
@@ -80,6 +84,8 @@ class Reference:
     optional: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     calibration: str = ""
     unstable: str = ""
+    noisy: str = ""
+    noise: NoiseFloor = field(default_factory=NoiseFloor)
     stand_in: str = ""
     notes: tuple[str, ...] = ()
     runtime: str = ""
@@ -113,7 +119,9 @@ def reference(arguments: Any) -> Reference:
             with_dynamic(runner.interface, kept, base),
             outputs=output_specs([(v.inputs, outputs) for v, outputs in runs], kept, together),
         )
-        rungs = _written(Path(request.folder), runs)
+        runs += _beyond(runner, base, next((group for group in kept if group.name == BATCH), None))
+        measured = measure(runner, runs, interface)
+        rungs = _written(Path(request.folder), runs, measured)
         steps = tuple(_steps(Path(request.folder), runner, base))
         return Reference(
             interface=interface,
@@ -123,8 +131,10 @@ def reference(arguments: Any) -> Reference:
             optional=_optional(kept, groups(base, natural)),
             calibration="" if evidence == "random" else rungs[0].inputs,
             unstable=_unstable(runner, base, expected),
+            noisy=measured.unstable,
+            noise=measured.floor,
             stand_in=getattr(runner, "stand_in", ""),
-            notes=(*getattr(runner, "notes", ()), *precision, *notes),
+            notes=(*getattr(runner, "notes", ()), *precision, *notes, *measured.notes),
             runtime=runner.runtime,
         )
 
@@ -223,6 +233,12 @@ def _climb(
     return runs, kept, notes
 
 
+def _beyond(runner: Runner, base: Mapping[str, Array], batch: Group | None) -> list[tuple[Variation, dict[str, Array]]]:
+    """Run the rungs beyond the sample's own values; those that the source refuses are none."""
+    found = ((v, answered(runner.infer, v.inputs)) for v in (drawn(base, batch), *edges(base, batch, runner.infer)))
+    return [(variation, outputs) for variation, outputs in found if outputs is not None]
+
+
 def _static_note(group: Group, why: str) -> str:
     what = "batch" if group.name == BATCH else f"dimension {group.name}"
     if group.name == BATCH and group.size < _SEVERAL:
@@ -262,13 +278,26 @@ def _optional(kept: Sequence[Group], natural: Sequence[Group]) -> dict[str, dict
     return found
 
 
-def _written(folder: Path, runs: Sequence[tuple[Variation, dict[str, Array]]]) -> tuple[RungFiles, ...]:
+def _written(
+    folder: Path, runs: Sequence[tuple[Variation, dict[str, Array]]], measured: Measured
+) -> tuple[RungFiles, ...]:
     rungs = []
-    for position, (variation, outputs) in enumerate(runs):
+    for position, run in enumerate(runs):
+        variation, outputs = run
         inputs, expected = folder / f"{position}-inputs", folder / f"{position}-expected"
         write_tensors(inputs, variation.inputs)
         write_tensors(expected, outputs)
-        rungs.append(RungFiles(variation.name, variation.group, str(inputs), str(expected)))
+        rungs.append(
+            RungFiles(
+                variation.name,
+                variation.group,
+                str(inputs),
+                str(expected),
+                kind=variation.kind,
+                noise=carried(measured, run),
+                unfit=unfit(measured, run),
+            )
+        )
     return tuple(rungs)
 
 
@@ -280,7 +309,7 @@ def _steps(folder: Path, runner: Runner, base: Mapping[str, Array]) -> Iterator[
         given, expected = folder / f"step{number}-inputs", folder / f"step{number}-expected"
         write_tensors(given, inputs)
         write_tensors(expected, runner.infer(inputs))
-        yield RungFiles(f"step {number}", "", str(given), str(expected), feeds if number > 1 else {})
+        yield RungFiles(f"step {number}", "", str(given), str(expected), kind="step", feeds=feeds if number > 1 else {})
 
 
 def _traceable(rungs: Sequence[RungFiles], interface: Interface) -> str:
@@ -295,4 +324,4 @@ def _traceable(rungs: Sequence[RungFiles], interface: Interface) -> str:
             if isinstance(dimension, str)
         )
 
-    return min(rungs, key=score).inputs
+    return min((rung for rung in rungs if rung.kind not in (EDGE, DRAWN)), key=score).inputs

@@ -27,8 +27,9 @@ from registry_export.isolation import ChildPool
 from registry_export.manifest import combined_digest, file_records
 from registry_export.reference import Reference, ReferenceRequest
 from registry_export.reporter import SILENT, Reporter
+from registry_export.tolerances import DEFAULT_TOLERANCES
 from registry_export.variations import parts_of
-from registry_export.verification import DEFAULT_TOLERANCES, dimensions_shown, verify
+from registry_export.verification import default_tolerance, dimensions_shown, verify
 
 _WORKERS = 2
 
@@ -97,7 +98,7 @@ def run_reference(bench: Bench, source: Origin, sample: str, evidence: str, targ
             toolchain, "registry_export.reference:reference", msgspec.to_builtins(request), folder
         )
         reference = msgspec.convert(outcome.value, Reference)
-    for note in (*reference.notes, *filter(None, [reference.unstable, reference.stand_in])):
+    for note in (*reference.notes, *filter(None, [reference.unstable, reference.noisy, reference.stand_in])):
         bench.reporter.note(note)
     return reference
 
@@ -236,10 +237,10 @@ def _described(blank: TargetResult, step: StepResult) -> TargetResult:
 def _verify(bench: Bench, run: PlanRun, route: str, step: StepResult, reference: Reference) -> Verification:
     work = run.folder / f"verify-{list(run.plan.steps).index(route)}"
     work.mkdir()
-    # A precision without a default of its own is judged by the strictest one.
-    tolerance = bench.tolerance or DEFAULT_TOLERANCES.get(_precision(run, step), DEFAULT_TOLERANCES["fp32"])
+    precision = _precision(run, step)
+    tolerance = bench.tolerance or default_tolerance(precision)
     toolchain = bench.formats[step.step.format].toolchain
-    return verify(bench.pool, toolchain, step.origin, reference, tolerance, work)
+    return verify(bench.pool, toolchain, step.origin, reference, tolerance, work, precision)
 
 
 def _way(run: PlanRun, step: StepResult) -> Iterator[StepResult]:

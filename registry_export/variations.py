@@ -19,6 +19,10 @@ _PLUS = " + "
 
 _LONGER = 3
 _NOISE = 0.1
+_LARGE_BATCH = 16
+_SMALLER_BATCH = 8
+_MANY_ELEMENTS = 1 << 16
+"""Elements of a row from which the large batch is a smaller one: a picture of 224 by 224 has more."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,19 @@ class Group:
 
 @dataclass(frozen=True)
 class Variation:
-    """One set of inputs, and the dimension (empty: none) that it varies against the base."""
+    """One set of inputs.
+
+    Attributes:
+        name: What they are.
+        inputs: Arrays by input name.
+        group: The dimension that they vary against the base; empty: none.
+        kind: As in `inference.RungFiles`.
+    """
 
     name: str
     inputs: Mapping[str, Array]
     group: str = ""
+    kind: str = "example"
 
 
 def groups(base: Mapping[str, Array], interfaces: Sequence[Interface]) -> tuple[Group, ...]:
@@ -126,10 +138,10 @@ def sums(interface: Interface) -> tuple[Sum, ...]:
 def variations(
     base: Mapping[str, Array], dimensions: Sequence[Group], seed: int = 0, together: Sequence[Sum] = ()
 ) -> Iterator[Variation]:
-    """Yield the base itself, the batch at 1 and at another size, and every other dimension longer and at 2.
+    """Yield the base itself, the batch at 1, another and a large size, other dimensions at 1, at 2 and longer.
 
-    A batch of 1 is the base's first row, then its second and its last: what has a batch of 1 for ever
-    is judged by these alone, and one row may not take every branch.
+    Of the longer sizes one is odd. A batch of 1 is the base's first row, then its second and its last: what
+    has a batch of 1 for ever is judged by these alone, and one row may not take every branch.
 
     New rows are not copies: floats get noise of a tenth of the sample's deviation, integers are drawn
     between the sample's smallest and largest value, so that a batch ignored beyond its first row shows.
@@ -143,16 +155,23 @@ def variations(
     yield Variation("example", dict(base))
     generator = np.random.default_rng(seed)
     for group in dimensions:
-        if group.name == BATCH:
-            sizes = sorted({1, 3 if group.size != 3 else 5} - {group.size})
-        else:
-            sizes = sorted({group.size + _LONGER, 2} - {group.size})
-        for size in sizes:
-            resized = _resized(base, group, size, generator)
-            yield Variation(f"{group.name} {size}", _settled(resized, dimensions, together, generator), group.name)
+        for size, kind in _sizes(base, group):
+            resized = _settled(_resized(base, group, size, generator), dimensions, together, generator)
+            yield Variation(f"{group.name} {size}", resized, group.name, kind)
         if group.name == BATCH:
             for row in sorted({1, group.size - 1}) if group.size > 1 else ():
-                yield Variation(f"{group.name} 1, row {row + 1}", _row(base, group, row), group.name)
+                yield Variation(f"{group.name} 1, row {row + 1}", rows_of(base, group, [row]), group.name, "batch")
+
+
+def _sizes(base: Mapping[str, Array], group: Group) -> list[tuple[int, str]]:
+    """Choose the sizes to run a dimension at; a length of 1 is an edge that an export may refuse in words."""
+    if group.name != BATCH:
+        longer = group.size + _LONGER
+        odd = longer if longer % 2 else longer + 1
+        return [(size, "edge" if size == 1 else "length") for size in sorted({1, 2, longer, odd} - {group.size})]
+    elements = max(base[name].size // max(1, group.size) for name, _ in group.axes)
+    large = _LARGE_BATCH if elements < _MANY_ELEMENTS else _SMALLER_BATCH
+    return [(size, "batch") for size in sorted({1, 3 if group.size != 3 else 5, large} - {group.size})]
 
 
 def _resized(base: Mapping[str, Array], group: Group, size: int, generator: np.random.Generator) -> dict[str, Array]:
@@ -174,9 +193,9 @@ def _settled(
     return inputs
 
 
-def _row(base: Mapping[str, Array], group: Group, row: int) -> dict[str, Array]:
-    taken = {name: np.take(base[name], [row], axis=axis) for name, axis in group.axes}
-    return dict(base) | taken
+def rows_of(base: Mapping[str, Array], group: Group, rows: Sequence[int]) -> dict[str, Array]:
+    """Take some rows of the batch; what has no batch stays."""
+    return dict(base) | {name: np.take(base[name], rows, axis=axis) for name, axis in group.axes}
 
 
 def _resize(array: Array, axis: int, size: int, generator: np.random.Generator) -> Array:

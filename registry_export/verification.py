@@ -7,43 +7,36 @@ are never a pass; what cannot run on this machine is `unverified`, by name.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from registry_export.comparison import Sums, compare_all, finite
+from registry_export.comparison import compare_all, named
+from registry_export.differences import Sums, finite
 from registry_export.entities import Rung, Status, Tolerance, Verification, worst
 from registry_export.errors import RuntimeAbsentError
 from registry_export.format import Toolchain
-from registry_export.inference import Origin, RungFiles
+from registry_export.inference import DRAWN, EDGE, Origin, RungFiles
 from registry_export.isolation import ChildPool
 from registry_export.reference import Reference
 from registry_export.replay import Replay, ReplayedRung, ReplayRequest
 from registry_export.tensors import read_tensors
+from registry_export.tolerances import DEFAULT_TOLERANCES
 
-DEFAULT_TOLERANCES = {
-    "fp32": Tolerance(atol=1e-5, rtol=1e-3),
-    "fp16": Tolerance(atol=5e-3, rtol=1e-2),
-    "bf16": Tolerance(atol=4e-2, rtol=8e-2),
-    "int8": Tolerance(atol=1e-2, rtol=1e-1, snr_db=15.0),
-}
-"""By precision, the finest first.
-
-fp32: a thousandth of each value, and 1e-5 near zero, where relative error means nothing.
-
-Half precision keeps 11 significant bits (fp16) or 8 (bf16), and every runtime rounds elsewhere: a few units of
-its last place at the size of a layer's sums (2**-11 and 2**-8 of values around 1 to 10).
-
-int8 has 256 steps over a tensor's whole range, so its error is a share of that range and falls on small elements
-too: an output is judged whole. 15 dB is a noise of 18 % of the output's root mean square, which a working int8
-model stays well below (25 to 45 dB) and one whose ranges were lost does not reach.
-"""
+FINEST = "fp32"
 
 _SKIPPED = "not run: "
 
 
 def verify(
-    pool: ChildPool, toolchain: Toolchain, artifact: Origin, source: Reference, tolerance: Tolerance, work: Path
+    pool: ChildPool,
+    toolchain: Toolchain,
+    artifact: Origin,
+    source: Reference,
+    tolerance: Tolerance,
+    work: Path,
+    precision: str = FINEST,
 ) -> Verification:
     """Load an artifact back from its files in a child, run it, and judge what it says.
 
@@ -54,6 +47,7 @@ def verify(
         source: The reference outputs.
         tolerance: Judges them.
         work: An empty folder for the child.
+        precision: The artifact's: inputs beyond the samples' range judge the finest only.
 
     Raises:
         VerificationError: The artifact cannot be loaded.
@@ -64,35 +58,60 @@ def verify(
         outcome = pool.call(toolchain, "registry_export.replay:replay", msgspec.to_builtins(request), work)
     except RuntimeAbsentError as error:
         return Verification(Status.UNVERIFIED, evidence=source.evidence, tolerance=tolerance, reason=str(error))
-    return judge(source, msgspec.convert(outcome.value, Replay), tolerance)
+    return judge(source, msgspec.convert(outcome.value, Replay), tolerance, precision)
 
 
-def judge(source: Reference, replay: Replay, tolerance: Tolerance) -> Verification:
+def judge(source: Reference, replay: Replay, tolerance: Tolerance, precision: str = FINEST) -> Verification:
     """Compare every rung that ran and sum up.
 
-    The verdict is the worst over the rungs that were run, and `unverified` when there was none, or when
-    the source does not agree with itself and the artifact could at least be run. Agreement with something
+    The verdict is the worst over the rungs that were run and count, and `unverified` when there was none, or
+    when the source does not agree with itself and the artifact could at least be run. Agreement with something
     that answers in the source's place shows nothing of the source.
     """
     total = Sums()
-    rungs = [_judge_rung(f, r, tolerance, total) for f, r in zip(source.rungs, replay.rungs, strict=True)]
-    ran = [rung for rung in rungs if not rung.reason.startswith(_SKIPPED)]
+    rungs = []
+    for files, replayed in zip(source.rungs, replay.rungs, strict=True):
+        sums = Sums()
+        judged = _counts(files, replayed, precision)
+        rungs.append(replace(_judge_rung(files, replayed, tolerance, sums), judged=judged, noise=files.noise))
+        if judged and files.kind != EDGE:  # what is far larger than the samples would hide what they show
+            total.add(sums)
+    ran = [rung for rung in rungs if rung.judged and not rung.reason.startswith(_SKIPPED)]
     status = worst(tuple(rung.status for rung in ran))
     reason = _reason(ran, status)
-    if source.unstable and status is not Status.FAILED:
-        status, reason = Status.UNVERIFIED, source.unstable
+    unstable = source.unstable or (source.noisy if tolerance.default else "")
+    if unstable and status is not Status.FAILED:
+        status, reason = Status.UNVERIFIED, unstable
     elif source.stand_in and status is Status.VERIFIED:
         status, reason = Status.UNVERIFIED, source.stand_in
     return Verification(
         status=status,
         evidence=source.evidence,
         tolerance=tolerance,
+        default_tolerance=None if tolerance.default else default_tolerance(precision),
         metrics=finite(total.metrics()),
         rungs=tuple(rungs),
         reason=reason,
         latency_ms=replay.latency_ms,
         runtime=replay.runtime,
     )
+
+
+def default_tolerance(precision: str) -> Tolerance:
+    """Return a precision's default; one without a default of its own is judged by the strictest."""
+    return DEFAULT_TOLERANCES.get(precision, DEFAULT_TOLERANCES[FINEST])
+
+
+def _counts(files: RungFiles, replayed: ReplayedRung, precision: str) -> bool:
+    """Say whether a rung counts in the verdict.
+
+    Overflow and saturation beyond the samples' range are the nature of the reduced precisions; int8's ranges
+    are those of the samples themselves, and values drawn one by one are none of them. A size at the edge that
+    an export refuses in words misleads nobody.
+    """
+    if files.unfit or (files.kind == EDGE and replayed.error):
+        return False
+    return files.kind not in (EDGE, DRAWN) or precision == FINEST or (files.kind == DRAWN and precision != "int8")
 
 
 def _judge_rung(files: RungFiles, replayed: ReplayedRung, tolerance: Tolerance, total: Sums) -> Rung:
@@ -103,10 +122,13 @@ def _judge_rung(files: RungFiles, replayed: ReplayedRung, tolerance: Tolerance, 
     if replayed.error:
         return Rung(files.name, Status.FAILED, replayed.error)
     expected, actual = read_tensors(Path(files.expected)), read_tensors(Path(replayed.actual))
-    compared, problem = compare_all(expected, actual, tolerance)
+    compared, problem = compare_all(expected, actual, tolerance, files.noise)
     for comparison in compared.values():
         total.add(comparison.sums)
+    total.worst = named(total.worst, files.name)
     metrics = {name: finite(comparison.sums.metrics()) for name, comparison in compared.items()}
+    if files.unfit:
+        return Rung(files.name, Status.UNVERIFIED, files.unfit, metrics)
     if problem:
         return Rung(files.name, Status.MISMATCH, problem, metrics)
     if not any(comparison.sums.elements for comparison in compared.values()):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from registry_export_plugins._onnx.libraries import library_of, place_to_load
 
 _DTYPES = {"float": "float32", "double": "float64"}
 _ONLY_ERRORS = 3
+_SEVERAL = 2
 _NOT_REGISTERED = "is not a registered function/op"
 _OLDER_FILE = (
     "Lower the file's ir_version (model.ir_version = 13; onnx.save) and log it again, or install a newer onnxruntime."
@@ -34,6 +38,7 @@ class OnnxRunner:
     """Runs a model on the CPU. A bfloat16 input is given, and an output returned, as float32: NumPy has no bfloat16."""
 
     def __init__(self, path: Path, interface: Interface) -> None:
+        self._path = path
         self._session = open_session(path)
         _refuse_containers(self._session)
         own = session_interface(self._session)
@@ -60,10 +65,21 @@ class OnnxRunner:
         Raises:
             VerificationError: An input is missing or unknown, or ONNX Runtime fails on them.
         """
+        return self._run(inputs, self._session)
+
+    @property
+    def variants(self) -> Mapping[str, Callable[[Tensors], dict[str, Array]]]:
+        """The same model computed another way, by name."""
+        if (os.cpu_count() or 1) < _SEVERAL:
+            return {}
+        session = functools.cache(lambda: open_session(self._path, threads=1))
+        return {"one thread": lambda inputs: self._run(inputs, session())}
+
+    def _run(self, inputs: Tensors, session: Any) -> dict[str, Array]:
         arrays = dict(zip(self._names, in_order(inputs, self._interface.inputs), strict=True))
         feed = {key: self._value(key, arrays[name]) for key, name in zip(self._keys, self._names, strict=True)}
         try:
-            results = self._session.run_with_ort_values(None, feed)
+            results = session.run_with_ort_values(None, feed)
         except Exception as error:  # its exceptions have no public base class
             raise VerificationError(f"ONNX Runtime fails on these inputs: {error}") from error
         return {name: _array(value) for name, value in zip(self._outputs, results, strict=True)}
@@ -113,8 +129,12 @@ def problem_when_loaded(path: Path) -> str:
     return ""
 
 
-def open_session(path: Path) -> Any:
+def open_session(path: Path, threads: int = 0) -> Any:
     """Load a model, with the library of custom operators that its metadata name where it needs one.
+
+    Args:
+        path: The model's file.
+        threads: How many compute one operator; 0: as many as there are cores.
 
     Raises:
         RuntimeAbsentError: This ONNX Runtime is too old for it.
@@ -122,6 +142,7 @@ def open_session(path: Path) -> Any:
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ONLY_ERRORS
+    options.intra_op_num_threads = threads
     try:
         return _session(path, options)
     except Exception as error:  # its exceptions have no public base class

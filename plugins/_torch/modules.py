@@ -16,6 +16,7 @@ from registry_export.format import Array, ModelSetup, Tensors
 from registry_export_plugins._inputs import in_order
 from registry_export_plugins._torch.caching import cached_decoder
 from registry_export_plugins._torch.calls import Binding, bind, flatten, output_names, parameters_of
+from registry_export_plugins._torch.otherwise import variants
 
 _NO_NUMPY = (torch.bfloat16, *(getattr(torch, name) for name in dir(torch) if name.startswith("float8_")))
 
@@ -157,12 +158,18 @@ class TorchRunner:
         example: Inputs that the source brings along, by name; None where it has none.
         notes: Sentences on the source that the report shows.
         inside: Whether something of the author's calls the model, and the logged example is that one's.
+        module: What `call` belongs to; None where that is a program.
     """
 
     def __init__(
-        self, call: Callable[[Sequence[torch.Tensor]], Any], interface: Interface, what: str = "torch"
+        self,
+        call: Callable[[Sequence[torch.Tensor]], Any],
+        interface: Interface,
+        what: str = "torch",
+        module: TorchAdapter | None = None,
     ) -> None:
         self.call = call
+        self.module = module
         self._interface = interface
         self._what = what
         self.example: Mapping[str, Array] | None = None
@@ -185,9 +192,22 @@ class TorchRunner:
         Raises:
             VerificationError: An input is missing or unknown, or PyTorch has no such dtype.
         """
+        return self._run(inputs, self.call)
+
+    @property
+    def variants(self) -> Mapping[str, Callable[[Tensors], dict[str, Array]]]:
+        """The same model computed another way, by name."""
+        return variants(self._run, self.call, self.module)
+
+    @property
+    def precision(self) -> str:
+        """What most of the weights are in; empty where they are not known."""
+        return precision(self.module) if self.module is not None else ""
+
+    def _run(self, inputs: Tensors, call: Callable[[Sequence[torch.Tensor]], Any]) -> dict[str, Array]:
         tensors = [to_tensor(array) for array in in_order(inputs, self._interface.inputs)]
         with torch.no_grad():
-            leaves = flatten(self.call(tensors))
+            leaves = flatten(call(tensors))
         names = output_names(leaves, self._interface.outputs)
         return {name: to_array(tensor) for name, tensor in zip(names, leaves.tensors, strict=True)}
 

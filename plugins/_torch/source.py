@@ -71,7 +71,7 @@ class TorchSource:
 
         module, adapter = self._adapted(path, interface, setup)
         outputs = () if setup.wrapper else self.declared(path, interface, module).outputs
-        runner = TorchRunner(adapter.call, replace(interface, inputs=adapter.inputs, outputs=outputs))
+        runner = TorchRunner(adapter.call, replace(interface, inputs=adapter.inputs, outputs=outputs), module=adapter)
         runner.notes = self.notes(path, module)
         runner.inside = self.inside
         if isinstance(adapter.wrapped, CachedDecoder):

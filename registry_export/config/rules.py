@@ -238,7 +238,7 @@ def _read_tolerance(entry: Entry) -> Tolerance:
         values[name] = fields[name].number()
         if not (math.isfinite(values[name]) and values[name] >= 0):
             raise fields[name].place.error(f"must be 0 or more and finite, not {values[name]}.")
-    return Tolerance(**values)
+    return Tolerance(values["atol"], values["rtol"])
 
 
 def _one_of(entry: Entry, choices: tuple[str, ...]) -> str:

@@ -6,14 +6,16 @@ import json
 from collections.abc import Iterator
 
 from registry_export.discovery import discover_formats
-from registry_export.entities import ExportReport, TargetResult
+from registry_export.entities import ExportReport, TargetResult, Verification
 from registry_export.manifest import reproduce_command
 from registry_export.report.text import (
     MISSING,
+    allowed_text,
     escaped,
     evidence_text,
     is_usable,
     metrics_texts,
+    noise_text,
     number_text,
     reason_text,
     shape_text,
@@ -22,6 +24,7 @@ from registry_export.report.text import (
     tolerance_text,
     verdict_sentence,
     version_text,
+    worst_text,
 )
 
 
@@ -40,7 +43,7 @@ def _lines(report: ExportReport) -> Iterator[str]:
         source = report.source
         yield f"Source: {source.flavor or source.format}, {size_text(source.size_bytes)}, sha256 `{source.sha256}`."
         if source.evidence:
-            yield f"Verified with {evidence_text(source.evidence)}."
+            yield f"Verified with {evidence_text(source.evidence)}. {escaped(noise_text(source.noise))}".rstrip()
         yield from (f"\n> {escaped(note)}" for note in source.notes)
     if report.targets:
         yield ""
@@ -87,10 +90,7 @@ def _target(report: ExportReport, result: TargetResult, command: str) -> Iterato
     if result.sha256:
         yield f"- sha256: `{result.sha256}`"
     if result.verification is not None:
-        for rung in result.verification.rungs:
-            yield f"- {rung.name}: {rung.status}{': ' + escaped(rung.reason) if rung.reason else ''}"
-            for name, metrics in rung.outputs.items():
-                yield f"  - `{name}`: " + ", ".join(f"{key} {text}" for key, text in metrics_texts(metrics).items())
+        yield from _rungs(result.verification)
     yield from (f"- Tried {attempt.way}: {escaped(attempt.error) or 'worked'}" for attempt in result.attempts)
     yield from (f"- {escaped(note)}" for note in result.notes)
     yield ""
@@ -102,6 +102,17 @@ def _target(report: ExportReport, result: TargetResult, command: str) -> Iterato
     yield "```sh"
     yield command
     yield "```"
+
+
+def _rungs(verification: Verification) -> Iterator[str]:
+    yield f"- {escaped(allowed_text(verification))}"
+    if worst := worst_text(verification.metrics.worst):
+        yield f"- {escaped(worst)}"
+    for rung in verification.rungs:
+        counted = "" if rung.judged else " (not counted)"
+        yield f"- {rung.name}: {rung.status}{counted}{': ' + escaped(rung.reason) if rung.reason else ''}"
+        for name, metrics in rung.outputs.items():
+            yield f"  - `{name}`: " + ", ".join(f"{key} {text}" for key, text in metrics_texts(metrics).items())
 
 
 def reproduce_commands(report: ExportReport) -> dict[str, str]:

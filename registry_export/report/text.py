@@ -11,10 +11,13 @@ from registry_export.entities import (
     VERDICTS,
     ExportReport,
     Metrics,
+    NoiseFloor,
     Status,
     TargetResult,
     TensorSpec,
     Tolerance,
+    Verification,
+    WorstElement,
 )
 
 MISSING = "–"
@@ -61,10 +64,40 @@ def shape_text(spec: TensorSpec) -> str:
 
 
 def tolerance_text(tolerance: Tolerance | None) -> str:
-    """Write a tolerance as the inequality that it is."""
-    if tolerance is not None and tolerance.snr_db is not None:
-        return f"{tolerance.snr_db:g} dB"
-    return MISSING if tolerance is None else f"{tolerance.atol:g} + {tolerance.rtol:g} · |expected|"
+    """Write a tolerance as the inequality that it is, with the least signal-to-noise ratio where it names one."""
+    if tolerance is None:
+        return MISSING
+    parts = [f"{tolerance.atol:g} + {tolerance.rtol:g} · |expected|"] if tolerance.by_element else []
+    parts += [f"{tolerance.snr_db:g} dB"] if tolerance.snr_db is not None else []
+    return ", ".join(parts)
+
+
+def allowed_text(verification: Verification) -> str:
+    """Say what was allowed, who said so, and what would have been otherwise."""
+    text = f"Allowed: {tolerance_text(verification.tolerance)}"
+    if verification.tolerance is not None and verification.tolerance.default:
+        return f"{text}, the default of its precision, or ten times the source's own noise where that is more."
+    if verification.default_tolerance is not None:
+        return f"{text}, as the rule says; the default is {tolerance_text(verification.default_tolerance)}."
+    return f"{text}."
+
+
+def noise_text(noise: NoiseFloor | None) -> str:
+    """Say how far a source is from itself; empty where nobody knows."""
+    if noise is None or not noise.ways:
+        return ""
+    floors = ", ".join(f"{name} {number_text(value)}" for name, value in noise.outputs.items())
+    return f"The source differs from itself by {floors} (largest element; computed with {', '.join(noise.ways)})."
+
+
+def worst_text(worst: WorstElement | None) -> str:
+    """Say where two outputs differ most; empty where there is nothing to say."""
+    if worst is None:
+        return ""
+    place = f"{worst.output}{list(worst.index)}" if worst.index else worst.output
+    on = f" on {worst.rung}" if worst.rung else ""
+    expected, actual = (MISSING if v is None else f"{v:.7g}" for v in (worst.expected, worst.actual))
+    return f"Nearest to what is allowed, or furthest beyond it: {place}{on}, expected {expected}, actual {actual}."
 
 
 def metrics_texts(metrics: Metrics) -> dict[str, str]:
@@ -72,9 +105,12 @@ def metrics_texts(metrics: Metrics) -> dict[str, str]:
     texts = {
         "max abs diff": number_text(metrics.max_abs_diff),
         "max rel diff": number_text(metrics.max_rel_diff),
+        "mean abs diff": number_text(metrics.mean_abs_diff),
+        "p99 abs diff": number_text(metrics.p99_abs_diff),
         "cosine": MISSING if metrics.cosine is None else f"{metrics.cosine:.6f}",
         "SNR": _snr_text(metrics),
         "top-1": MISSING if metrics.top1_agreement is None else f"{metrics.top1_agreement:.1%}",
+        "top-5": MISSING if metrics.top5_agreement is None else f"{metrics.top5_agreement:.1%}",
     }
     return {name: text for name, text in texts.items() if text != MISSING}
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from registry_export.errors import VerificationError
-from registry_export.verification import DEFAULT_TOLERANCES
+from registry_export.tolerances import DEFAULT_TOLERANCES
 from registry_export_plugins._tensorrt import cuda
 from registry_export_plugins._tensorrt.flavour import MODULE
 from registry_export_plugins.tensorrt import TensorRT

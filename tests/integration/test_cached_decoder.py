@@ -12,7 +12,8 @@ from registry_export.entities import Status
 from registry_export.inference import Origin
 from registry_export.isolation import ChildPool, Limits
 from registry_export.tensors import read_tensors
-from registry_export.verification import DEFAULT_TOLERANCES, verify
+from registry_export.tolerances import DEFAULT_TOLERANCES
+from registry_export.verification import verify
 from tests.support.laboratory import FORMATS, Laboratory
 from tests.support.sources import SOURCES
 from tests.support.sources.decoders import DECODERS

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from registry_export import comparison
-from registry_export.comparison import Sums, compare, compare_all, finite
+from registry_export.comparison import compare, compare_all
+from registry_export.differences import Sums, finite
 from registry_export.entities import Metrics, Tolerance
-from registry_export.verification import DEFAULT_TOLERANCES
+from registry_export.tolerances import DEFAULT_TOLERANCES
 
 TIGHT = Tolerance(atol=1e-5, rtol=1e-3)
 
@@ -40,7 +41,8 @@ def test_relative_difference_survives_zeros():
 
 def test_a_breach_of_the_tolerance_names_the_worst_element():
     problem = compare(f32(1, 2, 3), f32(1, 2.5, 3), TIGHT).problem
-    assert "1 elements breach" in problem
+    assert "1 of 3 elements breach" in problem
+    assert "the worst at [1] is 2.5" in problem
     assert "2.5" in problem
 
 

@@ -49,7 +49,10 @@ def test_fixed_sizes_are_not_varied():
 def test_the_ladder_has_batch_one_and_another_and_other_lengths():
     base = {"ids": np.arange(14).reshape(2, 7), "mask": np.ones((2, 7), np.int64)}
     rungs = list(variations(base, groups(base, [Interface((IDS, MASK))])))
-    assert [r.name for r in rungs] == ["example", "batch 1", "batch 3", "batch 1, row 2", "ids_1 2", "ids_1 10"]
+    batches = ["batch 1", "batch 3", "batch 16", "batch 1, row 2"]
+    lengths = ["ids_1 1", "ids_1 2", "ids_1 10", "ids_1 11"]
+    assert [r.name for r in rungs] == ["example", *batches, *lengths]
+    assert [r.kind for r in rungs] == ["example", *["batch"] * 4, "edge", *["length"] * 3]
     for rung in rungs:
         assert rung.inputs["ids"].shape == rung.inputs["mask"].shape
         assert rung.inputs["ids"].max() <= 13
