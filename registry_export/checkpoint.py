@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +64,11 @@ class Checkpoint:
         if not names:
             return ""
         digest = hashlib.sha256()
-        search = (*map(str, self.files.code_paths), *self.setup.search, *filter(None, sys.path))
+        shipped = tuple(map(str, self.files.code_paths))
+        search = (*shipped, *filter(None, sys.path), *self.setup.search)  # as `Origin.enter` makes it in the child
         for name in names:
             digest.update(name.encode() + b"\0")
-            for path in code_files(name, search):
+            for path in code_files(name, search, (*shipped, *self.setup.search)):
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
 
@@ -103,34 +103,64 @@ def read_checkpoint(folder: Path, formats: Mapping[str, Format], setup: ModelSet
         SourceError: Its MLmodel cannot be read.
     """
     files = read_model(folder)
+    format_, path, notes = _recognised(folder, files, formats, setup)
+    records = file_records(folder)
+    record = SourceRecord(
+        format=format_.name,
+        kind=format_.kind,
+        flavor=", ".join(name for name in files.flavors if name != "python_function"),
+        sha256=combined_digest(records),
+        size_bytes=sum(record.size_bytes for record in records),
+        notes=(*files.notes, *notes, *_setup_notes(format_, setup)),
+    )
+    return Checkpoint(format_, path, files, record, setup)
+
+
+def _recognised(
+    folder: Path, files: ModelFiles, formats: Mapping[str, Format], setup: ModelSetup
+) -> tuple[Format, Path, tuple[str, ...]]:
+    """Choose the format and its checkpoint, and say which checkpoints of plain files were left for it.
+
+    What one format refuses (it finds several of its own, say) another may take; among plain files only where the
+    taken one's name says that it is meant.
+    """
+    found: list[tuple[Path, Format]] = []
+    refusals: list[SourceError] = []
     for format_ in formats.values():
-        path = format_.locate(folder, files.flavors)
-        if path is not None:
-            records = file_records(folder)
-            record = SourceRecord(
-                format=format_.name,
-                kind=format_.kind,
-                flavor=", ".join(name for name in files.flavors if name != "python_function"),
-                sha256=combined_digest(records),
-                size_bytes=sum(record.size_bytes for record in records),
-                notes=(*files.notes, *_passed_over(folder, files, path, formats), *_setup_notes(format_, setup)),
-            )
-            return Checkpoint(format_, path, files, record, setup)
-    raise _unrecognised(folder, files)
-
-
-def _passed_over(folder: Path, files: ModelFiles, taken: Path, formats: Mapping[str, Format]) -> tuple[str, ...]:
-    """Say which checkpoint of plain files was taken where other formats would have taken other ones."""
-    others: dict[Path, str] = {}
-    for format_ in formats.values() if not files.flavors else ():
-        with contextlib.suppress(SourceError):  # it finds several of its own, and cannot choose
+        try:
             path = format_.locate(folder, files.flavors)
-            if path is not None and path != taken:
-                others.setdefault(path, format_.name)
-    if not others:
-        return ()
-    left = ", ".join(f"{_place(path, folder)} ({name})" for path, name in others.items())
-    return (f"The checkpoint is {_place(taken, folder)}; not looked at beside it: {left}.",)
+        except SourceError as refusal:
+            refusals.append(refusal)
+        else:
+            found += [(path, format_)] if path is not None else []
+    if not files.flavors:
+        found.sort(key=lambda one: _rank(one[0], one[1], folder, setup))
+    if not found or (refusals and not files.flavors and not _is_named(found[0][0], folder)):
+        raise refusals[0] if refusals else _unrecognised(folder, files)
+    path, format_ = found[0]
+    return format_, path, () if files.flavors else tuple(_passed_over(folder, found, refusals))
+
+
+def _rank(path: Path, format_: Format, folder: Path, setup: ModelSetup) -> tuple[bool, bool, bool]:
+    """Order plain files: named as the model, all of the folder, with a factory where the rule has one."""
+    return not _is_named(path, folder), path != folder, (MODEL_FACTORY in heeded(format_)) != bool(setup.model_factory)
+
+
+def _is_named(path: Path, folder: Path) -> bool:
+    return path != folder and path.name.partition(".")[0] == "model"
+
+
+def _passed_over(folder: Path, found: Sequence[tuple[Path, Format]], refusals: Sequence[SourceError]) -> Iterator[str]:
+    taken = found[0][0]
+    others: dict[Path, str] = {}
+    for path, format_ in found:
+        if path != taken:
+            others.setdefault(path, format_.name)
+    if others:
+        left = ", ".join(f"{_place(path, folder)} ({name})" for path, name in others.items())
+        yield f"The checkpoint is {_place(taken, folder)}; not looked at beside it: {left}."
+    for message in dict.fromkeys(refusal.message for refusal in refusals):
+        yield f"The checkpoint is {_place(taken, folder)}, which its name says. {message}"
 
 
 def _place(path: Path, folder: Path) -> str:

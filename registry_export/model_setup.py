@@ -5,6 +5,7 @@ Both are named `package.module:callable` and are run inside the child that loads
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import sys
@@ -147,22 +148,53 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {text}{place}"
 
 
-def code_files(name: str, search: Sequence[str]) -> tuple[Path, ...]:
+def code_files(name: str, search: Sequence[str], own: Sequence[str] = ()) -> tuple[Path, ...]:
     """Find the files behind `package.module:callable`, or behind the path of one file, without importing them.
 
     Args:
         name: The name or the path.
-        search: Folders to look in, in order.
+        search: Folders to look in, in the order in which the child imports from them.
+        own: Those that hold the author's code: what a module there imports from there belongs to it.
 
     Returns:
-        The files of the module's top-level package, or its one file; nothing where it is not found.
+        The files of the module's top-level package, or its one file, and of what it imports; nothing where it is
+        not found.
     """
     if not is_callable_name(name):
         return tuple(path for folder in search if (path := Path(folder, name)).is_file())[:1]
-    top = name.partition(":")[0].partition(".")[0]
-    for folder in map(Path, search):
-        if (folder / top / "__init__.py").is_file() or (folder / top).is_dir():
-            return tuple(sorted((folder / top).rglob("*.py")))
+    tops = [name.partition(":")[0].partition(".")[0]]
+    followed = {Path(folder) for folder in own}
+    found: dict[Path, None] = {}
+    for position, top in enumerate(tops):  # which grows meanwhile
+        for folder, path in _module_files(top, search):
+            if position == 0 or folder in followed:
+                found[path] = None
+            if folder in followed:
+                tops.extend(imported for imported in _imported(path) if imported not in tops)
+    return tuple(found)
+
+
+def _module_files(top: str, search: Sequence[str]) -> list[tuple[Path, Path]]:
+    """Find a top-level module as Python does: a package or a module first, mere folders only where there is none.
+
+    Returns:
+        Its files, each with the folder in which the module was found.
+    """
+    folders = [Path(folder) for folder in search]
+    for folder in folders:
+        if (folder / top / "__init__.py").is_file():
+            return [(folder, path) for path in sorted((folder / top).rglob("*.py"))]
         if (folder / f"{top}.py").is_file():
-            return (folder / f"{top}.py",)
-    return ()
+            return [(folder, folder / f"{top}.py")]
+    return [(folder, path) for folder in folders for path in sorted((folder / top).rglob("*.py"))]
+
+
+def _imported(path: Path) -> list[str]:
+    """Name the top-level modules that a file imports anywhere; none where it is no Python."""
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except (SyntaxError, ValueError):
+        return []
+    modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    modules += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return list(dict.fromkeys(module.partition(".")[0] for module in modules))

@@ -92,3 +92,20 @@ def test_the_files_behind_a_name_are_found_without_importing_them(tmp_path):
     (tmp_path / "pack" / "nets.py").write_text("")
     assert [p.name for p in code_files("pack.nets:build", [str(tmp_path)])] == ["__init__.py", "nets.py"]
     assert code_files("nowhere:build", [str(tmp_path)]) == ()
+
+
+def test_a_folder_of_pictures_does_not_stand_before_the_module_of_its_name(tmp_path):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits.py").write_text("")
+    assert code_files("digits:build", [str(tmp_path)]) == (tmp_path / "digits.py",)
+
+
+def test_a_package_stands_before_a_mere_folder_of_its_name_wherever_it_lies(tmp_path):
+    for folder in ("first/models", "second/models"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "net.py").write_text("")
+    search = [str(tmp_path / "first"), str(tmp_path / "second")]
+    assert [path.parts[-3] for path in code_files("models.net:build", search)] == ["first", "second"]
+    package = tmp_path / "second" / "models" / "__init__.py"
+    package.write_text("")
+    assert code_files("models.net:build", search) == (package, package.parent / "net.py")
