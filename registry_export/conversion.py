@@ -131,9 +131,9 @@ def merged(described: Interface, wanted: Interface) -> Interface:
 
 def _merged_specs(described: tuple[TensorSpec, ...], wanted: tuple[TensorSpec, ...]) -> Iterator[TensorSpec]:
     by_name = {spec.name: spec for spec in described}
-    same_names = set(by_name) == {spec.name for spec in wanted}
+    renamed = len(described) == len(wanted) and set(by_name) != {spec.name for spec in wanted}
     for position, spec in enumerate(wanted):
-        own = by_name[spec.name] if same_names else described[position] if len(described) == len(wanted) else spec
+        own = described[position] if renamed else by_name.get(spec.name, spec)
         yield TensorSpec(spec.name, own.dtype or spec.dtype, _merged_shape(own.shape, spec.shape))
 
 
@@ -264,6 +264,10 @@ class PlanRun:
 
 
 def _fingerprint(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of change of a file or of all files in a folder: cheap, and enough to see a write."""
+    """Names, sizes and times of change of a file or of all files in a folder: cheap, and enough to see a write.
+
+    Python caches the author's code beside it when a child imports it; that is no change.
+    """
     files = [path] if path.is_file() else sorted(path.rglob("*"))
-    return tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file())
+    ours = (file for file in files if file.is_file() and file.parent.name != "__pycache__")
+    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in ours)

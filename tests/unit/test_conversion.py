@@ -1,0 +1,43 @@
+"""What the core makes of a converter's output, and how it watches over the input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry_export.conversion import _fingerprint as fingerprint
+from registry_export.conversion import merged
+from registry_export.entities import Interface, TensorSpec
+
+
+def interface(**inputs):
+    return Interface(tuple(TensorSpec(name, "float32", shape) for name, shape in inputs.items()))
+
+
+WANTED = interface(x=("batch", 4), mask=("batch", 1))
+
+
+@pytest.mark.parametrize(
+    ("described", "expected"),
+    [
+        (interface(mask=(2, 1), x=("n", 4)), interface(x=("batch", 4), mask=(2, 1))),
+        (interface(input_1=(2, 4), input_2=("n", 1)), interface(x=(2, 4), mask=("batch", 1))),
+        (interface(x=(2, 4)), interface(x=(2, 4), mask=("batch", 1))),
+    ],
+    ids=["by name", "by position", "one was pruned"],
+)
+def test_what_a_file_says_of_an_input_stands_under_the_sources_name(described, expected):
+    assert merged(described, WANTED) == expected
+
+
+def test_only_what_python_caches_may_change_in_a_converters_input(tmp_path: Path):
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "nets.py").write_text("")
+    before = fingerprint(tmp_path)
+    (code / "__pycache__").mkdir()
+    (code / "__pycache__" / "nets.cpython-311.pyc").write_text("compiled when it is imported")
+    assert fingerprint(tmp_path) == before
+    (code / "weights.bin").write_text("")
+    assert fingerprint(tmp_path) != before
