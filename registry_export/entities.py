@@ -254,6 +254,7 @@ class Verification:
         reason: Why the status is not `verified`; empty when it is.
         latency_ms: Median time of one call on the example, in milliseconds, after a warm-up.
         runtime: What ran it, with its version.
+        notes: Sentences on what the inputs have not shown.
     """
 
     status: Status
@@ -266,6 +267,7 @@ class Verification:
     reason: str = ""
     latency_ms: float | None = None
     runtime: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -262,6 +262,25 @@ class Conversion:
         return self.intermediate(options) if callable(self.intermediate) else self.intermediate
 
 
+@dataclass(frozen=True)
+class Intermediate:
+    """One tensor inside a model's run.
+
+    Attributes:
+        name: Its name in the file, or what made it, numbered; no two of a run have the same.
+        value: None where there is nothing to compare (indices, shapes): it then only links others.
+        module: Path of the module or layer that made it, as the model's author knows it; empty: unknown.
+        operator: What made it (`relu`, `Conv`); empty: unknown.
+        after: Names of those that it was made from; None: of the one before it.
+    """
+
+    name: str
+    value: Array | None
+    module: str = ""
+    operator: str = ""
+    after: tuple[str, ...] | None = None
+
+
 class Runner(Protocol):
     """A loaded model that infers. Used as a context manager's value; usable until that closes.
 
@@ -271,7 +290,12 @@ class Runner(Protocol):
     of its author's: a logged example is then that one's, and `example` goes before it. `stand_in` says why
     its answers are not the checkpoint's own, where something else answers in its place: no export is verified
     against it. `variants` holds functions like `infer` by name that compute the same in another way (`float64`,
-    `one thread`), from which the source's own noise is measured, and `precision` what it computes in.
+    `one thread`), from which the source's own noise is measured, and `precision` what it computes in. `decisions`
+    maps the place of each decision on data to the sides that it has taken since the model was opened.
+
+    Any runner may have a method `intermediates(inputs) -> Iterator[Intermediate]`: it runs the model once more and
+    yields every floating tensor that depends on the inputs, in the order of execution, each usable until the next
+    one is asked for. It is called for a mismatch, to name the place where an export leaves its source.
 
     Attributes:
         interface: Inputs and outputs by the model's own names, in order. A source whose outputs are

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,6 +139,17 @@ def answered(infer: Callable[[Tensors], dict[str, Array]], inputs: Tensors) -> d
         raise
     except Exception:  # noqa: BLE001  a refusal is the answer to the question asked here
         return None
+
+
+def one_sided(runner: Runner) -> tuple[str, ...]:
+    """Name the decisions of a model of which all of its inputs have taken the same side."""
+    decisions: Mapping[str, Collection[bool]] = getattr(runner, "decisions", {})
+    return tuple(
+        f"All inputs took the same side of a decision on data ({place}): of the other one nothing is shown. "
+        "Give the rule samples that take both."
+        for place, sides in decisions.items()
+        if len(sides) == 1
+    )
 
 
 def one_line(error: BaseException, limit: int = 400) -> str:

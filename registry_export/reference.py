@@ -17,7 +17,7 @@ from registry_export.discovery import discover_formats, format_named
 from registry_export.entities import Dimension, Interface, NoiseFloor, TensorSpec
 from registry_export.errors import RegistryExportError, SamplesError, SourceError
 from registry_export.format import Format, Runner
-from registry_export.inference import DRAWN, EDGE, Origin, RungFiles, answered, first_run, one_line
+from registry_export.inference import DRAWN, EDGE, Origin, RungFiles, answered, first_run, one_line, one_sided
 from registry_export.ladder import drawn, edges
 from registry_export.noise import Measured, carried, measure, unfit
 from registry_export.samples import WHAT_TO_LOG, Array, bind, draw
@@ -134,7 +134,7 @@ def reference(arguments: Any) -> Reference:
             noisy=measured.unstable,
             noise=measured.floor,
             stand_in=getattr(runner, "stand_in", ""),
-            notes=(*getattr(runner, "notes", ()), *precision, *notes, *measured.notes),
+            notes=(*getattr(runner, "notes", ()), *precision, *notes, *measured.notes, *one_sided(runner)),
             runtime=runner.runtime,
         )
 

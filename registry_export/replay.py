@@ -19,7 +19,7 @@ from registry_export.discovery import discover_formats, format_named
 from registry_export.entities import Interface
 from registry_export.errors import RegistryExportError, VerificationError
 from registry_export.format import Runner
-from registry_export.inference import Origin, RungFiles, one_line
+from registry_export.inference import Origin, RungFiles, one_line, one_sided
 from registry_export.samples import Array
 from registry_export.tensors import read_tensors, write_tensors
 
@@ -50,11 +50,12 @@ class ReplayedRung:
 
 @dataclass(frozen=True)
 class Replay:
-    """An artifact's answers, rung by rung, and the median latency of one call in milliseconds."""
+    """An artifact's answers, rung by rung, the median latency of one call in milliseconds, and sentences on it."""
 
     rungs: tuple[ReplayedRung, ...]
     runtime: str
     latency_ms: float | None
+    notes: tuple[str, ...] = ()
 
 
 def replay(arguments: Any) -> Replay:
@@ -72,7 +73,7 @@ def replay(arguments: Any) -> Replay:
             rungs: list[ReplayedRung] = []
             for rung in request.rungs:
                 rungs.append(_replay_rung(runner, rung, request, rungs[-1] if rung.feeds else None))
-            return Replay(tuple(rungs), runner.runtime, _latency(runner, request.rungs, rungs))
+            return Replay(tuple(rungs), runner.runtime, _latency(runner, request.rungs, rungs), one_sided(runner))
     except (RegistryExportError, MemoryError):
         raise
     except Exception as error:

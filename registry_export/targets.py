@@ -212,7 +212,12 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
         status=verification.status,
         verification=verification,
         dynamic_dimensions=_shown(step, reference, verification),
-        notes=(*result.notes, *_static_notes(step, reference), *_calibration_notes(bench, run, step, reference)),
+        notes=(
+            *result.notes,
+            *_static_notes(step, reference),
+            *_calibration_notes(bench, run, step, reference),
+            *(note for note in verification.notes if note not in reference.notes),
+        ),
         error=to_record(VerificationError(verification.reason)) if verification.status is Status.FAILED else None,
     ), step.folder
 

@@ -94,6 +94,7 @@ def judge(source: Reference, replay: Replay, tolerance: Tolerance, precision: st
         reason=reason,
         latency_ms=replay.latency_ms,
         runtime=replay.runtime,
+        notes=replay.notes,
     )
 
 

@@ -16,6 +16,7 @@ from registry_export.entities import Dimension, Interface, TensorSpec
 from registry_export.errors import RuntimeAbsentError, SourceError, VerificationError
 from registry_export.format import Array, Tensors
 from registry_export_plugins._inputs import in_order
+from registry_export_plugins._onnx.decisions import Decisions
 from registry_export_plugins._onnx.libraries import library_of, place_to_load
 
 _DTYPES = {"float": "float32", "double": "float64"}
@@ -41,6 +42,7 @@ class OnnxRunner:
         self._path = path
         self._session = open_session(path)
         _refuse_containers(self._session)
+        self._decisions = _decisions(path)
         own = session_interface(self._session)
         self._keys = [spec.name for spec in own.inputs]
         self._types = {value.name: value.type for value in self._session.get_inputs()}
@@ -68,6 +70,11 @@ class OnnxRunner:
         return self._run(inputs, self._session)
 
     @property
+    def decisions(self) -> Mapping[str, set[bool]]:
+        """The sides that its `If` nodes have taken, by node."""
+        return self._decisions.taken if self._decisions is not None else {}
+
+    @property
     def variants(self) -> Mapping[str, Callable[[Tensors], dict[str, Array]]]:
         """The same model computed another way, by name."""
         if (os.cpu_count() or 1) < _SEVERAL:
@@ -78,6 +85,8 @@ class OnnxRunner:
     def _run(self, inputs: Tensors, session: Any) -> dict[str, Array]:
         arrays = dict(zip(self._names, in_order(inputs, self._interface.inputs), strict=True))
         feed = {key: self._value(key, arrays[name]) for key, name in zip(self._keys, self._names, strict=True)}
+        if self._decisions is not None:
+            self._decisions.note(feed)
         try:
             results = session.run_with_ort_values(None, feed)
         except Exception as error:  # its exceptions have no public base class
@@ -92,6 +101,16 @@ class OnnxRunner:
             bits = array.astype(ml_dtypes.bfloat16).view(np.uint16)
             return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, onnx_element_type=16)
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _decisions(path: Path) -> Decisions | None:
+    """Watch a model's decisions; one that cannot be watched (its operators are in a library) runs all the same."""
+    try:
+        return Decisions(path)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  its exceptions have no public base class
+        return None
 
 
 def _refuse_containers(session: Any) -> None:

@@ -16,6 +16,7 @@ from registry_export.format import Array, ModelSetup, Tensors
 from registry_export_plugins._inputs import in_order
 from registry_export_plugins._torch.caching import cached_decoder
 from registry_export_plugins._torch.calls import Binding, bind, flatten, output_names, parameters_of
+from registry_export_plugins._torch.decisions import Taken, recorded
 from registry_export_plugins._torch.otherwise import variants
 
 _NO_NUMPY = (torch.bfloat16, *(getattr(torch, name) for name in dir(torch) if name.startswith("float8_")))
@@ -159,6 +160,7 @@ class TorchRunner:
         notes: Sentences on the source that the report shows.
         inside: Whether something of the author's calls the model, and the logged example is that one's.
         module: What `call` belongs to; None where that is a program.
+        decisions: The sides that its decisions on data have taken, by place.
     """
 
     def __init__(
@@ -170,6 +172,7 @@ class TorchRunner:
     ) -> None:
         self.call = call
         self.module = module
+        self.decisions: Taken = {}
         self._interface = interface
         self._what = what
         self.example: Mapping[str, Array] | None = None
@@ -206,7 +209,7 @@ class TorchRunner:
 
     def _run(self, inputs: Tensors, call: Callable[[Sequence[torch.Tensor]], Any]) -> dict[str, Array]:
         tensors = [to_tensor(array) for array in in_order(inputs, self._interface.inputs)]
-        with torch.no_grad():
+        with torch.no_grad(), recorded(self.decisions):
             leaves = flatten(call(tensors))
         names = output_names(leaves, self._interface.outputs)
         return {name: to_array(tensor) for name, tensor in zip(names, leaves.tensors, strict=True)}
