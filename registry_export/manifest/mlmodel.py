@@ -47,17 +47,26 @@ def write_artifact(folder: Path, report: ExportReport, result: TargetResult, sou
     manifest = make_manifest(folder, report, result)
     write_manifest(folder, manifest)
     extra = format_named(discover_formats(), result.format).extra
-    signature = source.signature if _fits(source.interface, manifest.interface) else None
-    write_mlmodel(folder, manifest, extra=extra, signature=signature)
+    write_mlmodel(folder, manifest, extra=extra, signature=_signature(source, manifest.interface))
     return manifest
 
 
-def _fits(declared: Interface | None, interface: Interface) -> bool:
-    """Say whether a source's signature is that of the model itself: a pipeline's or a function's is not."""
-    if declared is None or len(declared.inputs) != len(interface.inputs):
-        return False
-    pairs = zip(declared.inputs, interface.inputs, strict=True)
-    return all(_same_kind(d, i) for d, i in pairs)
+def _signature(source: ModelFiles, interface: Interface) -> Mapping[str, Any] | None:
+    """Take over a source's signature where it is that of the model itself: a pipeline's or a function's is not.
+
+    A wrapper takes what the model takes, and may return something else.
+    """
+    declared = source.interface
+    if declared is None or source.signature is None or not _fit(declared.inputs, interface.inputs):
+        return None
+    same = [spec.dtype for spec in declared.outputs] == [spec.dtype for spec in interface.outputs]
+    if same and _fit(declared.outputs, interface.outputs):
+        return source.signature
+    return {**source.signature, "outputs": (signature_of(interface) or {}).get("outputs")}
+
+
+def _fit(declared: Sequence[TensorSpec], own: Sequence[TensorSpec]) -> bool:
+    return len(declared) == len(own) and all(_same_kind(d, o) for d, o in zip(declared, own, strict=True))
 
 
 def _same_kind(declared: TensorSpec, own: TensorSpec) -> bool:

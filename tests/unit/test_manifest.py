@@ -22,8 +22,10 @@ from registry_export.manifest import (
     signature_of,
     target_text,
     verify_files,
+    write_artifact,
     write_manifest,
 )
+from registry_export.registry import ModelFiles
 from tests.support import affine
 from tests.unit.stub_formats import FORMATS
 
@@ -201,6 +203,17 @@ def test_a_signature_is_made_from_the_interface():
 @pytest.mark.parametrize("spec", [TensorSpec("x", "bfloat16", (1,)), TensorSpec("x", "float32", None)])
 def test_what_mlflow_cannot_express_has_no_signature(spec):
     assert signature_of(Interface((spec,))) is None
+
+
+def test_the_outputs_of_a_wrapped_model_are_not_promised_to_be_those_of_the_logged_one(artifact):
+    outcome = affine.result()
+    logged = Interface(affine.INTERFACE.inputs, (TensorSpec("logits", "float32", ("batch", 10)),))
+    for source, outputs in ((affine.INTERFACE, affine.INTERFACE), (logged, affine.INTERFACE)):
+        files = ModelFiles(interface=source, signature=signature_of(source))
+        write_artifact(artifact, affine.report(REF, outcome), outcome, files)
+        document = yaml.safe_load((artifact / "MLmodel").read_text())
+        assert document["signature"]["inputs"] == files.signature["inputs"]
+        assert document["signature"]["outputs"] == signature_of(outputs)["outputs"]
 
 
 def test_the_mlmodel_has_what_mlflow_requires(artifact):
