@@ -166,27 +166,27 @@ def code_files(name: str, search: Sequence[str], own: Sequence[str] = ()) -> tup
     followed = {Path(folder) for folder in own}
     found: dict[Path, None] = {}
     for position, top in enumerate(tops):  # which grows meanwhile
-        for folder, path in _module_files(top, search):
-            if position == 0 or folder in followed:
+        for place in _places_of(top, search):
+            is_own = place.parent in followed
+            for path in _python_files(place) if is_own or position == 0 else ():
                 found[path] = None
-            if folder in followed:
-                tops.extend(imported for imported in _imported(path) if imported not in tops)
+                tops.extend(imported for imported in (_imported(path) if is_own else ()) if imported not in tops)
     return tuple(found)
 
 
-def _module_files(top: str, search: Sequence[str]) -> list[tuple[Path, Path]]:
-    """Find a top-level module as Python does: a package or a module first, mere folders only where there is none.
-
-    Returns:
-        Its files, each with the folder in which the module was found.
-    """
+def _places_of(top: str, search: Sequence[str]) -> list[Path]:
+    """Find a top-level module as Python does: a package or a module first, mere folders only where there is none."""
     folders = [Path(folder) for folder in search]
     for folder in folders:
         if (folder / top / "__init__.py").is_file():
-            return [(folder, path) for path in sorted((folder / top).rglob("*.py"))]
+            return [folder / top]
         if (folder / f"{top}.py").is_file():
-            return [(folder, folder / f"{top}.py")]
-    return [(folder, path) for folder in folders for path in sorted((folder / top).rglob("*.py"))]
+            return [folder / f"{top}.py"]
+    return [folder / top for folder in folders if (folder / top).is_dir()]
+
+
+def _python_files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(place.rglob("*.py"))
 
 
 def _imported(path: Path) -> list[str]:
