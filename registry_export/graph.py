@@ -113,14 +113,21 @@ def plan_export(
 
 def _routes(source: Format, target: Target, known: _Map) -> list[tuple[_Edge, ...]]:
     format_ = known.formats[target.format]
-    found = list(_walk(source.kind, format_, target.options, known, ()))
-    if format_.name == source.name:
-        found = [route for route in found if len(route) == 1]  # a round trip through other formats only loses
+    found = list(_ways(source, format_, target.options, known))
     usable = [route for route in found if not _missing(route)]
     if not usable:
         raise _no_route(source, target, found, known)
     usable.sort(key=lambda route: (sum(edge.conversion.cost for edge in route), len(route)))
     return usable[:_MOST_ROUTES]
+
+
+def _ways(
+    source: Format, format_: Format, options: Mapping[str, OptionValue], known: _Map
+) -> Iterator[tuple[_Edge, ...]]:
+    """Yield every route from a source into a format."""
+    for route in _walk(source.kind, format_, options, known, ()):
+        if format_.name != source.name or len(route) == 1:  # a round trip through other formats only loses
+            yield route
 
 
 def _walk(
@@ -182,7 +189,7 @@ def _no_route(source: Format, target: Target, found: Sequence[tuple[_Edge, ...]]
             remedy=f"Run `{command}`." if command else "",
         )
     calibrated = _Map(known.formats, samples=True)
-    if not known.samples and any(True for _ in _walk(source.kind, format_, target.options, calibrated, ())):
+    if not known.samples and any(True for _ in _ways(source, format_, target.options, calibrated)):
         return UnsupportedTargetError(f"{target.variant} cannot be made: {_NO_SAMPLES}.", remedy=_GIVE_SAMPLES)
     reason, article = _refusal(source, target, format_), "an" if source.name[0] in "aeio" else "a"
     reachable = sources_of(format_, known.formats)
@@ -201,7 +208,7 @@ def _refusal(source: Format, target: Target, format_: Format) -> str:
 
 def _reaches(source: Format, format_: Format, formats: Mapping[str, Format]) -> bool:
     defaults: dict[str, OptionValue] = {option.name: option.default for option in format_.options}
-    return any(True for _ in _walk(source.kind, format_, defaults, _Map(formats, samples=True), ()))
+    return any(True for _ in _ways(source, format_, defaults, _Map(formats, samples=True)))
 
 
 def sources_of(format_: Format, formats: Mapping[str, Format]) -> tuple[str, ...]:

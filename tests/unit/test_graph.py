@@ -147,6 +147,13 @@ def test_the_sources_of_a_format_are_all_that_lead_there(name, expected):
     assert tuple(sorted(sources_of(FORMATS[name], FORMATS))) == expected
 
 
+def test_what_is_said_to_lead_to_a_format_is_what_a_plan_takes():
+    planned = plan("saved_model", "saved_model").targets[0]
+    assert planned.error is not None  # through ONNX and back it would only lose
+    assert "saved_model" not in sources_of(FORMATS["saved_model"], FORMATS)
+    assert planned.error.message.endswith("It can be made from: keras, onnx, pytorch.")
+
+
 class PreciseOnnx(Onnx):
     options = (*Onnx.options, Option("precision", str, "fp32", "{value}", ("fp32", "fp16", "int8")))
     conversions = (
