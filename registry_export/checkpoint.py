@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry_export.discovery import install_command, missing_requirements
 from registry_export.entities import Interface, SourceRecord, TensorSpec
-from registry_export.errors import SourceError, UnsupportedSourceError
+from registry_export.errors import MissingPackageError, SourceError, UnsupportedSourceError
 from registry_export.format import Format
 from registry_export.inference import Origin, heeded
 from registry_export.manifest import combined_digest, file_records
@@ -100,10 +101,12 @@ def read_checkpoint(folder: Path, formats: Mapping[str, Format], setup: ModelSet
 
     Raises:
         UnsupportedSourceError: No format recognises it, or the one that does can do nothing with the wrapper.
+        MissingPackageError: What loads it is not installed.
         SourceError: Its MLmodel cannot be read.
     """
     files = read_model(folder)
     format_, path, notes = _recognised(folder, files, formats, setup)
+    _require_packages(format_)
     records = file_records(folder)
     record = SourceRecord(
         format=format_.name,
@@ -179,6 +182,18 @@ def _unrecognised(folder: Path, files: ModelFiles) -> UnsupportedSourceError:
         remedy="Log one checkpoint there, whole and with its usual suffix; where there are several, name the one that "
         f"is meant model, as in model.onnx. {_FORMATS_ARE_LISTED}",
     )
+
+
+def _require_packages(format_: Format) -> None:
+    """Name what a child would stumble over, with the command that installs it."""
+    missing = missing_requirements(format_.requirements)
+    if missing:
+        command = install_command(format_)
+        raise MissingPackageError(
+            f"A {format_.name} checkpoint needs packages that are not installed: {', '.join(missing)}.",
+            remedy=f"Run `{command}`." if command else "",
+            step=SourceError.stage,
+        )
 
 
 def _setup_notes(format_: Format, setup: ModelSetup) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import yaml
 
 from registry_export.checkpoint import read_checkpoint
 from registry_export.entities import Interface, TensorSpec
-from registry_export.errors import SourceError, UnsupportedSourceError
+from registry_export.errors import MissingPackageError, SourceError, UnsupportedSourceError
 from registry_export.model_setup import NO_SETUP, ModelSetup
 from tests.unit.stub_formats import StubFormat
 
@@ -141,6 +141,13 @@ def test_the_report_says_what_could_not_be_chosen_among_beside_the_file_named_mo
         (tmp_path / name).write_text("")
     notes = read_checkpoint(tmp_path, {"a": Files("a"), "b": Files("b")}).record.notes
     assert notes == ("The checkpoint is model.a, which its name says. There are 2 files of b.",)
+
+
+def test_a_checkpoint_whose_packages_are_absent_says_what_installs_them(tmp_path):
+    lacking = Located()
+    lacking.requirements = ("pathlib", "no_such_package")
+    with pytest.raises(MissingPackageError, match=r"stub checkpoint needs .*: no_such_package\. Run `pip install 'reg"):
+        read_checkpoint(_model(tmp_path, None), {"stub": lacking})
 
 
 class Strict(StubFormat):
