@@ -180,9 +180,11 @@ def _parse_one(text: str, place: Place, formats: Formats) -> Target:
 def _rejoined(pairs: list[str], format_: Format) -> list[str]:
     """Put a value back together that holds a colon itself, as `package.module:NAME` does."""
     free_text = {option.name for option in format_.options if option.type is str and not option.choices}
+    forgotten = {*(option.name for option in format_.options), _REQUIRED}  # an option that lacks its value
     joined: list[str] = []
     for pair in pairs:
-        if joined and "=" not in pair and joined[-1].partition("=")[0].strip() in free_text:
+        is_rest = "=" not in pair and pair not in forgotten
+        if joined and is_rest and joined[-1].partition("=")[0].strip() in free_text:
             joined[-1] += f":{pair}"
         else:
             joined.append(pair)

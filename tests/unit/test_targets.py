@@ -68,6 +68,8 @@ def test_an_axis_without_a_name_gets_one_that_every_toolchain_takes() -> None:
         ("onnx:opset_version", ["onnx: ", "name=value", "'opset_version'"]),
         ("onnx:opset_version=", ["name=value"]),
         ("onnx:", ["name=value"]),
+        ("tflite:note=package.module:TABLE:scale", ["tflite: ", "name=value, not 'scale'"]),
+        ("tflite:device=sm89:required", ["name=value, not 'required'"]),
         ("onnx:opset=17", ["onnx.opset: ", "did you mean 'opset_version'?"]),
         ("onnx:opset_version=x", ["onnx.opset_version: ", "whole number", "the text 'x'", "7 to 27"]),
         ("onnx:opset_version=99", ["99 is out of range", "7 to 27"]),
