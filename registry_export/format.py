@@ -293,6 +293,10 @@ class Runner(Protocol):
     `one thread`), from which the source's own noise is measured, and `precision` what it computes in. `decisions`
     maps the place of each decision on data to the sides that it has taken since the model was opened.
 
+    An export's runner may have an attribute `by`: `evaluator` where something computes what the format's own
+    runtime, which is not here, would; `runtime` where there is none. An `infer` that finds only then that it
+    lacks an operator raises `RuntimeAbsentError`.
+
     Any runner may have a method `intermediates(inputs) -> Iterator[Intermediate]`: it runs the model once more and
     yields every floating tensor that depends on the inputs, in the order of execution, each usable until the next
     one is asked for. It is called for a mismatch, to name the place where an export leaves its source.

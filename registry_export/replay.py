@@ -17,7 +17,7 @@ import numpy as np
 
 from registry_export.discovery import discover_formats, format_named
 from registry_export.entities import Interface
-from registry_export.errors import RegistryExportError, VerificationError
+from registry_export.errors import RegistryExportError, RuntimeAbsentError, VerificationError
 from registry_export.format import Runner
 from registry_export.inference import Origin, RungFiles, one_line, one_sided
 from registry_export.samples import Array
@@ -50,12 +50,16 @@ class ReplayedRung:
 
 @dataclass(frozen=True)
 class Replay:
-    """An artifact's answers, rung by rung, the median latency of one call in milliseconds, and sentences on it."""
+    """An artifact's answers, rung by rung, the median latency of one call in milliseconds, and sentences on it.
+
+    `by` says who answered: `runtime`, or `evaluator` where that is not here; how long one takes shows nothing.
+    """
 
     rungs: tuple[ReplayedRung, ...]
     runtime: str
     latency_ms: float | None
     notes: tuple[str, ...] = ()
+    by: str = "runtime"
 
 
 def replay(arguments: Any) -> Replay:
@@ -73,7 +77,9 @@ def replay(arguments: Any) -> Replay:
             rungs: list[ReplayedRung] = []
             for rung in request.rungs:
                 rungs.append(_replay_rung(runner, rung, request, rungs[-1] if rung.feeds else None))
-            return Replay(tuple(rungs), runner.runtime, _latency(runner, request.rungs, rungs), one_sided(runner))
+            by = str(getattr(runner, "by", "runtime"))
+            latency = _latency(runner, request.rungs, rungs) if by == "runtime" else None
+            return Replay(tuple(rungs), runner.runtime, latency, one_sided(runner), by)
     except (RegistryExportError, MemoryError):
         raise
     except Exception as error:
@@ -93,7 +99,7 @@ def _replay_rung(runner: Runner, rung: RungFiles, request: ReplayRequest, before
         return ReplayedRung(skipped=misfit)
     try:
         outputs = runner.infer(inputs)
-    except MemoryError:
+    except (MemoryError, RuntimeAbsentError):
         raise
     except Exception as error:  # noqa: BLE001  the verdict on this rung, not the end of the others
         return ReplayedRung(error=one_line(error))

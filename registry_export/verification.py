@@ -86,6 +86,7 @@ def judge(source: Reference, replay: Replay, tolerance: Tolerance, precision: st
         status, reason = Status.UNVERIFIED, source.stand_in
     return Verification(
         status=status,
+        by=replay.by,
         evidence=source.evidence,
         tolerance=tolerance,
         default_tolerance=None if tolerance.default else default_tolerance(precision),

@@ -106,6 +106,8 @@ def _target(report: ExportReport, result: TargetResult, command: str) -> Iterato
 
 def _rungs(verification: Verification) -> Iterator[str]:
     yield f"- {escaped(allowed_text(verification))}"
+    if verification.by != "runtime":
+        yield f"- Verified by {escaped(verification.runtime)}, in its runtime's place"
     if worst := worst_text(verification.metrics.worst):
         yield f"- {escaped(worst)}"
     for rung in verification.rungs:

@@ -141,6 +141,8 @@ def tag_line(result: TargetResult) -> str:
             parts.append(size_text(result.size_bytes))
         if result.verification is not None and result.verification.metrics.max_abs_diff is not None:
             parts.append(f"max abs diff {number_text(result.verification.metrics.max_abs_diff)}")
+    if result.verification is not None and result.verification.by != "runtime":
+        parts.append(f"by {result.verification.by}")
     if reason := reason_text(result):
         parts.append(reason)
     return shortened(" · ".join(parts), _LONGEST_TAG)

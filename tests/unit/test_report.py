@@ -85,6 +85,15 @@ def test_the_tag_of_a_format_without_opset_names_its_version():
     assert tag_line(replace(VERIFIED, opset_version=None, format_version="3")).startswith("verified · version 3 · 44.7")
 
 
+def test_the_tag_and_the_reports_say_where_an_evaluator_took_the_runtimes_place():
+    verification = replace(VERIFIED.verification, by="evaluator", runtime="somebody's evaluator")
+    evaluated = replace(VERIFIED, verification=verification)
+    assert tag_line(evaluated).endswith(" · max abs diff 2.4e-07 · by evaluator")
+    report = replace(REPORT, targets=(evaluated,))
+    assert "somebody's evaluator" in to_markdown(report)
+    assert "by evaluator" in to_html(report)
+
+
 def test_the_tag_of_a_failed_target_says_where_and_why_on_one_line():
     assert tag_line(FAILED) == "failed · Convert: torch said <script>alert(1)</script> | no"
 
