@@ -93,14 +93,19 @@ def compare_all(
 
 def size_of(array: Array) -> Size:
     """Measure the root mean square and the largest of an output's finite elements; zeros where there are none."""
-    squared, largest, count = 0.0, 0.0, 0
+    largest, squared, count = 0.0, 0.0, 0
+    for known in _finite_blocks(array):
+        largest = max(largest, float(np.abs(known).max(initial=0.0)))
+    for known in _finite_blocks(array) if largest else ():
+        known /= largest  # squares far from 1 are beyond floats, and an infinite size would allow anything
+        squared += float(known @ known)
+        count += known.size
+    return Size(largest * math.sqrt(squared / count) if count else 0.0, largest)
+
+
+def _finite_blocks(array: Array) -> Iterator[Floats]:
     for _, block, _ in _blocks(array, array):
-        known = block[np.isfinite(block)]
-        if known.size:
-            squared += float(known @ known)
-            largest = max(largest, float(np.abs(known).max()))
-            count += known.size
-    return Size(math.sqrt(squared / count) if count else 0.0, largest)
+        yield block[np.isfinite(block)]
 
 
 def _blocks(expected: Array, actual: Array) -> Iterator[tuple[int, Floats, Floats]]:
@@ -197,9 +202,9 @@ def _too_noisy(sums: Sums, least: float, allowed: Allowance) -> str:
     if noise == 0 or sums.max_abs <= allowed.raised:
         return ""
     ratio = decibels(sums.expected_squared, noise)
-    if ratio < least:
+    if not ratio >= least:  # a ratio that is no number shows nothing
         return f"its signal-to-noise ratio of {ratio:.1f} dB is below {least:g} dB"
-    variation = sums.expected_squared - sums.expected_sum**2 / max(sums.elements, 1)
+    variation = sums.expected_squared - sums.expected_sum * sums.expected_sum / max(sums.elements, 1)
     # What rounding leaves of a constant output is no variation.
     if sums.elements < _ENOUGH_TO_VARY or variation <= 1e-9 * sums.expected_squared:
         return ""

@@ -148,8 +148,8 @@ def _end_of(position: int) -> float:
 
 
 def decibels(power: float, noise: float) -> float:
-    """Return the ratio of two powers in decibels; minus infinity for no power."""
-    return 10 * math.log10(power / noise) if power > 0 else -math.inf
+    """Return the ratio of two powers in decibels; minus infinity for no power, NaN where both are beyond floats."""
+    return 10 * (math.log10(power) - math.log10(noise)) if power > 0 else -math.inf
 
 
 def finite(metrics: Metrics) -> Metrics:

@@ -188,3 +188,12 @@ def test_a_constant_in_place_of_what_varies_around_an_offset_is_no_good_int8():
     assert not compare(expected, expected + np.float32(0.02), INT8).problem
     constant = np.full((8, 64), 10.0, np.float32)
     assert not compare(constant, constant + np.float32(0.1), INT8).problem
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(("expected", "actual"), [(1e160, -1e160), (1.0, 1e160), (1e308, -1e307)])
+def test_numbers_whose_squares_no_float_holds_are_a_mismatch_and_no_crash(precision, expected, actual):
+    result = compare(np.full(10, expected), np.full(10, actual), DEFAULT_TOLERANCES[precision])
+    assert result.problem
+    assert finite(result.sums.metrics()).snr_db is None
