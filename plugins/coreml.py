@@ -2,7 +2,7 @@
 
 A PyTorch model is traced and translated by coremltools; compiled, or captured by `torch.export`, where that
 does not serve. A TensorFlow function is frozen first. Core ML runs on macOS only: elsewhere a package's
-structure is checked and its status is `unverified`.
+program is evaluated by our own means.
 
 Sources: https://apple.github.io/coremltools/docs-guides/, https://github.com/apple/coremltools
 """
@@ -37,7 +37,7 @@ from registry_export_plugins._toolchains import TENSORFLOW, TORCH
 
 COREML = Toolchain(
     name="coreml",
-    # Reading a package needs its protocol buffers alone; running it, which macOS can, needs coremltools.
+    # Reading a package and evaluating it need its protocol buffers alone; Core ML, on macOS, needs coremltools.
     modules=("registry_export_plugins._coreml.without_tensorflow",)
     if sys.platform == "darwin"
     else ("google.protobuf",),
@@ -163,15 +163,15 @@ class CoreML(TargetOnly):
             TF_FUNCTION, from_tf_function, TENSORFLOW_COREML, cost=5.0, requirements=("tensorflow",), accepts=accepts
         ),
     )
-    verified_by = "Core ML on macOS; elsewhere the package's structure is checked"
+    verified_by = "Core ML on macOS; elsewhere an evaluator of ML programs"
 
     @contextmanager
     def open(self, path: Path, interface: Interface) -> Iterator[Runner]:
-        """Check a package's structure and load it into Core ML.
+        """Check a package's structure and load it into Core ML, or into the evaluator where that is not.
 
         Raises:
             VerificationError: The structure is wrong.
-            RuntimeAbsentError: It is sound, and this is not macOS.
+            RuntimeAbsentError: It is sound, and the evaluator lacks an operator.
         """
         from registry_export_plugins._coreml.runner import open_package
 

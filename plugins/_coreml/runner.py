@@ -1,4 +1,4 @@
-"""Runs packages with Core ML, which macOS alone has.
+"""Runs packages: with Core ML where it is, which is on macOS, and elsewhere with the evaluator.
 
 Source: https://apple.github.io/coremltools/source/coremltools.models.html
 """
@@ -6,6 +6,7 @@ Source: https://apple.github.io/coremltools/source/coremltools.models.html
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from registry_export.entities import Interface, TensorSpec
-from registry_export.errors import RuntimeAbsentError, VerificationError
-from registry_export.format import Array, Tensors
+from registry_export.errors import VerificationError
+from registry_export.format import Array, Intermediate, Tensors
 from registry_export_plugins._coreml.description import declared
 from registry_export_plugins._coreml.names import source_names
 from registry_export_plugins._coreml.package import Package
@@ -22,24 +23,21 @@ from registry_export_plugins._coreml.structure import check
 from registry_export_plugins._inputs import in_order
 
 
-class CoreMLRunner:
+class PackageRunner:
     """Feeds a package with the source's names and element types.
 
     Integers and booleans travel as int32, after a check that their values fit; outputs come back in
     the element types and with the axes that the interface says.
 
     Args:
-        path: The `.mlpackage` folder; its structure has been checked.
+        package: The package; its structure has been checked.
         interface: The source's inputs and outputs; those of the package where it is empty.
-        units: Where Core ML may compute: `CPU_ONLY`, `CPU_AND_GPU`, `CPU_AND_NE` or `ALL`.
-
-    Raises:
-        RuntimeAbsentError: This is not macOS.
-        VerificationError: Core ML cannot load the package.
+        model: Answers arrays by feature (`predict`).
+        runtime: What that is.
+        by: `runtime`, or `evaluator` where something computes in Core ML's place.
     """
 
-    def __init__(self, path: Path, interface: Interface, units: str = "CPU_ONLY") -> None:
-        package = Package(path)
+    def __init__(self, package: Package, interface: Interface, model: Any, runtime: str, by: str) -> None:
         found = declared(package)
         self._stored = (found.inputs, found.outputs)
         self._inputs = _features(package.spec.description.input, package, found.inputs)
@@ -47,22 +45,19 @@ class CoreMLRunner:
         self.interface = Interface(
             _declared_types(found.inputs, interface.inputs), _declared_types(found.outputs, interface.outputs)
         )
-        self._model = _load(path, units)
-        self.runtime = f"Core ML, macOS {platform.mac_ver()[0]}, {units.lower()}"
+        self._model = model
+        self.runtime = runtime
+        self.by = by
 
     def infer(self, inputs: Tensors) -> dict[str, Array]:
         """Run once.
 
         Raises:
-            VerificationError: A size is outside what the package allows, a value does not fit, or Core ML failed.
+            VerificationError: A size is outside what the package allows, a value does not fit, or the run failed.
+            RuntimeAbsentError: The evaluator does not know how an operator is used.
         """
-        arrays = in_order(inputs, self.interface.inputs)
-        stored = self._stored[0]
-        fed = {
-            feature: _fitting(spec, array) for feature, spec, array in zip(self._inputs, stored, arrays, strict=True)
-        }
         try:
-            results = self._model.predict(fed)
+            results = self._model.predict(self._fed(inputs))
         except (RuntimeError, ValueError, TypeError) as error:
             raise VerificationError(f"Core ML could not run the model: {error}") from error
         return {
@@ -70,21 +65,69 @@ class CoreMLRunner:
             for feature, spec in zip(self._outputs, self.interface.outputs, strict=True)
         }
 
+    def _fed(self, inputs: Tensors) -> dict[str, Array]:
+        """Return the inputs by feature, in the package's element types."""
+        arrays = in_order(inputs, self.interface.inputs)
+        stored = self._stored[0]
+        return {
+            feature: _fitting(spec, array) for feature, spec, array in zip(self._inputs, stored, arrays, strict=True)
+        }
 
-def open_package(path: Path, interface: Interface) -> CoreMLRunner:
-    """Check a package's structure, then load it where Core ML is.
+
+class CoreMLRunner(PackageRunner):
+    """Runs a package with Core ML.
+
+    Args:
+        path: The `.mlpackage` folder; its structure has been checked.
+        interface: As of `PackageRunner`.
+        units: Where Core ML may compute: `CPU_ONLY`, `CPU_AND_GPU`, `CPU_AND_NE` or `ALL`.
+
+    Raises:
+        VerificationError: Core ML cannot load the package.
+    """
+
+    def __init__(self, path: Path, interface: Interface, units: str = "CPU_ONLY") -> None:
+        runtime = f"Core ML, macOS {platform.mac_ver()[0]}, {units.lower()}"
+        super().__init__(Package(path), interface, _load(path, units), runtime, "runtime")
+
+
+class EvaluatorRunner(PackageRunner):
+    """Evaluates a package, on any system.
+
+    Args:
+        path: The `.mlpackage` folder; its structure has been checked.
+        interface: As of `PackageRunner`.
+
+    Attributes:
+        decisions: The sides that each decision on data has taken so far, by its place.
+
+    Raises:
+        RuntimeAbsentError: The program uses an operator that the evaluator lacks.
+        VerificationError: The program is damaged.
+    """
+
+    def __init__(self, path: Path, interface: Interface) -> None:
+        from registry_export_plugins._coreml.evaluation.runner import RUNTIME, EvaluatedModel
+
+        package = Package(path)
+        self._evaluated = EvaluatedModel(package)
+        super().__init__(package, interface, self._evaluated, RUNTIME, "evaluator")
+        self.decisions = self._evaluated.decisions
+
+    def intermediates(self, inputs: Tensors) -> Iterator[Intermediate]:
+        """Run once more and yield the tensors inside, in the order of execution."""
+        return self._evaluated.intermediates(self._fed(inputs))
+
+
+def open_package(path: Path, interface: Interface) -> PackageRunner:
+    """Check a package's structure, then load it into Core ML, or into the evaluator where that is not.
 
     Raises:
         VerificationError: The structure is wrong; or Core ML cannot load it.
-        RuntimeAbsentError: The structure is sound, and this is not macOS.
+        RuntimeAbsentError: The structure is sound, and the evaluator lacks an operator.
     """
     check(path, interface)
-    if platform.system() != "Darwin":
-        raise RuntimeAbsentError(
-            "Core ML runs on macOS only; the package's structure was checked and is sound.",
-            remedy="Run a worker on a Mac to verify its numbers.",
-        )
-    return CoreMLRunner(path, interface)
+    return CoreMLRunner(path, interface) if platform.system() == "Darwin" else EvaluatorRunner(path, interface)
 
 
 def _load(path: Path, units: str) -> Any:

@@ -39,7 +39,6 @@ REFUSED: dict[tuple[str, str], str] = {
 """(source, target) -> why the converter refuses this very model. The route exists."""
 
 UNVERIFIED = {
-    "coreml": "Core ML runs on macOS only",
     "tensorrt": "an engine runs only where its GPU is",
 }
 """Targets that are made and checked everywhere, but run only on hardware that may not be here."""

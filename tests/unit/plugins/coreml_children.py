@@ -17,7 +17,7 @@ def loaded_modules(arguments: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def convert_keras(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a Keras sample as it is, or as a TensorFlow function; return what its package says."""
+    """Convert a Keras sample as it is, or as a TensorFlow function; check its numbers, return what its package says."""
     from registry_export_plugins._tensorflow.keras import to_function
     from registry_export_plugins.coreml import CoreML, from_keras_model, from_tf_function
     from registry_export_plugins.keras import Keras
@@ -34,6 +34,8 @@ def convert_keras(arguments: Mapping[str, Any]) -> dict[str, Any]:
         result = from_tf_function(to_function(model, made.interface), output, request)
     else:
         result = from_keras_model(model, output, request)
+    with CoreML().open(output, made.interface) as runner:
+        made.check(runner)
     description = CoreML().describe(output)
     return {
         "source": [(s.name, s.dtype, s.shape) for s in (*made.interface.inputs, *made.interface.outputs)],
