@@ -7,7 +7,7 @@ KEEP ?= 1
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint gpu macos bench matrix corpus clean
+.PHONY: help venv demo test test-all lint gpu macos bench matrix corpus faults clean
 
 help:  ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -51,6 +51,10 @@ matrix: $(READY)  ## Every source against every target, measured, into docs/matr
 corpus: $(READY)  ## A hundred architectures through every target beside the raw calls, into docs/corpus.md (SHARD=i/n)
 	SHARD=$(or $(SHARD),1/1) $(BIN)/python -m tests.corpus.run
 	$(BIN)/python -m tests.corpus.table docs/corpus.md
+
+faults: $(READY)  ## Hundreds of planted faults, which must not be verified, into docs/faults.md (SHARD=i/n)
+	SHARD=$(or $(SHARD),1/1) $(BIN)/python -m tests.faults.run
+	$(BIN)/python -m tests.faults.table docs/faults.md
 
 clean:  ## Remove the environment and everything generated
 	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
