@@ -5,6 +5,7 @@ A step is run once, whoever asks for it first; a failed step fails only the rout
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -131,10 +132,20 @@ def merged(described: Interface, wanted: Interface) -> Interface:
 
 def _merged_specs(described: tuple[TensorSpec, ...], wanted: tuple[TensorSpec, ...]) -> Iterator[TensorSpec]:
     by_name = {spec.name: spec for spec in described}
-    renamed = len(described) == len(wanted) and set(by_name) != {spec.name for spec in wanted}
-    for position, spec in enumerate(wanted):
-        own = described[position] if renamed else by_name.get(spec.name, spec)
+    if len(described) == len(wanted) and set(by_name) != {spec.name for spec in wanted}:
+        # A file may sort what it renames: positions say something only where the words say nothing.
+        spelled = {_letters(spec.name): spec for spec in described}
+        alike = len(spelled) == len(wanted) and set(spelled) == {_letters(spec.name) for spec in wanted}
+        found = [spelled[_letters(spec.name)] for spec in wanted] if alike else described
+        by_name = {spec.name: own for spec, own in zip(wanted, found, strict=True)}
+    for spec in wanted:
+        own = by_name.get(spec.name, spec)
         yield TensorSpec(spec.name, own.dtype or spec.dtype, _merged_shape(own.shape, spec.shape))
+
+
+def _letters(name: str) -> str:
+    """Return what formats leave of a name that they cannot write as it is: letters and digits."""
+    return re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_")
 
 
 def _merged_shape(

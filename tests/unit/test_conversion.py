@@ -31,6 +31,12 @@ def test_what_a_file_says_of_an_input_stands_under_the_sources_name(described, e
     assert merged(described, WANTED) == expected
 
 
+def test_a_file_that_renames_its_inputs_and_sorts_them_is_read_by_what_is_left_of_their_names():
+    wanted = interface(**{"photo": ("batch", 16, 16, 3), "cat ids": ("batch", 4), "a/table:0": ("batch", 5)})
+    sorted_by_a_signature = interface(a_table_0=("n", 5), cat_ids=("n", 4), photo=("n", 16, 16, 3))
+    assert merged(sorted_by_a_signature, wanted) == wanted
+
+
 def test_only_what_python_caches_may_change_in_a_converters_input(tmp_path: Path):
     code = tmp_path / "code"
     code.mkdir()
