@@ -93,7 +93,7 @@ def stored(value: Any, kind: Kind) -> Any:
     Raises:
         VerificationError: Its sizes are not those that the program tells.
     """
-    if kind.dtype is None or isinstance(value, (str, tuple)) or not hasattr(value, "dtype"):
+    if kind.dtype is None or not isinstance(value, np.ndarray | np.generic):
         return value
     array: Tensor = np.asarray(value).astype(kind.dtype, copy=False)
     if kind.shape is not None and not _fits(array.shape, kind.shape):

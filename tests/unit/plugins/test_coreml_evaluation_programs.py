@@ -165,9 +165,9 @@ def test_a_state_is_written_and_read():
     )
     def program(x, memory):
         half = mb.cast(x=x, dtype="fp16")
-        before = mb.read_state(input=memory)
-        after = mb.coreml_update_state(state=memory, value=mb.add(x=before, y=half))
-        return mb.cast(x=mb.add(x=after, y=mb.read_state(input=memory)), dtype="fp32")
+        once = mb.coreml_update_state(state=memory, value=mb.add(x=mb.read_state(input=memory), y=half))
+        twice = mb.coreml_update_state(state=memory, value=mb.add(x=once, y=half))
+        return mb.cast(x=twice, dtype="fp32")
 
     model = ct.convert(program, minimum_deployment_target=ct.target.iOS18, skip_model_load=True)
     package = Path(model.package_path)
