@@ -240,6 +240,50 @@ class NoiseFloor:
 
 
 @dataclass(frozen=True)
+class Hop:
+    """One step of the path to a target that did not match, run on the inputs that told.
+
+    Attributes:
+        conversion: From which format to which (`onnx → tflite`).
+        agrees: Whether what it made is within the tolerance; None: that could not be told.
+        reason: What was found, where it does not agree or nothing could be told.
+    """
+
+    conversion: str
+    agrees: bool | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where an export that does not match leaves its source.
+
+    Attributes:
+        sentence: All of it, for people.
+        rung: The inputs on which it was looked for.
+        hops: Every step of the path, in order, up to the first whose result does not agree.
+        hop: That step; empty: it could not be told.
+        module: Path in the source of the first module whose result differs; empty: the model's own code, or unknown.
+        operator: The operator in that module.
+        modules: All modules that it may be, in order, where the export computes several in one.
+        before: The last place of the source before it that agrees.
+        tensor: The first tensor of the export that agrees with nothing in the source.
+        difference: Root mean square of the difference at the place, as a share of the source's; None: unknown.
+    """
+
+    sentence: str
+    rung: str = ""
+    hops: tuple[Hop, ...] = ()
+    hop: str = ""
+    module: str = ""
+    operator: str = ""
+    modules: tuple[str, ...] = ()
+    before: str = ""
+    tensor: str = ""
+    difference: float | None = None
+
+
+@dataclass(frozen=True)
 class Verification:
     """The verdict on one artifact, with everything that it rests on.
 
@@ -255,6 +299,7 @@ class Verification:
         latency_ms: Median time of one call on the example, in milliseconds, after a warm-up.
         runtime: What ran it, with its version.
         notes: Sentences on what the inputs have not shown.
+        divergence: For a mismatch, the first place where it goes wrong.
     """
 
     status: Status
@@ -268,6 +313,7 @@ class Verification:
     latency_ms: float | None = None
     runtime: str = ""
     notes: tuple[str, ...] = ()
+    divergence: Divergence | None = None
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class Reference:
         stand_in: Why something else answered in the source's place; empty when it answered itself.
         notes: Sentences about the source that the report shows.
         runtime: What ran it.
+        origin: What was run; None: unknown.
     """
 
     interface: Interface
@@ -89,6 +90,7 @@ class Reference:
     stand_in: str = ""
     notes: tuple[str, ...] = ()
     runtime: str = ""
+    origin: Origin | None = None
 
 
 def reference(arguments: Any) -> Reference:
@@ -136,6 +138,7 @@ def reference(arguments: Any) -> Reference:
             stand_in=getattr(runner, "stand_in", ""),
             notes=(*getattr(runner, "notes", ()), *precision, *notes, *measured.notes, *one_sided(runner)),
             runtime=runner.runtime,
+            origin=origin,
         )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from registry_export.conversion import PlanRun, StepResult
+from registry_export.diagnosis import Diagnosis
 from registry_export.entities import VERDICTS, Attempt, Status, Target, TargetResult, Tolerance, Verification
 from registry_export.errors import ExportCancelledError, RegistryExportError, VerificationError, to_record
 from registry_export.format import DYNAMIC_DIMENSIONS, FIXED_DECISION, Format
@@ -54,6 +55,7 @@ class Bench:
         work: A private folder.
         tolerance: In place of the precision's default.
         reporter: Hears of every step.
+        explain: Whether the place is looked for where an export does not match.
     """
 
     formats: Mapping[str, Format]
@@ -61,6 +63,7 @@ class Bench:
     work: Path
     tolerance: Tolerance | None = None
     reporter: Reporter = SILENT
+    explain: bool = True
 
     @contextlib.contextmanager
     def step(self, name: str, variant: str = "") -> Iterator[StepEnd]:
@@ -138,8 +141,11 @@ def export_targets(
         optional=reference.optional,
         calibration=reference.calibration,
     )
+    diagnosis = Diagnosis(bench.formats, bench.pool, reference.origin or source, reference, bench.work / "diagnosis")
     with ThreadPoolExecutor(max_workers=min(_WORKERS, os.cpu_count() or 1)) as executor:
-        futures = {p.target.variant: executor.submit(_export_target, bench, run, p, reference) for p in planned}
+        futures = {
+            p.target.variant: executor.submit(_export_target, bench, run, p, reference, diagnosis) for p in planned
+        }
         try:
             return {variant: future.result() for variant, future in futures.items()}
         except BaseException:
@@ -148,7 +154,9 @@ def export_targets(
             raise
 
 
-def _export_target(bench: Bench, run: PlanRun, planned: PlannedTarget, reference: Reference) -> Made:
+def _export_target(
+    bench: Bench, run: PlanRun, planned: PlannedTarget, reference: Reference, diagnosis: Diagnosis
+) -> Made:
     """Try a target's routes until one is verified; keep the best."""
     target = planned.target
     blank = TargetResult(
@@ -161,6 +169,7 @@ def _export_target(bench: Bench, run: PlanRun, planned: PlannedTarget, reference
         exported_at=now(),
     )
     best: Made | None = None
+    taken = ""
     attempts: list[Attempt] = []
     for route in planned.routes:
         made = _try_route(bench, run, route, blank, reference)
@@ -168,12 +177,26 @@ def _export_target(bench: Bench, run: PlanRun, planned: PlannedTarget, reference
         problem = "" if good else _problem(made[0])
         repeated = problem and any(attempt.error == problem for attempt in attempts)
         attempts.append(Attempt(" → ".join(run.plan.steps[route].path), "the same" if repeated else problem))
-        best = made if best is None else min(best, made, key=_rank)
+        if best is None or _rank(made) < _rank(best):
+            best, taken = made, route
         if good:
             break
     result, folder = best or (blank, None)
+    if result.status is Status.MISMATCH and bench.explain:
+        result = _explained(bench, run, taken, result, diagnosis)
     told = attempts if len(attempts) > 1 or any(attempt.error for attempt in attempts) else []
     return replace(result, attempts=(*told, *result.attempts)), folder
+
+
+def _explained(bench: Bench, run: PlanRun, route: str, result: TargetResult, diagnosis: Diagnosis) -> TargetResult:
+    """Say of a mismatch where it goes wrong."""
+    step = run.result(route)
+    way = [made.origin for made in _way(run, step)][::-1]
+    if result.verification is None:
+        return result
+    with bench.step("diagnose", result.variant):
+        verification = diagnosis.explained(result.verification, way, _precision(run, step))
+    return replace(result, verification=verification)
 
 
 def _rank(made: Made) -> int:

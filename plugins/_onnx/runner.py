@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import onnxruntime
 
 from registry_export.entities import Dimension, Interface, TensorSpec
 from registry_export.errors import RuntimeAbsentError, SourceError, VerificationError
-from registry_export.format import Array, Tensors
+from registry_export.format import Array, Intermediate, Tensors
 from registry_export_plugins._inputs import in_order
 from registry_export_plugins._onnx.decisions import Decisions
 from registry_export_plugins._onnx.libraries import library_of, place_to_load
@@ -83,8 +83,7 @@ class OnnxRunner:
         return {"one thread": lambda inputs: self._run(inputs, session())}
 
     def _run(self, inputs: Tensors, session: Any) -> dict[str, Array]:
-        arrays = dict(zip(self._names, in_order(inputs, self._interface.inputs), strict=True))
-        feed = {key: self._value(key, arrays[name]) for key, name in zip(self._keys, self._names, strict=True)}
+        feed = self._feed(inputs)
         if self._decisions is not None:
             self._decisions.note(feed)
         try:
@@ -92,6 +91,16 @@ class OnnxRunner:
         except Exception as error:  # its exceptions have no public base class
             raise VerificationError(f"ONNX Runtime fails on these inputs: {error}") from error
         return {name: _array(value) for name, value in zip(self._outputs, results, strict=True)}
+
+    def intermediates(self, inputs: Tensors) -> Iterator[Intermediate]:
+        """Run once more, unfused, and yield the results of every node."""
+        from registry_export_plugins._onnx.intermediates import watched
+
+        return watched(self._path, self._feed(inputs), _array)
+
+    def _feed(self, inputs: Tensors) -> dict[str, Any]:
+        arrays = dict(zip(self._names, in_order(inputs, self._interface.inputs), strict=True))
+        return {key: self._value(key, arrays[name]) for key, name in zip(self._keys, self._names, strict=True)}
 
     def _value(self, key: str, array: Array) -> Any:
         array = np.ascontiguousarray(array) if array.ndim else np.array(array)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from registry_export.entities import Description, Interface, TensorSpec
 from registry_export.errors import VerificationError
-from registry_export.format import Array, Tensors
+from registry_export.format import Array, Intermediate, Tensors
 from registry_export_plugins._inputs import in_order
 from registry_export_plugins._openvino.names import interface_of
 
@@ -30,6 +31,7 @@ class OpenVINORunner:
     def __init__(self, path: Path, interface: Interface) -> None:
         import openvino
 
+        self._path = path
         model = read(path)
         try:
             self._compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -61,6 +63,13 @@ class OpenVINORunner:
         except RuntimeError as error:
             raise VerificationError(f"OpenVINO fails on these inputs: {reason(error)}") from error
         return {spec.name: np.array(results[i]) for i, spec in enumerate(self._interface.outputs)}
+
+    def intermediates(self, inputs: Tensors) -> Iterator[Intermediate]:
+        """Run once more, unfused, and yield the results of every operation."""
+        from registry_export_plugins._openvino.intermediates import watched
+
+        arrays = [np.array(array, order="C") for array in in_order(inputs, self._interface.inputs)]
+        return watched(lambda: read(self._path), arrays)
 
 
 def _under(wanted: tuple[TensorSpec, ...], own: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from registry_export.entities import Interface
-from registry_export.format import Array, Tensors
+from registry_export.format import Array, Intermediate, Tensors
 from registry_export_plugins._inputs import in_order
-from registry_export_plugins._tensorflow.keras import KerasCall, outputs_of
+from registry_export_plugins._tensorflow.keras import KerasCall, outputs_of, to_function
 
 
 class KerasRunner:
@@ -25,11 +26,24 @@ class KerasRunner:
     def infer(self, inputs: Tensors) -> dict[str, Array]:
         """Run once; arrays are given the dtypes of the model's inputs."""
         import keras
+
+        results = self._call(*self._tensors(inputs))
+        return {name: np.asarray(keras.ops.convert_to_numpy(tensor)) for name, tensor in results}
+
+    def intermediates(self, inputs: Tensors) -> Iterator[Intermediate]:
+        """Trace the model, run the trace, and yield what its operations make, with the layers they belong to."""
+        from registry_export_plugins._tensorflow.intermediates import watched
+
+        layers = {layer.name for layer in self._call.model._flatten_layers(include_self=False)}
+        # By its own names: the trace is of what is loaded, whatever it is asked for elsewhere.
+        function = to_function(self._call.model, Interface(self.interface.inputs))
+        return watched(function, self._tensors(inputs), layers)
+
+    def _tensors(self, inputs: Tensors) -> list[Any]:
         import tensorflow as tf
 
         arrays = in_order(inputs, self.interface.inputs)
-        tensors = [
+        return [
             tf.constant(array, dtype=tf.as_dtype(spec.dtype))
             for array, spec in zip(arrays, self.interface.inputs, strict=True)
         ]
-        return {name: np.asarray(keras.ops.convert_to_numpy(tensor)) for name, tensor in self._call(*tensors)}

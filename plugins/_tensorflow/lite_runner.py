@@ -5,6 +5,7 @@ Source: https://ai.google.dev/edge/litert/inference, the schema in `ai_edge_lite
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from registry_export.entities import Description, Interface, TensorSpec
 from registry_export.errors import VerificationError
-from registry_export.format import Array, Tensors
+from registry_export.format import Array, Intermediate, Tensors
 from registry_export_plugins._tensorflow.functions import dimensions
 from registry_export_plugins._tensorflow.names import match_keys
 
@@ -35,6 +36,7 @@ class LiteRTRunner:
     """
 
     def __init__(self, path: Path, interface: Interface) -> None:
+        self._path = path
         self._interpreter = _interpreter(path)
         self._runner = _signature(self._interpreter, path)
         self._details = self._runner.get_input_details()
@@ -55,7 +57,7 @@ class LiteRTRunner:
         Raises:
             VerificationError: A fixed size is not the input's, a value does not fit, or a kernel failed.
         """
-        arguments = {key: _fitting(name, np.asarray(inputs[name]), self._details[key]) for name, key in self.inputs}
+        arguments = self._arguments(inputs)
         try:
             results = self._runner(**arguments)
         except (RuntimeError, ValueError) as error:
@@ -65,6 +67,15 @@ class LiteRTRunner:
             name: _widened(_dequantized(np.array(results[key]), self._results[key]), self._declared.get(name))
             for name, key in self._outputs
         }
+
+    def intermediates(self, inputs: Tensors) -> Iterator[Intermediate]:
+        """Run once more and yield the tensors of the file's main graph."""
+        from registry_export_plugins._tensorflow.lite_intermediates import watched
+
+        return watched(self._path, _signature_name(self._interpreter, self._path), self._arguments(inputs))
+
+    def _arguments(self, inputs: Tensors) -> dict[str, Array]:
+        return {key: _fitting(name, np.asarray(inputs[name]), self._details[key]) for name, key in self.inputs}
 
     def sizes(self, name: str) -> tuple[int, ...]:
         """Return an input's sizes in the file; -1 where it is open."""
@@ -125,10 +136,14 @@ def _interpreter(path: Path) -> Any:
 
 
 def _signature(interpreter: Any, path: Path) -> Any:
+    return interpreter.get_signature_runner(_signature_name(interpreter, path))
+
+
+def _signature_name(interpreter: Any, path: Path) -> str:
     names = list(interpreter.get_signature_list())
     if not names:
         raise VerificationError(f"{path.name} has no signature, so its inputs and outputs have no names.")
-    return interpreter.get_signature_runner("serving_default" if "serving_default" in names else names[0])
+    return "serving_default" if "serving_default" in names else str(names[0])
 
 
 def _spec(name: str, detail: dict[str, Any], declared: str | None) -> TensorSpec:

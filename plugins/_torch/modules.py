@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import SourceError, VerificationError
-from registry_export.format import Array, ModelSetup, Tensors
+from registry_export.format import Array, Intermediate, ModelSetup, Tensors
 from registry_export_plugins._inputs import in_order
 from registry_export_plugins._torch.caching import cached_decoder
 from registry_export_plugins._torch.calls import Binding, bind, flatten, output_names, parameters_of
@@ -213,6 +213,16 @@ class TorchRunner:
             leaves = flatten(call(tensors))
         names = output_names(leaves, self._interface.outputs)
         return {name: to_array(tensor) for name, tensor in zip(names, leaves.tensors, strict=True)}
+
+    def intermediates(self, inputs: Tensors) -> Iterator[Intermediate]:
+        """Run once more and yield every tensor on the way; a program shows its own nodes."""
+        from registry_export_plugins._torch.intermediates import watched
+
+        tensors = [to_tensor(array) for array in in_order(inputs, self._interface.inputs)]
+        own: Callable[[Sequence[torch.Tensor]], Iterator[Intermediate]] | None = getattr(self.call, "watched", None)
+        if own is not None:
+            return own(tensors)
+        return watched(self.call, self.module.wrapped if self.module is not None else None, tensors)
 
 
 def precision(module: torch.nn.Module) -> str:

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from registry_export.entities import Dimension, Interface, TensorSpec
 from registry_export.errors import SourceError
+from registry_export.format import Intermediate
 from registry_export_plugins._torch.calls import flatten
 from registry_export_plugins._torch.modules import with_argument_names
 
@@ -87,6 +88,12 @@ class ProgramCall:
         """Return what the program returns; its guards refuse sizes that it was not made for."""
         args, kwargs = pytree.tree_unflatten(self.leaves(tensors), self._spec)
         return self._module(*args, **kwargs)
+
+    def watched(self, tensors: Sequence[torch.Tensor]) -> Iterator[Intermediate]:
+        """Run the graph node by node, and yield what depends on the tensors."""
+        from registry_export_plugins._torch.graph_intermediates import watched_graph
+
+        return watched_graph(self._module, self.leaves(tensors))
 
     def leaves(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         """Arrange tensors, given in the interface's order, as the program's flat inputs, constants included."""

@@ -110,6 +110,8 @@ def _rungs(verification: Verification) -> Iterator[str]:
         yield f"- Verified by {escaped(verification.runtime)}, in its runtime's place"
     if worst := worst_text(verification.metrics.worst):
         yield f"- {escaped(worst)}"
+    if verification.divergence is not None:
+        yield f"- Where it goes wrong: {escaped(verification.divergence.sentence)}"
     for rung in verification.rungs:
         counted = "" if rung.judged else " (not counted)"
         yield f"- {rung.name}: {rung.status}{counted}{': ' + escaped(rung.reason) if rung.reason else ''}"

@@ -16,7 +16,7 @@ import numpy as np
 
 from registry_export.entities import Attempt, Description, Interface, TensorSpec
 from registry_export.errors import RuntimeAbsentError, UnsupportedModelError
-from registry_export.format import DYNAMIC_DIMENSIONS, Conversion, ConversionResult, Option, Toolchain
+from registry_export.format import DYNAMIC_DIMENSIONS, Conversion, ConversionResult, Intermediate, Option, Toolchain
 
 NUMPY = Toolchain("planted", ("numpy",))
 KIND = "planted_numbers"
@@ -64,6 +64,8 @@ def install(folder: Path) -> str:
         "planted_source = tests.support.planted:Source\n"
         "planted = tests.support.planted:Planted\n"
         "planted_next = tests.support.planted:Next\n"
+        "planted_between = tests.support.planted:Between\n"
+        "planted_after = tests.support.planted:After\n"
     )
     return os.pathsep.join([str(folder), str(Path.cwd())])
 
@@ -85,6 +87,12 @@ class _Runner:
         x = np.asarray(inputs["x"])
         noise = np.float32(time.perf_counter() % 1) if self._numbers.get("unstable") else np.float32(0)
         return {"y": x * self._numbers["scale"] + self._numbers["shift"] + noise, "z": -x}
+
+    def intermediates(self, inputs):
+        outputs = self.infer(inputs)
+        yield Intermediate("scaled", inputs["x"] * self._numbers["scale"], "scale", "mul", ())
+        yield Intermediate("y", outputs["y"], "shift", "add", ("scaled",))
+        yield Intermediate("z", outputs["z"], "negate", "neg", ())
 
 
 def _numbers(path: Path):
@@ -224,3 +232,32 @@ class Next(Planted):
         Conversion(KIND, _refuse_unless_second, NUMPY, cost=1.0, label="first"),
         Conversion(KIND, _second_way, NUMPY, cost=2.0, label="second"),
     )
+
+
+BETWEEN = "planted_numbers_between"
+
+
+class Between(Planted):
+    """An intermediate on the way to `After`."""
+
+    name = "planted_between"
+    kind = BETWEEN
+
+
+def _convert_after(model, output, request):
+    fault = request.options["fault"].removesuffix("_before")
+    np.savez(output.with_suffix(".npz"), fault=fault, scale=model["scale"], shift=model["shift"])
+    output.with_suffix(".npz").rename(output)
+    return ConversionResult()
+
+
+def _asked_before(options):
+    return {"fault": "wrong" if options["fault"] == "wrong_before" else "none"}
+
+
+class After(Planted):
+    """The end of a path of two hops; `wrong_before` plants the fault in the first of them."""
+
+    name = "planted_after"
+    options = (Option("fault", str, "none", "{value}", choices=(*FAULTS, "wrong_before")),)
+    conversions = (Conversion(BETWEEN, _convert_after, NUMPY, intermediate=_asked_before),)
