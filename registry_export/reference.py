@@ -28,6 +28,7 @@ from registry_export.variations import (
     Sum,
     Variation,
     groups,
+    multiples,
     output_specs,
     sums,
     tied,
@@ -221,19 +222,28 @@ def _climb(
     """Run every variation; a dimension that the source itself refuses to vary is not dynamic."""
     runs: list[tuple[Variation, dict[str, Array]]] = []
     refused: dict[str, str] = {}
-    for variation in variations(base, dimensions, together=together):
-        if not variation.group:
-            runs.append((variation, expected))
-            continue
-        try:
-            runs.append((variation, runner.infer(variation.inputs)))
-        except Exception as error:  # noqa: BLE001  a refusal is the answer to the question asked here
-            refused.setdefault(variation.group, f"at {variation.name}: {one_line(error)}")
+
+    def run(found: Iterator[Variation]) -> None:
+        for variation in found:
+            try:
+                runs.append((variation, runner.infer(variation.inputs) if variation.group else expected))
+            except Exception as error:  # noqa: BLE001  a refusal is the answer to the question asked here
+                refused.setdefault(variation.group, f"at {variation.name}: {one_line(error)}")
+
+    run(variations(base, dimensions, together=together))
+    for group in dimensions:
+        if group.name in refused and not any(_longer(group, variation) for variation, _ in runs):
+            run(multiples(base, group, dimensions, together=together))
     varied = {variation.group for variation, _ in runs}
     kept = tuple(group for group in dimensions if group.name in varied)
     notes = [_static_note(g, refused[g.name]) for g in dimensions if g.name not in varied]
     notes += [f"The source refuses {g.name} {refused[g.name]}." for g in kept if g.name in refused]
     return runs, kept, notes
+
+
+def _longer(group: Group, variation: Variation) -> bool:
+    name, axis = group.axes[0]
+    return variation.group == group.name and variation.inputs[name].shape[axis] > group.size
 
 
 def _beyond(runner: Runner, base: Mapping[str, Array], batch: Group | None) -> list[tuple[Variation, dict[str, Array]]]:

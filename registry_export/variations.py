@@ -18,6 +18,7 @@ _PLUS = " + "
 """Between the names of a dimension that is the sum of others (a mask over a cache and what follows it)."""
 
 _LONGER = 3
+_MULTIPLES = (2, 3)
 _NOISE = 0.1
 _LARGE_BATCH = 16
 _SMALLER_BATCH = 8
@@ -161,6 +162,25 @@ def variations(
         if group.name == BATCH:
             for row in sorted({1, group.size - 1}) if group.size > 1 else ():
                 yield Variation(f"{group.name} 1, row {row + 1}", rows_of(base, group, [row]), group.name, "batch")
+
+
+def multiples(
+    base: Mapping[str, Array], group: Group, dimensions: Sequence[Group], seed: int = 0, together: Sequence[Sum] = ()
+) -> Iterator[Variation]:
+    """Yield multiples of a dimension's size: what halves its input and doubles it again runs at no others.
+
+    Args:
+        base: Arrays by input name.
+        group: The dimension, one that refused the sizes of `variations` beyond its own.
+        dimensions: All that are varied.
+        seed: Of the noise.
+        together: Axes that follow other dimensions.
+    """
+    generator = np.random.default_rng(seed)
+    for factor in _MULTIPLES if group.name != BATCH else ():
+        size = factor * group.size
+        resized = _settled(_resized(base, group, size, generator), dimensions, together, generator)
+        yield Variation(f"{group.name} {size}", resized, group.name, "length")
 
 
 def _sizes(base: Mapping[str, Array], group: Group) -> list[tuple[int, str]]:

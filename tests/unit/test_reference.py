@@ -33,3 +33,25 @@ def test_samples_that_numpy_made_in_double_precision_are_given_to_the_model_as_f
 def test_samples_that_fit_in_no_precision_are_refused_with_the_first_reason(tmp_path: Path):
     with pytest.raises(SourceError, match=r"fails on its samples: RuntimeError: .*\. Check names"):
         run(tmp_path, np.zeros((5, 7)))
+
+
+def hourglass(path: Path) -> None:
+    """Save a net that halves its picture twice and doubles it again, as a U-Net does."""
+    import torch
+
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.interpolate(torch.nn.functional.max_pool2d(x, 4), scale_factor=4.0) + x
+
+    torch.jit.script(Net()).save(str(path))
+
+
+def test_a_height_that_varies_in_steps_alone_is_dynamic(tmp_path: Path):
+    hourglass(tmp_path / "net.pt")
+    write_tensors(tmp_path / "sample", {"x": np.ones((2, 3, 8, 8), np.float32)})
+    origin = Origin("torchscript", str(tmp_path / "net.pt"), Interface(inputs=()))
+    folders = str(tmp_path / "rungs"), str(tmp_path / "sample")
+    found = reference(ReferenceRequest(origin, *folders, "samples", dynamic={"x": {"2": "height"}}))
+    assert found.interface.inputs[0].shape == ("batch", 3, "height", 8)
+    assert [rung.name for rung in found.rungs if rung.group == "height"] == ["height 16", "height 24"]
+    assert found.notes[0].startswith("The source refuses height at height 1: ")
