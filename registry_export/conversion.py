@@ -178,8 +178,13 @@ def with_requested(
     return replace(interface, inputs=tuple(replace(spec, shape=shape(spec)) for spec in interface.inputs))
 
 
-def check_requested(interface: Interface, options: Mapping[str, OptionValue]) -> None:
-    """Check that the dimensions that a target asked for are dynamic in what came out.
+def check_requested(interface: Interface, options: Mapping[str, OptionValue], fixed: str = "is fixed") -> None:
+    """Check that the dimensions that a target asked for are dynamic.
+
+    Args:
+        interface: Of what came out, or of the source.
+        options: The target's.
+        fixed: What the message says of one that is not.
 
     Raises:
         ConversionError: One of them is not, or is not there.
@@ -194,7 +199,7 @@ def check_requested(interface: Interface, options: Mapping[str, OptionValue]) ->
                 raise ConversionError(f"dynamic_dimensions names axis {axis} of {name}, which has {len(shapes[name])}.")
             if isinstance(shapes[name][int(axis)], int):
                 raise ConversionError(
-                    f"Axis {axis} of {name} was to be dynamic, but is fixed at {shapes[name][int(axis)]}.",
+                    f"Axis {axis} of {name} was to be dynamic, but {fixed} at {shapes[name][int(axis)]}.",
                     remedy="Leave it out of dynamic_dimensions, or mend the model where it fixes the size.",
                 )
 
@@ -235,6 +240,8 @@ class PlanRun:
         return future.result()
 
     def _run(self, step: Step) -> StepResult:
+        interface = with_requested(self.interface, step.options, self.optional)
+        check_requested(interface, step.options, "is one that the checkpoint itself fixes")
         origin = self.result(step.parent).origin if step.parent else self.source
         format_ = self.formats[step.format]
         conversion = format_.conversions[step.conversion]
@@ -243,7 +250,6 @@ class PlanRun:
         folder.mkdir()
         work.mkdir()
         output = folder / format_.filename
-        interface = with_requested(self.interface, step.options, self.optional)
         request = ConvertRequest(
             origin,
             step.format,

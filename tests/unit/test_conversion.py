@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from registry_export.conversion import PlanRun, merged
 from registry_export.conversion import _fingerprint as fingerprint
-from registry_export.conversion import merged
 from registry_export.entities import Interface, TensorSpec
+from registry_export.errors import ConversionError
+from registry_export.graph import ExportPlan, Step
+from registry_export.inference import Origin
 
 
 def interface(**inputs):
@@ -47,3 +50,12 @@ def test_only_what_python_caches_may_change_in_a_converters_input(tmp_path: Path
     assert fingerprint(tmp_path) == before
     (code / "weights.bin").write_text("")
     assert fingerprint(tmp_path) != before
+
+
+def test_no_converter_is_started_for_a_size_that_the_checkpoint_itself_fixes(tmp_path: Path):
+    step = Step("onnx", "onnx", {"dynamic_dimensions": {"x": {"1": "width"}}}, 0, "", ("onnx",))
+    plan = ExportPlan("pytorch", "torch_module", {"onnx": step}, ())
+    source = Origin("pytorch", str(tmp_path), WANTED)
+    run = PlanRun(plan, formats={}, pool=None, source=source, interface=WANTED, samples="", folder=tmp_path)
+    with pytest.raises(ConversionError, match="is one that the checkpoint itself fixes at 4"):
+        run.result("onnx")
