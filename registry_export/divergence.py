@@ -29,8 +29,9 @@ _FINEST, _FINEST_OF_COARSE = 0.01, 0.3
 """The lowest level, as a share of what is allowed: what rounding leaves of a right export is above it soon enough."""
 _COARSE = 2e-3
 _FARTHEST = 30.0
-_AKIN = 0.6
+_AKIN = 0.8
 """A differing tensor is still that of the source when it is nearer to it than this share of its size."""
+_FUSED = 0.4
 _LEAST_FOR_MOMENTS = 16
 _SAME = 1e-2
 
@@ -107,16 +108,21 @@ def _described(
 
 
 def _counterpart(ours: _Side, theirs: _Side, start: int, other: int, stray: Flags) -> tuple[int | None, float | None]:
-    """Find which of the source's differing tensors the export's first one is meant to be: the nearest to it."""
-    best, nearest = None, _AKIN
-    for i in np.flatnonzero(stray):
-        if i < start:
-            continue
+    """Find which of the source's differing tensors the export's first one is meant to be.
+
+    It is the source's first one, unless a later one is far nearer: what is between is computed in one there.
+    """
+    away: dict[int, float] = {}
+    for i in map(int, np.flatnonzero(stray)):
         found, distances = theirs.distances(ours.sketch(i))
         place = np.flatnonzero(found == other)
-        if place.size and distances[place[0]] < nearest:
-            best, nearest = int(i), float(distances[place[0]])
-    return best, nearest if best is not None else None
+        if place.size and i >= start:
+            away[i] = float(distances[place[0]])
+    nearest = min(away, key=lambda i: away[i], default=start)
+    fused = away.get(nearest, math.inf) < min(_FUSED, away.get(start, math.inf) / 2)
+    end = nearest if fused else start
+    distance = away.get(end, math.inf)
+    return (end, distance) if distance < _AKIN else (None, None)
 
 
 def _levels(allowed: float, off: float) -> Floats:

@@ -5,6 +5,7 @@ Source: https://www.tensorflow.org/api_docs/python/tf/compat/v1/wrap_function#pr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from registry_export_plugins._tensorflow.functions import TensorFlowFunction
 _FIRST = 16
 _MOST_BYTES = 256_000_000
 _MOST_AT_ONCE = 512
+_NUMBER = re.compile(r"_\d+$")
 _PLACES = frozenset({"Placeholder", "Const", "NoOp"})
 
 
@@ -42,7 +44,7 @@ def watched(
     feeds = [tensor for tensor in frozen.inputs if tensor.dtype != tf.resource]
     keywords = list(function.function._arg_keywords or function.arguments)
     arrays = [given[keyword] for keyword in keywords[: len(feeds)]]
-    operations = list(_live(frozen.graph, feeds))
+    operations, places = list(_live(frozen.graph, feeds)), _Layers(frozen.graph, layers)
     start, count = 0, _FIRST
     while start < len(operations):
         part = operations[start : start + count]
@@ -53,7 +55,7 @@ def watched(
             for output in operation.outputs:
                 array = next(results).numpy() if output.dtype.is_floating else None
                 size += array.nbytes if array is not None else 0
-                yield Intermediate(output.name, array, _layer(operation.name, layers), operation.type, after)
+                yield Intermediate(output.name, array, places.of(operation.name), operation.type, after)
         start += count
         count = max(1, min(_MOST_AT_ONCE, 2 * count, int(count * _MOST_BYTES / max(size, 1))))
 
@@ -69,10 +71,17 @@ def _live(graph: Any, feeds: Sequence[Any]) -> Iterator[tuple[Any, tuple[str, ..
             yield operation, tuple(sorted(reads & made))
 
 
-def _layer(name: str, layers: Collection[str]) -> str:
-    """Return the path of the innermost layer in an operation's name; all of its scopes where no layers are known."""
-    scopes = name.split("/")[:-1]
-    if not layers:
-        return ""
-    last = max((i for i, scope in enumerate(scopes) if scope in layers), default=-1)
-    return "/".join(scope for scope in scopes[: last + 1] if scope in layers)
+class _Layers:
+    """Finds the layers that operations belong to, by the scopes in their names."""
+
+    def __init__(self, graph: Any, layers: Collection[str]) -> None:
+        self._layers = layers
+        used = {scope for operation in graph.get_operations() for scope in operation.name.split("/")[:-1]}
+        plain = {layer for layer in layers if not _NUMBER.search(layer)}
+        # Keras numbers its scopes anew where they were used before: `dense_1` is then the layer `dense`.
+        self._numbered = bool(plain) and not plain & used
+
+    def of(self, name: str) -> str:
+        """Return the path of the innermost layer of an operation; empty where none is known."""
+        scopes = [_NUMBER.sub("", scope) if self._numbered else scope for scope in name.split("/")[:-1]]
+        return "/".join(scope for scope in scopes if scope in self._layers)

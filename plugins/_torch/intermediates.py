@@ -23,6 +23,7 @@ from registry_export_plugins._torch.modules import to_array
 
 See = Callable[[Intermediate], None]
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_WIDEST = {float: torch.float64, int: torch.int64, bool: torch.bool}
 _PATIENCE = 0.05
 INPUT = "an input"
 _MOVES = ("aten.detach", "aten.alias", "aten.lift_fresh")
@@ -109,7 +110,7 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         after = tuple(dict.fromkeys(self._made(value) for value in tree_leaves((args, kwargs))))
-        result = func(*args, **kwargs)
+        result = func(*_as_asked(func, args), **kwargs)
         after = tuple(name for name in after if name)
         if after:
             self._show(func, after, [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)])
@@ -149,6 +150,15 @@ class _Watch(TorchDispatchMode):
                 self._written[_place(value)] = (str(self._names.get(value, "")), value)
             else:
                 self._written.pop(_place(value), None)
+
+
+def _as_asked(func: Any, args: Sequence[Any]) -> list[Any]:
+    """Make tensors of the numbers that stand for one: TorchScript hands a number over that it holds as a tensor."""
+    wanted = [str(argument.type) == "Tensor" for argument in func._schema.arguments]
+    return [
+        torch.scalar_tensor(value, dtype=_WIDEST[type(value)]) if is_tensor and type(value) in _WIDEST else value
+        for value, is_tensor in zip(args, wanted, strict=False)
+    ]
 
 
 def _place(tensor: torch.Tensor) -> int:
