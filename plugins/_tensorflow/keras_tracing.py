@@ -58,12 +58,36 @@ def unrolled(model: Any) -> Iterator[bool]:
     Yields:
         Whether the model has recurrent layers at all.
     """
+    from keras.src import backend
+
     layers = [layer for layer in model._flatten_layers() if hasattr(layer, "unroll")]
     before = [layer.unroll for layer in layers]
+    original = backend.rnn
     for layer in layers:
         layer.unroll = True
+    backend.rnn = _turned(original)
     try:
         yield bool(layers)
     finally:
+        backend.rnn = original
         for layer, value in zip(layers, before, strict=True):
             layer.unroll = value
+
+
+def _turned(rnn: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the inputs and the mask of a layer that goes backwards turned round, and let it go forwards.
+
+    It is the same, but Keras's unrolled loop forgets to turn the mask when it writes zeros for masked steps, as
+    `Bidirectional` has it do.
+    """
+    import tensorflow as tf
+    from keras import tree
+
+    def forwards(step: Any, inputs: Any, *args: Any, go_backwards: bool = False, mask: Any = None, **rest: Any) -> Any:
+        if go_backwards and mask is not None:
+            axis = 0 if rest.get("time_major") else 1
+            inputs = tree.map_structure(lambda tensor: tf.reverse(tensor, [axis]), inputs)
+            go_backwards, mask = False, tf.reverse(mask, [axis])
+        return rnn(step, inputs, *args, go_backwards=go_backwards, mask=mask, **rest)
+
+    return forwards

@@ -133,3 +133,22 @@ def test_a_class_that_is_not_here_is_named_without_its_configuration(tmp_path: P
     with pytest.raises(SourceError, match=r"'Absent'.*mlflow\.tensorflow\.log_model") as caught:
         Keras().load(path, UNKNOWN)
     assert "config" not in str(caught.value)
+
+
+def test_a_bidirectional_layer_that_skips_padding_is_unrolled_with_its_mask_the_right_way_round():
+    import keras
+    from keras import layers
+
+    from registry_export_plugins._tensorflow.keras_tracing import unrolled
+
+    keras.utils.set_random_seed(0)
+    given = keras.Input((6, 3), name="sequence")
+    both = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(layers.Masking()(given))
+    model = keras.Model(given, [both, layers.GRU(2, go_backwards=True)(both)])
+    padded = np.random.default_rng(0).normal(size=(3, 6, 3)).astype(np.float32)
+    padded[0, 4:] = padded[1, :2] = 0
+    expected = [np.asarray(value) for value in model(padded)]
+    with unrolled(model):
+        actual = [np.asarray(value) for value in model(padded)]
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
