@@ -129,7 +129,7 @@ def _levels(allowed: float, off: float) -> Floats:
     """Levels from the noise of a right export up to a third of what the outputs are off by."""
     lowest = _FINEST if allowed <= _COARSE else _FINEST_OF_COARSE
     highest = max(1.0, min(_FARTHEST, off / allowed) / 3)
-    return np.geomspace(lowest, highest, _LEVELS)
+    return np.asarray(np.geomspace(lowest, highest, _LEVELS), np.float64)
 
 
 def _steadiest(places: Sequence[int | None], levels: Floats) -> float:

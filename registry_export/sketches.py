@@ -99,7 +99,8 @@ def _streamed(
         block, wrong = _finite(array[start : start + step])
         odd += wrong
         size = np.abs(block)
-        sums += (block.sum(), size.sum(), block @ block, np.maximum(block, 0).sum(), float((size * size) @ size))
+        parts = (block.sum(), size.sum(), block @ block, np.maximum(block, 0).sum(), (size * size) @ size)
+        sums += np.array(parts, np.float64)
         low, high = min(low, float(block.min())), max(high, float(block.max()))
         padded = np.zeros((-(-block.size // _PERIOD), _PERIOD))
         padded.reshape(-1)[: block.size] = block
@@ -163,7 +164,7 @@ def _along_axes(array: NDArray[np.generic], signs: Sequence[Floats]) -> Floats:
         return total
     wide, _ = _finite(array)
     widest = int(np.argmax(array.shape))
-    left: Floats = np.tensordot(signs[widest], wide, axes=(1, widest))
+    left = np.asarray(np.tensordot(signs[widest], wide, axes=(1, widest)), np.float64)
     for axis, vectors in enumerate(signs):
         if axis != widest:
             rows = left.reshape(_ROWS, array.shape[axis], -1)
