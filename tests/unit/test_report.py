@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_export.entities import ErrorRecord, Metrics, ModelVersionRef, Status, Verification
+from registry_export.entities import Divergence, ErrorRecord, Hop, Metrics, ModelVersionRef, Status, Verification
 from registry_export.errors import ArtifactError
 from registry_export.report import (
     description_block,
@@ -92,6 +92,34 @@ def test_the_tag_and_the_reports_say_where_an_evaluator_took_the_runtimes_place(
     report = replace(REPORT, targets=(evaluated,))
     assert "somebody's evaluator" in to_markdown(report)
     assert "by evaluator" in to_html(report)
+
+
+def test_the_reports_say_where_a_mismatch_begins():
+    divergence = Divergence(
+        "a → b agrees, b → c does not. It begins in <layer>.1.",
+        "example",
+        hops=(Hop("a → b", True), Hop("b → c", False, "example: off")),
+        hop="b → c",
+        module="layer.1",
+        operator="relu",
+        modules=("layer.0", "layer.1"),
+        before="stem",
+        tensor="Relu_7",
+        difference=0.25,
+    )
+    verification = replace(MISMATCH.verification, divergence=divergence)
+    report = replace(REPORT, targets=(replace(MISMATCH, verification=verification),))
+    assert from_json(to_json(report)) == report
+    assert "Where it goes wrong: a → b agrees, b → c does not. It begins in &lt;layer&gt;.1." in to_markdown(report)
+    page = to_html(report)
+    for text in (
+        "It begins in &lt;layer&gt;.1.",
+        "<code>layer.0</code>, <code>layer.1</code> (relu)",
+        "Relu_7",
+        "stem",
+    ):
+        assert text in page
+    assert "Where it goes wrong" not in to_html(REPORT)
 
 
 def test_the_tag_of_a_failed_target_says_where_and_why_on_one_line():
