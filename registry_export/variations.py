@@ -61,16 +61,20 @@ class Variation:
 def groups(base: Mapping[str, Array], interfaces: Sequence[Interface]) -> tuple[Group, ...]:
     """Find the dimensions worth varying: those that stand as a name in any of the interfaces.
 
-    Axis 0 of every input is one dimension, the batch, where all inputs agree on its size. Other axes
-    are one dimension when they share a name, or have the same size and were named after their input
+    Axis 0 of every input is one dimension, the batch, where all inputs agree on its size; not where its name
+    stands on another axis too, or another axis is called `batch` (a sequence that comes first). Other axes are one
+    dimension when they share a name, or have the same size and were named after their input
     alone (a signature's -1 says nothing of which dimensions are equal). Two such axes of one input, as the
     height and the width of a square picture, are two dimensions; `tied` makes one of them.
     """
     found: dict[tuple[str, int, int], list[tuple[str, int]]] = {}
-    for name, axis, dimension in _named_axes(base, interfaces):
+    places = list(_named_axes(base, interfaces))
+    later = {dimension for name, axis, dimension in places if axis > 0 and not _anonymous(name, axis, dimension)}
+    for name, axis, dimension in places:
         size = base[name].shape[axis]
-        anonymous = axis > 0 and dimension in (f"{name}_{axis}", f"input_{axis}")
-        label = BATCH if axis == 0 else "" if anonymous else dimension
+        anonymous = _anonymous(name, axis, dimension)
+        first = axis == 0 and not later.intersection((dimension, BATCH))
+        label = BATCH if first else "" if anonymous else dimension
         before = sum(  # how many axes of this input stand in dimensions of this label and size already
             place[0] == name for key, places in found.items() if key[:2] == (label, size) for place in places
         )
@@ -80,6 +84,10 @@ def groups(base: Mapping[str, Array], interfaces: Sequence[Interface]) -> tuple[
         taken = label in {group.name for group in result}
         result.append(Group(f"{axes[0][0]}_{axes[0][1]}" if taken or not label else label, tuple(axes), size))
     return tuple(sorted(result, key=lambda group: group.name != BATCH))
+
+
+def _anonymous(name: str, axis: int, dimension: str) -> bool:
+    return axis > 0 and dimension in (f"{name}_{axis}", f"input_{axis}")
 
 
 def tied(dimensions: Sequence[Group], refused: Collection[str]) -> tuple[Group, ...]:
@@ -92,7 +100,7 @@ def tied(dimensions: Sequence[Group], refused: Collection[str]) -> tuple[Group, 
     result: list[Group] = []
     for group in dimensions:
         twin = next((g for g in result if g.size == group.size and {g.name, group.name} <= set(refused)), None)
-        if twin is None or BATCH in (twin.name, group.name):
+        if twin is None:
             result.append(group)
         else:
             result[result.index(twin)] = replace(twin, axes=twin.axes + group.axes)

@@ -42,6 +42,34 @@ def test_the_sides_of_a_square_mask_are_tied_once_the_model_refuses_them_alone()
     assert tied(found, {"ids_1"}) == found
 
 
+def test_a_dimension_that_is_first_in_one_input_and_second_in_another_is_one():
+    base = {"src": np.zeros((5, 2, 8), np.float32), "mask": np.zeros((2, 5), bool)}
+    shapes = TensorSpec("src", "float32", ("S", "N", 8)), TensorSpec("mask", "bool", ("N", "S"))
+    assert [(group.name, group.axes) for group in groups(base, [Interface(shapes)])] == [
+        ("S", (("src", 0), ("mask", 1))),
+        ("N", (("src", 1), ("mask", 0))),
+    ]
+
+
+def test_what_is_called_the_batch_is_the_batch_on_whatever_axis():
+    base = {"sequence": np.zeros((5, 2, 8), np.float32), "state": np.zeros((1, 2, 4), np.float32)}
+    shapes = TensorSpec("sequence", "float32", ("T", BATCH, 8)), TensorSpec("state", "float32", (1, BATCH, 4))
+    assert [(group.name, group.axes) for group in groups(base, [Interface(shapes)])] == [
+        (BATCH, (("sequence", 1), ("state", 1))),
+        ("T", (("sequence", 0),)),
+    ]
+
+
+def test_a_first_axis_that_no_name_ties_to_another_is_tied_by_its_size():
+    base = {"src": np.zeros((5, 2, 8), np.float32), "mask": np.zeros((2, 5), bool)}
+    shapes = TensorSpec("src", "float32", (BATCH, "src_1", 8)), TensorSpec("mask", "bool", (BATCH, "mask_1"))
+    found = groups(base, [Interface(shapes)])
+    assert sorted(group.axes for group in tied(found, {group.name for group in found})) == [
+        (("src", 0), ("mask", 1)),
+        (("src", 1), ("mask", 0)),
+    ]
+
+
 def test_fixed_sizes_are_not_varied():
     assert groups({"x": np.zeros((1, 4))}, [Interface((TensorSpec("x", "float32", (1, 4)),))]) == ()
 
