@@ -69,11 +69,16 @@ def groups(base: Mapping[str, Array], interfaces: Sequence[Interface]) -> tuple[
     """
     found: dict[tuple[str, int, int], list[tuple[str, int]]] = {}
     places = list(_named_axes(base, interfaces))
-    later = {dimension for name, axis, dimension in places if axis > 0 and not _anonymous(name, axis, dimension)}
+    later = {
+        (dimension, base[name].shape[axis])
+        for name, axis, dimension in places
+        if axis > 0 and not _anonymous(name, axis, dimension)
+    }
+    elsewhere = any(dimension == BATCH for dimension, _ in later)
     for name, axis, dimension in places:
         size = base[name].shape[axis]
         anonymous = _anonymous(name, axis, dimension)
-        first = axis == 0 and not later.intersection((dimension, BATCH))
+        first = axis == 0 and not elsewhere and (dimension, size) not in later
         label = BATCH if first else "" if anonymous else dimension
         before = sum(  # how many axes of this input stand in dimensions of this label and size already
             place[0] == name for key, places in found.items() if key[:2] == (label, size) for place in places

@@ -51,6 +51,12 @@ def test_a_dimension_that_is_first_in_one_input_and_second_in_another_is_one():
     ]
 
 
+def test_a_name_that_says_nothing_ties_no_batch_to_a_width():
+    base = {"x": np.zeros((2, 3, 8, 8), np.float32)}
+    found = groups(base, [Interface((TensorSpec("x", "float32", ("?", 3, "?", "?")),))])
+    assert [(group.name, group.axes) for group in found] == [(BATCH, (("x", 0),)), ("?", (("x", 2), ("x", 3)))]
+
+
 def test_what_is_called_the_batch_is_the_batch_on_whatever_axis():
     base = {"sequence": np.zeros((5, 2, 8), np.float32), "state": np.zeros((1, 2, 4), np.float32)}
     shapes = TensorSpec("sequence", "float32", ("T", BATCH, 8)), TensorSpec("state", "float32", (1, BATCH, 4))
