@@ -8,6 +8,7 @@ Source: https://github.com/pnnx/pnnx, https://github.com/Tencent/ncnn/tree/maste
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -33,6 +34,9 @@ _TYPES = {
     "bool": "bool",
 }
 _NAME = "model"
+_ZEROED = {"MALLOC_PERTURB_": "255"}
+"""Makes glibc hand out memory full of zeros. pnnx runs an ONNX model once on inputs that it never filled: an
+embedding's integers are then far outside of its table, and it ends with a segmentation fault."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,15 @@ def run_pnnx(
     """
     command = [_executable(), model.name, f"inputshape={_shapes(dtypes, shapes)}", f"fp16={int(half)}"]
     command += [f"inputshape2={_shapes(dtypes, others)}"] if others is not None else []
-    done = subprocess.run(command, cwd=model.parent, capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        command,
+        cwd=model.parent,
+        env={**os.environ, **_ZEROED},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
     param = model.parent / f"{model.stem}.ncnn.param"
     if done.returncode != 0 or not param.is_file() or not param.with_suffix(".bin").is_file():
         raise ConversionError(f"pnnx failed with the exit status {done.returncode}: {_reason(done.stderr)}")

@@ -159,6 +159,16 @@ def test_from_onnx_torchscript_and_a_program(tmp_path):
         assert_same_numbers(NCNN, path, source)
 
 
+def test_an_embedding_in_onnx_is_not_tried_on_integers_that_nobody_wrote(tmp_path):
+    layers = (nn.Embedding(11, 8), nn.Linear(8, 3))
+    case = Case(lambda: nn.Sequential(*layers), (spec("input", "int64", "batch", 6),))
+    source = make_source(seeded(case.make()).eval(), case.inputs, tmp_path / "source")
+    between, _ = convert(Onnx(), "torch_module", source.load(), source, tmp_path / "between")
+    # Tried on what lay in memory, pnnx ended with a segmentation fault, and the reason was an index out of bounds.
+    with pytest.raises(UnsupportedModelError, match="no layer for Gather"):
+        convert(NCNN, "onnx_model", Onnx().load(between, source.interface), source, tmp_path / "ncnn")
+
+
 def test_files_without_a_sound_layout_are_refused(tmp_path):
     source, path, _ = made(CASES["conv"], tmp_path)
     layout = path.with_suffix(".json")
