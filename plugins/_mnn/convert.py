@@ -43,6 +43,8 @@ _PRECISIONS = {
     "int8": ("--weightQuantBits", "8", "--weightQuantAsymmetric"),
 }
 _TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-1}
+_ENOUGH_DB = 20.0
+"""Signal to noise on the samples at which no other way to int8 is tried; the verdict asks for 15."""
 _RECURRENT = {"LSTM", "GRU", "RNN"}
 _SHOWN = 3
 
@@ -62,6 +64,7 @@ def convert_onnx(source: Path, output: Path, request: ConversionRequest) -> Conv
     attempts: list[Attempt] = []
     failures: list[RegistryExportError] = []
     best: tuple[tuple[bool, int, float], Path, tuple[str, ...]] | None = None
+    enough = -_ENOUGH_DB if request.options["precision"] == "int8" else 0.0
     for way, file, arguments, method in _all_ways(model, request):
         made = file.parent / f"way-{len(attempts)}.mnn"
         try:
@@ -75,10 +78,10 @@ def convert_onnx(source: Path, output: Path, request: ConversionRequest) -> Conv
             failures.append(error)
             continue
         attempts.append(Attempt(way, found.complaint))
-        rank = (found.differs, len(found.fixed), -found.snr_db if method else 0.0)
+        rank = (found.differs, len(found.fixed), -found.snr_db if enough else 0.0)
         if best is None or rank < best[0]:
             best = rank, made, notes
-        if not any(best[0][:2]) and method in ("", METHODS[-1]):
+        if best[0] <= (False, 0, enough) and method in ("", METHODS[-1]):
             break
     if best is None:
         raise _refused(attempts, failures)
