@@ -190,7 +190,7 @@ def _told(place: Place, format_: str, base: str) -> str:
         found = f"{format_}{at}" if at else f"{format_} has none like it"
         return f"No tensor inside agrees, from the first on: {_called(place.source)}, {found}."
     said = _within(place.within)
-    by = f", {place.difference:.2g} of its size apart" if place.difference is not None else ""
+    by = f", off by {place.difference:.2g} of what varies in it" if place.difference is not None else ""
     after = f"; {_called(place.before)} before it still agrees" if place.before else ""
     return f"The first difference from {base} is in {said}{at and f', in {format_}{at}'}{by}{after}."
 

@@ -32,6 +32,7 @@ _FARTHEST = 30.0
 _AKIN = 0.8
 """A differing tensor is still that of the source when it is nearer to it than this share of its size."""
 _FUSED = 0.4
+_MOST_ASKED = 2
 _LEAST_FOR_MOMENTS = 16
 _SAME = 1e-2
 
@@ -45,7 +46,8 @@ class Place:
         within: Those of the source's that the export computes in one with it, the first and the last included.
         before: The last one before it that agrees; None: there is none.
         export: The export's first tensor that agrees with nothing; None: none does.
-        difference: Root mean square of the difference of that pair, as a share of the source's; None: they are no pair.
+        difference: Root mean square of the difference of that pair, as a share of what varies in the source's; None:
+            they are no pair.
         agreeing: How many tensors of the source agree.
     """
 
@@ -90,7 +92,9 @@ def _described(
     within: list[int] = [] if start is None else [start]
     difference = None
     if start is not None and other is not None:
-        end, difference = _counterpart(ours, theirs, start, other, ours.stray(agree[0]) & relevant)
+        end, difference = _counterpart(
+            ours, theirs, start, other, (ours.stray(agree[0]) & relevant, theirs.stray(agree[1]))
+        )
         if end is not None:
             line = ours.line(end)
             between = [i for i in range(start, end + 1) if line[i] and not agree[0][i] and ours.says(i)]
@@ -107,22 +111,26 @@ def _described(
     )
 
 
-def _counterpart(ours: _Side, theirs: _Side, start: int, other: int, stray: Flags) -> tuple[int | None, float | None]:
+def _counterpart(
+    ours: _Side, theirs: _Side, start: int, other: int, stray: tuple[Flags, Flags]
+) -> tuple[int | None, float | None]:
     """Find which of the source's differing tensors the export's first one is meant to be.
 
-    It is the source's first one, unless a later one is far nearer: what is between is computed in one there.
+    It is the source's first one, unless a later one is far nearer: what is between is computed in one there. Where it
+    is like none (a convolution that has only the scale of the batch norm behind it), what is made from it is asked.
     """
-    away: dict[int, float] = {}
-    for i in map(int, np.flatnonzero(stray)):
-        found, distances = theirs.distances(ours.sketch(i))
-        place = np.flatnonzero(found == other)
-        if place.size and i >= start:
-            away[i] = float(distances[place[0]])
-    nearest = min(away, key=lambda i: away[i], default=start)
-    fused = away.get(nearest, math.inf) < min(_FUSED, away.get(start, math.inf) / 2)
-    end = nearest if fused else start
-    distance = away.get(end, math.inf)
-    return (end, distance) if distance < _AKIN else (None, None)
+    line = [other]
+    for j in map(int, np.flatnonzero(stray[1])):
+        if len(line) < _MOST_ASKED and j > other and set(theirs.tensors[j].after) & set(line):
+            line.append(j)
+    for count, asked in enumerate(line):
+        away = {i: theirs.distance(ours.sketch(i), asked) for i in map(int, np.flatnonzero(stray[0])) if i >= start}
+        nearest = min(away, key=lambda i: away[i], default=start)
+        if away.get(nearest, math.inf) < min(_FUSED / (1 + count), away.get(start, math.inf) / 2):
+            return nearest, away[nearest]
+        if away.get(start, math.inf) < _AKIN:
+            return start, away[start]
+    return None, None
 
 
 def _levels(allowed: float, off: float) -> Floats:
@@ -226,6 +234,18 @@ class _Side:
         if one.elements >= _LEAST_FOR_MOMENTS:
             nearest[~same] = 0  # other sizes, perhaps in another order: the moments alone have to tell
         return pile.positions, np.maximum(moments, nearest)
+
+    def distance(self, one: Sketch, position: int) -> float:
+        """Return how far one of this side's tensors is from another, as a share of what varies in that one.
+
+        Infinite where it cannot be the same.
+        """
+        found, distances = self.distances(one)
+        place = np.flatnonzero(found == position)
+        if not place.size:
+            return math.inf
+        mean, root = one.moments[0], one.moments[2]
+        return float(distances[place[0]]) * root / math.sqrt(max(root**2 - mean**2, 1e-12 * root**2))
 
     def ancestors(self, outputs: Mapping[str, Sketch], names: set[str]) -> Flags:
         """Mark what the outputs named were made from; everything where they are not found."""

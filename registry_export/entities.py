@@ -268,7 +268,7 @@ class Divergence:
         modules: All modules that it may be, in order, where the export computes several in one.
         before: The last place of the source before it that agrees.
         tensor: The first tensor of the export that agrees with nothing in the source.
-        difference: Root mean square of the difference at the place, as a share of the source's; None: unknown.
+        difference: Root mean square of the difference at the place, as a share of what varies there; None: unknown.
     """
 
     sentence: str
