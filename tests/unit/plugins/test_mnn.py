@@ -189,17 +189,20 @@ def test_int8_of_which_nothing_came_is_refused(tmp_path):
 def test_images_with_their_channels_last_as_keras_writes_them(precision, quantization, least, tmp_path):
     rng = np.random.default_rng(0)
     # Small numbers: what the converter mistakes is small then too, and has to be found all the same.
-    kernel = numpy_helper.from_array(0.01 * rng.standard_normal((4, 3, 3, 3)).astype(np.float32), "kernel")
+    kernel = numpy_helper.from_array(0.01 * rng.standard_normal((8, 3, 3, 3)).astype(np.float32), "kernel")
+    ones = numpy_helper.from_array(np.full((1, 1, 1, 1), 0.01, np.float32), "ones")
     nodes = [
         helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
         helper.make_node("Conv", ["t", "kernel"], ["c"], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Erf", ["c"], ["e"]),
+        helper.make_node("Sub", ["ones", "e"], ["s"]),
+        helper.make_node("Mul", ["s", "c"], ["r"]),
         helper.make_node("Transpose", ["r"], ["l"], perm=[0, 2, 3, 1]),
         helper.make_node("ReduceMean", ["l"], ["y"], axes=[1, 2], keepdims=0),
     ]
     image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 16, 16, 3])
-    scores = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])
-    graph = helper.make_graph(nodes, "g", [image], [scores], [kernel])
+    scores = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 8])
+    graph = helper.make_graph(nodes, "g", [image], [scores], [kernel, ones])
     file = tmp_path / "model.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(file))
     asked = request(tmp_path, spec("x", "float32", "batch", 16, 16, 3))
