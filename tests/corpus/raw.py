@@ -138,7 +138,7 @@ def torch_tflite(model: Any, inputs: dict[str, np.ndarray], folder: Path) -> Arr
     return [np.asarray(r) for r in (result if isinstance(result, (tuple, list)) else (result,))]
 
 
-def torch_coreml(model: Any, inputs: dict[str, np.ndarray], folder: Path) -> None:
+def torch_coreml(model: Any, inputs: dict[str, np.ndarray], folder: Path) -> Arrays:
     import coremltools
     import torch
 
@@ -151,6 +151,19 @@ def torch_coreml(model: Any, inputs: dict[str, np.ndarray], folder: Path) -> Non
     coremltools.convert(torch.jit.trace(flat, args), inputs=shapes, compute_precision=precision).save(
         str(folder / "model.mlpackage")
     )
+    return _evaluated(folder / "model.mlpackage", inputs)
+
+
+def _evaluated(package: Path, inputs: dict[str, np.ndarray]) -> Arrays:
+    """Run a package with the evaluator of ML programs, which stands in for Core ML."""
+    from registry_export_plugins._coreml.evaluation.runner import EvaluatedModel
+    from registry_export_plugins._coreml.package import Package
+
+    opened = Package(package)
+    description = opened.spec.description
+    given = zip(description.input, inputs.values(), strict=True)
+    outputs = EvaluatedModel(opened).predict({f.name: a.astype(_coreml_dtype(a)) for f, a in given})
+    return [outputs[feature.name] for feature in description.output]
 
 
 def _coreml_dtype(array: np.ndarray) -> Any:
@@ -320,10 +333,11 @@ def keras_openvino(model: Any, inputs: dict[str, np.ndarray], folder: Path) -> A
     return [compiled([next(iter(inputs.values()))])[0]]
 
 
-def keras_coreml(model: Any, inputs: dict[str, np.ndarray], folder: Path) -> None:
+def keras_coreml(model: Any, inputs: dict[str, np.ndarray], folder: Path) -> Arrays:
     import coremltools
 
     coremltools.convert(model, compute_precision=coremltools.precision.FLOAT32).save(str(folder / "model.mlpackage"))
+    return _evaluated(folder / "model.mlpackage", inputs)
 
 
 def keras_tensorrt(model: Any, inputs: dict[str, np.ndarray], folder: Path) -> None:

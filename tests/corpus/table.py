@@ -38,7 +38,7 @@ def document(results: list[Result]) -> Iterator[str]:
         "Tiny models with random weights, logged with MLflow and exported like any other, beside the converter "
         "call that a careful user would write for the same model (`tests/corpus/raw.py`). A raw call counts as "
         "right when its result agrees with the source within 0.1 % of the output's size on the inputs it was "
-        "converted with, or, where nothing here can run it (Core ML, TensorRT), when the converter finished. An "
+        "converted with, or, where nothing here can run it (TensorRT), when the converter finished. An "
         "export counts when it is verified; where nothing here can run it, when it is made and its structure "
         "checked. Wrong: called verified, but off by more than 1 % on inputs that the export had not seen. The "
         "column `models` says how many models have been put through a target so far."

@@ -14,6 +14,7 @@ T1, T2, T3 = (torch.from_numpy(x) for x in (X1, X2, X3))
 W1, W2, W3 = numbers(6, 4, 3, seed=1), numbers(6, 4, 3, 2, seed=2), numbers(3, 2, 2, 3, 2, seed=3)
 GROUPED, DEPTHWISE = numbers(6, 2, 3, 3, seed=4), numbers(8, 1, 3, 3, seed=5)
 BIAS = numbers(6, seed=6)
+UNEVEN = numbers(2, 3, 8, 5)
 
 
 def t(array: np.ndarray) -> torch.Tensor:
@@ -121,11 +122,11 @@ POOLINGS = [
     ),
     *(
         pool(
-            f"avg_pool, counting padding {counts}, ceil {ceil}",
-            X2,
-            functional.avg_pool2d(T2, 3, 2, 1, ceil_mode=ceil, count_include_pad=counts),
-            kernel_sizes=[3, 3],
-            strides=[2, 2],
+            f"avg_pool, counting padding {counts}, ceil {ceil}, {kernel} by {stride}",
+            UNEVEN,
+            functional.avg_pool2d(t(UNEVEN), kernel, stride, 1, ceil_mode=ceil, count_include_pad=counts),
+            kernel_sizes=[kernel] * 2,
+            strides=[stride] * 2,
             pad_type="custom",
             pad=[1] * 4,
             ceil_mode=ceil,
@@ -133,6 +134,8 @@ POOLINGS = [
         )
         for counts in (True, False)
         for ceil in (True, False)
+        # With the second, a window that would begin in the padding is left out.
+        for kernel, stride in ((3, 2), (2, 3))
     ),
     pool(
         "avg_pool, same",

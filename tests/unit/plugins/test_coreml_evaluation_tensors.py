@@ -115,7 +115,7 @@ SLICED = [
         begin_mask=[True, False, False],
         end_mask=[False, True, False],
     ),
-    one("slice_by_size", X[1:, 2:4, 1:2], begin=[1, -2, 1], size=[-1, 2, 1]),
+    one("slice_by_size", X[1:, 1:3, 1:2], begin=[1, -3, 1], size=[-1, 2, 1]),
     one("split", [X[..., :1], X[..., 1:3], X[..., 3:]], split_sizes=[1, 2, 2], axis=2),
     one("split, even", np.split(X, 2, 1), num_splits=2, axis=-2),
     one("crop", IMAGE[..., 1:3, 2:5], IMAGE, crop_height=[1, 1], crop_width=[2, 1]),
