@@ -136,7 +136,7 @@ class _Watch(TorchDispatchMode):
         for position, leaf in enumerate(leaves):
             name = f"{operator} #{self._count}" + (f".{position}" if len(leaves) > 1 else "")
             self._names[leaf] = name
-            comparable = leaf.dtype in _FLOATS and leaf.numel() > 0
+            comparable = leaf.dtype in _FLOATS and not leaf.is_nested and leaf.numel() > 0
             value = to_array(leaf) if comparable else None
             self._see(Intermediate(name, value, self._path[-1] if self._path else "", operator, after))
 
