@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch.nn.modules import transformer as _transformer
 
 
 def plain_attention(
@@ -109,10 +110,21 @@ def written_out(opset: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_fast_path() -> Iterator[None]:
-    """Keep transformer layers from calling the fused kernels that no exporter knows."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
+    """Keep transformer layers from calling the fused kernels that no exporter knows.
+
+    For these they also compare their mask with a causal one, which is a decision on data.
+    """
+    enabled, asked = torch.backends.mha.get_fastpath_enabled(), _transformer._detect_is_causal_mask
     torch.backends.mha.set_fastpath_enabled(False)
+    _transformer._detect_is_causal_mask = _said_to_be_causal
     try:
         yield
     finally:
+        _transformer._detect_is_causal_mask = asked
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _said_to_be_causal(mask: torch.Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+    """Take a mask for a causal one only where the author says so: any other is applied as it is."""
+    del mask, size
+    return is_causal is True

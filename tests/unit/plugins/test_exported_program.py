@@ -195,3 +195,21 @@ def test_a_quantised_script_is_refused_by_its_operator(tmp_path):
     source = make_source(torch.nn.Linear(4, 5), (spec("input", "float32", "batch", 4),), tmp_path)
     with pytest.raises(UnsupportedModelError, match=r"quantized::linear_dynamic"):
         convert(ExportedProgram(), TORCHSCRIPT, scripted, source, tmp_path)
+
+
+class CausalDecoder(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Transformer(8, 2, 1, 1, 16, batch_first=True)
+
+    def forward(self, source, target):
+        mask = torch.nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.layers(source, target, tgt_mask=mask)
+
+
+def test_whether_a_mask_is_causal_is_no_decision_on_data(tmp_path):
+    inputs = (spec("source", "float32", "batch", "seq", 8), spec("target", "float32", "batch", "seq", 8))
+    source = make_source(models.seeded(CausalDecoder()).eval(), inputs, tmp_path)
+    path, _ = convert(ExportedProgram(), TORCH_MODULE, source.load(), source, tmp_path)
+    assert_same_numbers(ExportedProgram(), path, source)
+    assert dynamic_axes(ExportedProgram().describe(path).interface) == dynamic_axes(source.interface)
