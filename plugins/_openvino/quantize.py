@@ -118,7 +118,7 @@ def _worst_db(expected: list[list[Array]], actual: list[list[Array]]) -> float:
         if wanted.dtype.kind != "f" or not np.isfinite(wanted).all():
             continue
         signal = float(np.square(wanted, dtype=np.float64).sum())
-        noise = float(np.square(found - wanted, dtype=np.float64).sum())
+        noise = float(np.square(found.astype(np.float64) - wanted.astype(np.float64)).sum())
         if not noise <= 0 and signal > 0:
             worst = min(worst, 10 * math.log10(signal / noise) if math.isfinite(noise) else -math.inf)
     return worst
