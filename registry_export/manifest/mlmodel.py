@@ -54,12 +54,14 @@ def write_artifact(folder: Path, report: ExportReport, result: TargetResult, sou
 def _signature(source: ModelFiles, interface: Interface) -> Mapping[str, Any] | None:
     """Take over a source's signature where it is that of the model itself: a pipeline's or a function's is not.
 
-    A wrapper takes what the model takes, and may return something else.
+    A wrapper takes what the model takes, and may return something else; and who logs a model may call its outputs
+    what they are not called (a Keras model's `output_0`).
     """
     declared = source.interface
     if declared is None or source.signature is None or not _fit(declared.inputs, interface.inputs):
         return None
-    same = [spec.dtype for spec in declared.outputs] == [spec.dtype for spec in interface.outputs]
+    named = len(interface.outputs) == 1 or {s.name for s in declared.outputs} == {s.name for s in interface.outputs}
+    same = named and [spec.dtype for spec in declared.outputs] == [spec.dtype for spec in interface.outputs]
     if same and _fit(declared.outputs, interface.outputs):
         return source.signature
     return {**source.signature, "outputs": (signature_of(interface) or {}).get("outputs")}

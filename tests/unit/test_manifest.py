@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from registry_export.config import parse_targets
-from registry_export.entities import FileRecord, Interface, ModelVersionRef, Status, TensorSpec, Tolerance
+from registry_export.entities import Description, FileRecord, Interface, ModelVersionRef, Status, TensorSpec, Tolerance
 from registry_export.errors import ArtifactError
 from registry_export.manifest import (
     Manifest,
@@ -203,6 +204,18 @@ def test_a_signature_is_made_from_the_interface():
 @pytest.mark.parametrize("spec", [TensorSpec("x", "bfloat16", (1,)), TensorSpec("x", "float32", None)])
 def test_what_mlflow_cannot_express_has_no_signature(spec):
     assert signature_of(Interface((spec,))) is None
+
+
+def test_several_outputs_are_promised_under_the_names_that_they_come_with(artifact):
+    def interface(*names):
+        return Interface(affine.INTERFACE.inputs, tuple(TensorSpec(name, "float32", ("batch", 3)) for name in names))
+
+    outcome = affine.result(description=Description(interface("kind", "price")))
+    logged = interface("output_0", "output_1")
+    files = ModelFiles(interface=logged, signature=signature_of(logged))
+    write_artifact(artifact, affine.report(REF, outcome), outcome, files)
+    promised = json.loads(yaml.safe_load((artifact / "MLmodel").read_text())["signature"]["outputs"])
+    assert [output["name"] for output in promised] == ["kind", "price"]
 
 
 def test_the_outputs_of_a_wrapped_model_are_not_promised_to_be_those_of_the_logged_one(artifact):
