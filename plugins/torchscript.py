@@ -43,21 +43,24 @@ _EXTRA = "registry_export.json"
 def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     """Trace or compile; a trace that fixed a decision of the author's gives way to the compiled source."""
     from registry_export_plugins._torch.export import left_out, trace_inputs
-    from registry_export_plugins._torch.tracing import script, trace
+    from registry_export_plugins._torch.tracing import script, trace, unrolled
 
     if request.options[METHOD.name] == "script":
         return _save(script(model.wrapped), output, request, (Attempt("torch.jit.script"),))
     remarks = left_out(model, request)
-    traced, decisions = trace(model, trace_inputs(request))
-    if not decisions:
+    inputs = trace_inputs(request)
+    traced, decisions = trace(model, inputs)
+    kept = "" if decisions else unrolled(model, traced, request.interface, inputs)
+    if not decisions and not kept:
         return _save(traced, output, request, (Attempt("torch.jit.trace"),), remarks)
     try:
         compiled = script(model.wrapped)
     except UnsupportedModelError as error:
         attempts = (Attempt("torch.jit.script", error.message), Attempt("torch.jit.trace"))
         return _save(traced, output, request, attempts, (*remarks, *decisions))
-    given_up = Attempt("torch.jit.trace", " ".join(decisions))
-    note = "Compiled from its source: a trace would have kept only one branch of a decision on data."
+    given_up = Attempt("torch.jit.trace", " ".join(decisions) or f"it holds for one size of {kept} alone")
+    lost = f"the steps of one size of {kept}" if kept else "only one branch of a decision on data"
+    note = f"Compiled from its source: a trace would have kept {lost}."
     return _save(compiled, output, request, (given_up, Attempt("torch.jit.script")), (note,))
 
 

@@ -35,7 +35,7 @@ from registry_export_plugins._torch.export import depends_on_data, export_progra
 from registry_export_plugins._torch.modules import TorchAdapter
 from registry_export_plugins._torch.plain import written_out
 from registry_export_plugins._torch.programs import ProgramCall
-from registry_export_plugins._torch.tracing import program_module, script, trace
+from registry_export_plugins._torch.tracing import program_module, script, trace, unrolled
 
 TRANSLATION_TABLE = "custom_translation_table"
 PROGRAM_OPSET = 18
@@ -218,12 +218,15 @@ def _fix_sizes(model: ModelProto, specs: Sequence[TensorSpec], interface: Interf
 
 def _through_script(model: TorchAdapter, request: ConversionRequest, opset: int) -> tuple[ModelProto, tuple[str, ...]]:
     """Trace; where the trace fixed a decision of the author's, compile the source instead if that is possible."""
+    inputs = trace_inputs(request)
     with written_out(opset):
-        traced, decisions = trace(model, trace_inputs(request))
-    if not decisions:
+        traced, decisions = trace(model, inputs)
+    kept = "" if decisions else unrolled(model, traced, request.interface, inputs)
+    if not decisions and not kept:
         return _export_script(traced, request, opset), ()
+    why = f"a trace holds for one size of {kept} alone" if kept else "it decides on data"
     try:
-        return _export_script(script(model.wrapped), request, opset), ("Compiled from source: it decides on data.",)
+        return _export_script(script(model.wrapped), request, opset), (f"Compiled from source: {why}.",)
     except (ConversionError, RuntimeError, ValueError, TypeError):
         return _export_script(traced, request, opset), decisions
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from registry_export.entities import Interface
+from registry_export.entities import Dimension, Interface
 from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import FIXED_DECISION, ConversionRequest
-from registry_export_plugins._torch.calls import bind, first_line, without_deprecations
+from registry_export_plugins._torch.calls import bind, first_line, flatten, without_deprecations
 from registry_export_plugins._torch.modules import TorchAdapter, to_tensor, with_argument_names
 from registry_export_plugins._torch.plain import OPERATORS, no_fast_path
 from registry_export_plugins._torch.programs import ProgramCall, with_leaves
@@ -42,6 +42,48 @@ def trace(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[torc
                 raise _no_word_for("torch.cond or another control flow operator") from error
             raise ConversionError(f"torch.jit.trace refused the model: {first_line(error)}") from error
     return traced, tuple(dict.fromkeys(_frozen(warning) for warning in caught if _decides(warning)))
+
+
+def unrolled(
+    module: torch.nn.Module, traced: torch.nn.Module, interface: Interface, inputs: Sequence[torch.Tensor]
+) -> str:
+    """Name a dynamic dimension at whose other sizes a trace does not answer as its module does; empty: there is none.
+
+    A loop over a sequence is recorded as so many steps, without any warning.
+
+    Args:
+        module: What was traced.
+        traced: Its trace.
+        interface: Says which dimensions are dynamic.
+        inputs: What it was traced with.
+    """
+    shapes = [spec.shape or () for spec in interface.inputs]
+    for name in dict.fromkeys(size for shape in shapes for size in shape if isinstance(size, str)):
+        longer = [_one_longer(tensor, shape, name) for tensor, shape in zip(inputs, shapes, strict=True)]
+        own, kept = _answers(module, longer), _answers(traced, longer)
+        if own is not None and (kept is None or not all(map(_alike, own, kept))):
+            return name
+    return ""
+
+
+def _answers(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...] | None:
+    """Call a module; None where it refuses these sizes."""
+    try:
+        with torch.no_grad(), no_fast_path(), without_deprecations():
+            return flatten(module(*inputs)).tensors
+    except Exception:  # noqa: BLE001  a module raises whatever it likes
+        return None
+
+
+def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.allclose(a, b, rtol=1e-2, atol=1e-3, equal_nan=True)
+
+
+def _one_longer(tensor: torch.Tensor, shape: Sequence[Dimension], name: str) -> torch.Tensor:
+    for axis, size in enumerate(shape):
+        if size == name and tensor.shape[axis]:
+            tensor = torch.cat((tensor, tensor.narrow(axis, 0, 1)), axis)
+    return tensor
 
 
 def _no_word_for(what: str) -> UnsupportedModelError:

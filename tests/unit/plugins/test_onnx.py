@@ -351,3 +351,24 @@ def test_opset_is_read_from_the_default_domain():
     model = _affine()
     model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 99))
     assert opset_of(model) == 13
+
+
+class Steps(torch.nn.Module):
+    """Goes through its sequence in a Python loop, as hand-written recurrent nets do."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        state = torch.zeros(x.shape[0], 3)
+        for step in range(x.shape[1]):
+            state = torch.tanh(self.cell(x[:, step]) + 0.5 * state)
+        return state
+
+
+def test_a_loop_over_a_sequence_is_compiled_where_a_trace_would_keep_its_length(tmp_path):
+    source = make_source(models.seeded(Steps()).eval(), (spec("x", "float32", "batch", "seq", 4),), tmp_path)
+    path, result = convert(Onnx(), TORCH_MODULE, source.load(), source, tmp_path)
+    assert_same_numbers(Onnx(), path, source)
+    assert result.notes == ("Compiled from source: a trace holds for one size of seq alone.",)

@@ -172,3 +172,25 @@ def test_a_decision_that_a_trace_has_to_keep_is_told_with_what_to_do(tmp_path):
     _, result = convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path)
     assert [attempt.way for attempt in result.attempts] == ["torch.jit.script", "torch.jit.trace"]
     assert any("x.sum().item()" in note and "torch.cond" in note and "torch.where" in note for note in result.notes)
+
+
+class Steps(torch.nn.Module):
+    """Goes through its sequence in a Python loop, as hand-written recurrent nets do."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = torch.nn.GRUCell(4, 3)
+
+    def forward(self, x):
+        state = torch.zeros(x.shape[0], 3)
+        for step in range(x.shape[1]):
+            state = self.cell(x[:, step], state)
+        return state
+
+
+def test_a_loop_over_a_sequence_is_compiled_where_a_trace_would_keep_its_length(tmp_path):
+    source = make_source(models.seeded(Steps()).eval(), (spec("x", "float32", "batch", "seq", 4),), tmp_path)
+    path, result = convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path)
+    assert_same_numbers(TorchScript(), path, source)
+    assert "one size of seq" in result.attempts[0].error
+    assert "Compiled from its source" in result.notes[0]
