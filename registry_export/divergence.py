@@ -33,6 +33,7 @@ _AKIN = 0.8
 """A differing tensor is still that of the source when it is nearer to it than this share of its size."""
 _FUSED = 0.4
 _MOST_ASKED = 2
+_PLAIN = 0.1
 _LEAST_FOR_MOMENTS = 16
 _SAME = 1e-2
 
@@ -45,7 +46,8 @@ class Place:
         source: The source's first tensor that differs; None: none does.
         within: Those of the source's that the export computes in one with it, the first and the last included.
         before: The last one before it that agrees; None: there is none.
-        export: The export's first tensor that agrees with nothing; None: none does.
+        export: The export's first tensor that agrees with nothing, or the one behind it that is meant to be the
+            source's; None: all agree.
         difference: Root mean square of the difference of that pair, as a share of what varies in the source's; None:
             they are no pair.
         agreeing: How many tensors of the source agree.
@@ -99,6 +101,8 @@ def _described(
             line = ours.line(end)
             between = [i for i in range(start, end + 1) if line[i] and not agree[0][i] and ours.says(i)]
             within = between if line[start] else [end]
+    if difference is not None and other is not None:
+        other, difference = _pair(ours.sketch(within[-1]), theirs, other, difference, theirs.stray(agree[1]))
     earlier = ours.line(start) if start is not None else np.ones(len(ours.tensors), bool)
     agreed = [i for i in np.flatnonzero(agree[0]) if earlier[i]]
     return Place(
@@ -131,6 +135,17 @@ def _counterpart(
         if away.get(start, math.inf) < _AKIN:
             return start, away[start]
     return None, None
+
+
+def _pair(one: Sketch, theirs: _Side, other: int, difference: float, stray: Flags) -> tuple[int, float]:
+    """Go on from the export's first tensor to the one that is meant to be the source's, where that is plain.
+
+    A layer norm that the export computes step by step begins with steps that the source does not have.
+    """
+    away = {j: theirs.distance(one, j) for j in map(int, np.flatnonzero(stray)) if j >= other}
+    nearest = min(away, key=lambda j: away[j], default=other)
+    plain = away.get(nearest, math.inf) < min(_PLAIN, difference / 2)
+    return (nearest, away[nearest]) if plain else (other, difference)
 
 
 def _levels(allowed: float, off: float) -> Floats:
