@@ -200,14 +200,17 @@ def _note(name: str, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _from_signature(signature: Any, interface: Interface, owner: Any) -> TensorFlowFunction:
-    """Match a signature with the names given; the signature's own names where none are known."""
+    """Match a signature with the names given; the signature's own names where none are known, sorted.
+
+    A file keeps no order of them: they come in another one in every process.
+    """
     specs = signature.structured_input_signature[1]
-    order = match_keys(tuple(specs), tuple(spec.name for spec in interface.inputs))
+    order = match_keys(tuple(sorted(specs)), tuple(spec.name for spec in interface.inputs))
     inputs = tuple(
         narrowed(to_spec(name, specs[key]), declared_for(name, position, len(order), interface))
         for position, (name, key) in enumerate(order)
     )
-    keys = tuple(signature.structured_outputs)
+    keys = tuple(sorted(signature.structured_outputs))
     named = match_keys(keys, tuple(spec.name for spec in interface.outputs))
     outputs = tuple(to_spec(name, signature.structured_outputs[key]) for name, key in named)
     arguments = tuple(key for _, key in order)

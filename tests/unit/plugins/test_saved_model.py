@@ -76,3 +76,17 @@ def test_a_folder_that_is_no_saved_model_is_a_source_error(tmp_path: Path):
     (tmp_path / "saved_model.pb").write_bytes(b"nonsense")
     with pytest.raises(SourceError):
         SavedModel().load(tmp_path, UNKNOWN)
+
+
+def test_inputs_and_outputs_that_no_signature_orders_are_in_the_same_order_in_every_process(tmp_path: Path):
+    import tensorflow as tf
+
+    names = list("hgfedcba")
+    module = tf.Module()
+    module.call = tf.function(
+        lambda **tensors: {f"{name}_out": tensor + 1 for name, tensor in tensors.items()}, autograph=False
+    ).get_concrete_function(**{name: tf.TensorSpec([None, 2], name=name) for name in names})
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures=module.call)
+    loaded = SavedModel().load(tmp_path / "saved", Interface(inputs=()))
+    assert [spec.name for spec in loaded.interface.inputs] == sorted(names)
+    assert [spec.name for spec in loaded.interface.outputs] == [f"{name}_out" for name in sorted(names)]
