@@ -94,13 +94,13 @@ class Diagnosis:
         theirs = self._trace(way[at], files, every_order=False)
         opaque = ours.opaque or theirs.opaque
         if opaque:
-            return replace(blank, sentence=_sentence(hops, hop, f"The place inside is unknown: {opaque}."))
+            return replace(blank, sentence=_sentence(hops, hop, len(way), f"The place inside is unknown: {opaque}."))
         place = locate(ours, theirs, _allowed(tolerance))
         told = f"{_told(place, way[at].format, base)}{_cut(ours, theirs)}{_worst(rung)}"
         first = place.source
         return replace(
             blank,
-            sentence=_sentence(hops, hop, told),
+            sentence=_sentence(hops, hop, len(way), told),
             module=place.within[-1].module if place.within else "",
             operator=place.within[-1].operator if place.within else "",
             modules=tuple(dict.fromkeys(_name(one) for one in place.within)) if first else (),
@@ -164,14 +164,14 @@ def _allowed(tolerance: Tolerance) -> float:
     return tolerance.rtol if tolerance.rtol > 0 else 1e-3
 
 
-def _sentence(hops: Sequence[Hop], hop: str, told: str) -> str:
+def _sentence(hops: Sequence[Hop], hop: str, steps: int, told: str) -> str:
     fine = [one.conversion for one in hops if one.agrees]
     unknown = [one.conversion for one in hops if one.agrees is None]
     parts = []
     if fine:
         parts.append(f"{', '.join(fine)} {'agrees' if len(fine) == 1 else 'agree'}, {hops[-1].conversion} does not.")
-    elif hop and len(hops) > 1:
-        parts.append(f"{hop} does not agree.")
+    elif hop and len(hops) < steps:
+        parts.append(f"{hop} does not agree already.")
     if unknown:
         parts.append(f"Whether {', '.join(unknown)} agrees could not be told.")
     return " ".join([*parts, told])
@@ -223,7 +223,7 @@ def _cut(ours: Trace, theirs: Trace) -> str:
 def _worst(rung: Rung) -> str:
     found = [m.worst for m in rung.outputs.values() if m.worst is not None]
     worst: WorstElement | None = max(found, key=_off, default=None)
-    if worst is None or worst.expected is None or worst.actual is None:
+    if worst is None or worst.expected is None or worst.actual is None or worst.expected == worst.actual:
         return ""
     index = ", ".join(map(str, worst.index))
     return (

@@ -29,6 +29,7 @@ def test_the_first_hop_is_named_where_its_result_is_wrong_already(workshop, tmp_
     found = explained(workshop, tmp_path, "planted_after:fault=wrong_before")
     assert found.hop == FIRST
     assert [hop.conversion for hop in found.hops] == [FIRST]
+    assert found.sentence.startswith(f"{FIRST} does not agree already.")
 
 
 def test_the_place_in_the_source_and_the_tensor_of_the_export_are_named(workshop, tmp_path):
