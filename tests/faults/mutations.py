@@ -193,7 +193,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "pad": lambda x, sizes, mode: nn.functional.pad(x, sizes, mode=mode),
     "crop": lambda x, sizes: nn.functional.pad(x, sizes),
     "over itself": lambda x: x * (x / x),
-    "by logarithm": lambda x: torch.exp(torch.log(x.abs())) * torch.sign(x),
+    "by logarithm": lambda x: torch.exp(torch.log(x.abs())) * (x / x.abs()),
     "softmax": lambda x, axis: torch.softmax(x, axis),
     "log softmax": lambda x, axis: torch.log_softmax(x, axis),
     "naive softmax": lambda x, axis: torch.exp(x) / torch.exp(x).sum(axis, keepdim=True),

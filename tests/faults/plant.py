@@ -183,6 +183,8 @@ class Workbench:
         record.hidden, record.allclose = found["hidden"], found["noticed"]
         record.anywhere = max(found["rungs"])
         judge(record, verification, found["rungs"])
+        if record.verdict == Status.UNVERIFIED:  # the sound one was verified: what was put in cannot be run here
+            record.verdict = ""
         return record
 
     @property
@@ -200,7 +202,7 @@ class Workbench:
     def _bench(self, name: str) -> Bench:
         work = self.folder / name
         work.mkdir(parents=True)
-        return Bench(FORMATS, self.pool, work)
+        return Bench(FORMATS, self.pool, work, explain=False)
 
     def _call(self, function: str, arguments: Mapping[str, Any]) -> Any:
         side = NETS[self.net]

@@ -91,8 +91,8 @@ def run_net(net: str, pool: ChildPool, formats: list[str]) -> None:
             for records in executor.map(lambda number: _plant(bench, number, _sound(result)), waiting):
                 _note(result, records)
                 _keep(path, result)
-        if not any(one.where == "artifact" for one in result.planted):
-            _note(result, spoiled.plant_all(bench, list(NETS).index(net)))
+            chosen = spoiled.turns(_sound(result), list(NETS).index(net))
+            _note(result, filter(None, executor.map(lambda pair: spoiled.plant(bench, *pair), chosen)))
         result.done = True
     except RegistryExportError as error:
         print(f"{net}: {error}", flush=True)

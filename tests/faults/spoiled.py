@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -158,18 +159,14 @@ class _Impatient(ChildPool):
         return self.pool.call(*arguments, limits=Limits(timeout_s=_HANGS_SECONDS))
 
 
-def plant_all(bench: Workbench, turn: int) -> Iterator[Planted]:
-    """Spoil a net's sound artifacts, each in the way whose turn it is."""
-    from registry_export.entities import Status
-
-    for position, (variant, (result, folder)) in enumerate(bench.made.items()):
-        if result.status is not Status.VERIFIED or folder is None:
-            continue
-        for more in range(2):
-            names = list(SPOILERS)
-            record = plant(bench, variant, names[(turn * 7 + position * 2 + more * 11) % len(names)])
-            if record is not None:
-                yield record
+def turns(variants: Sequence[str], turn: int) -> list[tuple[str, str]]:
+    """Choose the sound artifacts to spoil in a net whose turn it is: every other one, and the way to spoil each."""
+    names = list(SPOILERS)
+    return [
+        (variant, names[(turn * 7 + position * 3) % len(names)])
+        for position, variant in enumerate(variants)
+        if (turn + position) % 2 == 0
+    ]
 
 
 def plant(bench: Workbench, variant: str, name: str) -> Planted | None:
@@ -180,7 +177,7 @@ def plant(bench: Workbench, variant: str, name: str) -> Planted | None:
     assert folder is not None
     assert result.description is not None
     sound = discover_formats()[result.format]
-    work = Path(bench.folder, f"spoiled-{len(list(bench.folder.glob('spoiled-*')))}")
+    work = Path(tempfile.mkdtemp(prefix="spoiled-", dir=bench.folder))
     shutil.copytree(folder, work / "artifact")
     (work / "verify").mkdir()
     path = work / "artifact" / sound.filename
