@@ -20,7 +20,9 @@ from registry_export.config import (
 )
 from registry_export.discovery import discover_formats
 from registry_export.errors import ConfigurationError
-from registry_export.recorded import MANUAL, Request, run_recorded
+from registry_export.exports import variants_named
+from registry_export.publishing import read_report
+from registry_export.recorded import MANUAL, Request, VerificationRequest, run_recorded, verify_recorded
 from registry_export.registry import Registry
 from registry_export.settings import Settings
 
@@ -107,6 +109,28 @@ class Session:
             setup=requested_setup(rule, tags, str(ref)),
         )
 
+    def verification(self, model_uri: str, targets: str | Sequence[str] | None) -> VerificationRequest:
+        """Look up what is to be verified again, and with which samples and tolerance: those of the rule behind it.
+
+        Raises:
+            ConfigurationError: A word is not understood.
+            ModelVersionNotFoundError: There is no such version.
+        """
+        asked = _joined(targets)
+        variants = variants_named(asked, self.formats) if asked else ()
+        ref = self.registry.resolve(model_uri)
+        info = self.registry.version(ref)
+        report = read_report(self.registry, ref)
+        rule = self.configuration.rule_behind(ref.name, report.trigger if report is not None else "")
+        tags = {**self.registry.model_tags(ref.name), **info.tags}
+        return VerificationRequest(
+            version=info,
+            variants=variants,
+            samples=rule.samples if rule else None,
+            tolerance=rule.tolerance if rule else None,
+            setup=requested_setup(rule, tags, str(ref)),
+        )
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -139,6 +163,26 @@ def export(
     session = Session()
     request = session.request(model_uri, targets, samples=samples, tolerance=tolerance)
     report = run_recorded(session.settings, session.registry, session.formats, request, force, reporter or SILENT)
+    return Exported(report, page_of(session.registry.tracking_uri, request.version.ref))
+
+
+def verify(model_uri: str, targets: str | Sequence[str] | None = None, *, reporter: Reporter | None = None) -> Exported:
+    """Verify the stored exports of a version again, as a job of the ledger where that can be reached.
+
+    Args:
+        model_uri: As for `registry_export.export`.
+        targets: Targets or variants; None: all that are stored.
+        reporter: Hears of every step.
+
+    Raises:
+        ArtifactError: There are none, or not the one that is named.
+        RegistryExportError: The source cannot be run, or the registry refused.
+    """
+    from registry_export.reporter import SILENT
+
+    session = Session()
+    request = session.verification(model_uri, targets)
+    report = verify_recorded(session.settings, session.registry, session.formats, request, reporter or SILENT)
     return Exported(report, page_of(session.registry.tracking_uri, request.version.ref))
 
 

@@ -300,6 +300,9 @@ class Verification:
         runtime: What ran it, with its version.
         notes: Sentences on what the inputs have not shown.
         divergence: For a mismatch, the first place where it goes wrong.
+        absent: Whether nothing ran for want of a runtime on the machine that tried; another one may have it.
+        verified_at: When, in UTC, ISO 8601.
+        tools: Versions of the packages that ran it and the source, by name, where that was not at the export itself.
     """
 
     status: Status
@@ -314,6 +317,9 @@ class Verification:
     runtime: str = ""
     notes: tuple[str, ...] = ()
     divergence: Divergence | None = None
+    absent: bool = False
+    verified_at: str = ""
+    tools: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -340,6 +346,8 @@ class TargetResult:
         key: Digest of everything that the result depends on; the same key needs no new conversion.
         reused: Whether an earlier verified export was found and kept.
         exported_at: When, in UTC, ISO 8601.
+        precision: The coarsest on the way to the file, by which it is judged.
+        one_sided: Why agreeing inputs do not make it verified: a trace on the way has kept one side of a decision.
     """
 
     variant: str
@@ -362,6 +370,8 @@ class TargetResult:
     key: str = ""
     reused: bool = False
     exported_at: str = ""
+    precision: str = ""
+    one_sided: str = ""
 
 
 @dataclass(frozen=True)

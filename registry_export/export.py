@@ -63,7 +63,7 @@ def export_model_version(
         RegistryExportError: The whole job failed. Unless that may pass by itself, the version's tags say so.
     """
     try:
-        with _work_folder() as work:
+        with work_folder() as work:
             bench = Bench(formats, pool, work, tolerance, reporter)
             return _export(_Job(ref, targets, trigger, registry, samples, setup, force), bench)
     except RegistryExportError as error:
@@ -88,7 +88,7 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
     with bench.step("download"):
         model = job.registry.download(job.ref, bench.work / "source")
         checkpoint = read_checkpoint(model, bench.formats, job.setup)
-    sample, evidence = _sample(job, bench, checkpoint)
+    sample, evidence = first_inputs(job.registry, job.samples, checkpoint, bench.work)
     plan = plan_export(checkpoint.format, job.targets, bench.formats, samples=bool(sample))
     keys = {p.target.variant: _key(bench, checkpoint, plan, p, sample) for p in plan.targets}
     results = _exported_before(job, bench, keys, plan)
@@ -130,11 +130,21 @@ def _exported_before(job: _Job, bench: Bench, keys: Mapping[str, str], plan: Exp
     return {variant: replace(result, reused=True, required=required[variant]) for variant, result in known.items()}
 
 
-def _sample(job: _Job, bench: Bench, checkpoint: Checkpoint) -> tuple[str, str]:
-    """Write the rule's samples, or the input example, where the child can read them."""
-    folder = bench.work / "sample"
-    if job.samples:
-        write_tensors(folder, job.registry.read_samples(job.samples, bench.work))
+def first_inputs(registry: Registry, samples: str | None, checkpoint: Checkpoint, work: Path) -> tuple[str, str]:
+    """Write the rule's samples, or the input example, where the child can read them.
+
+    Args:
+        registry: Where samples are read that lie in an artifact store.
+        samples: Path of an `.npz` file or an artifact URI; None: the version's input example.
+        checkpoint: Has the example.
+        work: A folder of one's own.
+
+    Returns:
+        The folder that `tensors` reads, and what is in it: `samples`, `example`, or nothing (`random`).
+    """
+    folder = work / "sample"
+    if samples:
+        write_tensors(folder, registry.read_samples(samples, work))
         return str(folder), "samples"
     if checkpoint.write_example(folder):
         return str(folder), "example"
@@ -165,7 +175,8 @@ def _key(bench: Bench, checkpoint: Checkpoint, plan: ExportPlan, planned: Planne
 
 
 @contextlib.contextmanager
-def _work_folder() -> Iterator[Path]:
+def work_folder() -> Iterator[Path]:
+    """Make a private folder for one job, and remove it."""
     folder = Path(tempfile.mkdtemp(prefix="registry-export-"))
     try:
         yield folder

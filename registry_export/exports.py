@@ -52,7 +52,7 @@ def pull(
     """
     registry = registry or Registry()
     ref = registry.resolve(model_uri)
-    variant = _variant(target, discover_formats() if formats is None else formats)
+    variant = variant_named(target, discover_formats() if formats is None else formats)
     output = Path(output)
     with _beside(output) as work:
         folder, manifest = _fetch(registry, ref, variant, work)
@@ -106,7 +106,7 @@ def load(
     """
     registry = registry or Registry()
     ref = registry.resolve(model_uri)
-    variant = _variant(target, discover_formats() if formats is None else formats)
+    variant = variant_named(target, discover_formats() if formats is None else formats)
     work = Path(tempfile.mkdtemp(prefix="registry-export-"))
     try:
         folder, _ = _fetch(registry, ref, variant, work)
@@ -118,7 +118,7 @@ def load(
     return loaded
 
 
-def _variant(target: str, formats: Mapping[str, Format]) -> str:
+def variant_named(target: str, formats: Mapping[str, Format]) -> str:
     """Name the variant that a target means; what is no target may be a variant itself."""
     try:
         targets = parse_targets(target, "target", formats)
@@ -134,17 +134,44 @@ def _variant(target: str, formats: Mapping[str, Format]) -> str:
 def _fetch(registry: Registry, ref: ModelVersionRef, variant: str, work: Path) -> tuple[Path, Manifest]:
     """Download a variant's folder and check it against its manifest and the version's report."""
     result = _published(ref, variant, read_report(registry, ref))
-    folder = registry.download_artifact(ref, f"{EXPORTS_FOLDER}/{variant}", work)
-    manifest = verify_files(folder)
-    if manifest.variant != variant or manifest.sha256 != result.sha256:
-        raise ArtifactError(
-            f"{variant} of {ref} is not what report.json speaks of: its files are of another export.",
-            remedy="An export may be under way; try again, or export it again.",
-        )
+    folder, manifest = fetch(registry, ref, result, work)
     if result.status is not Status.VERIFIED:
         _log.warning("%s of %s is %s: %s", variant, ref, result.status, reason_text(result))
+    return folder, manifest
+
+
+def fetch(registry: Registry, ref: ModelVersionRef, result: TargetResult, work: Path) -> tuple[Path, Manifest]:
+    """Download a variant's folder, whatever its status, and check it against its manifest and the report.
+
+    Args:
+        registry: The registry.
+        ref: The version.
+        result: What its report says of the variant.
+        work: A folder to download to.
+
+    Returns:
+        The folder as `load` opens it, and its manifest.
+
+    Raises:
+        ArtifactError: It is gone, or not whole; names the file.
+    """
+    folder = registry.download_artifact(ref, f"{EXPORTS_FOLDER}/{result.variant}", work)
+    manifest = verify_files(folder)
+    if manifest.variant != result.variant or manifest.sha256 != result.sha256:
+        raise ArtifactError(
+            f"{result.variant} of {ref} is not what report.json speaks of: its files are of another export.",
+            remedy="An export may be under way; try again, or export it again.",
+        )
     _drop_strangers(folder, manifest)
     return folder, manifest
+
+
+def variants_named(text: str, formats: Mapping[str, Format]) -> tuple[str, ...]:
+    """Name the variants that a list of targets or variants means (`onnx, tflite:precision=int8, tflite-fp16`)."""
+    try:
+        return tuple(target.variant for target in parse_targets(text, "target", formats))
+    except ConfigurationError:
+        return tuple(dict.fromkeys(variant_named(part, formats) for part in text.split(",") if part.strip()))
 
 
 def _published(ref: ModelVersionRef, variant: str, report: ExportReport | None) -> TargetResult:

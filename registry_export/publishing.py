@@ -17,7 +17,7 @@ from pathlib import Path
 from registry_export.differences import NUMBERS
 from registry_export.entities import ExportReport, Metrics, ModelVersionRef, SourceRecord, Status, TargetResult, worst
 from registry_export.errors import ArtifactError, RegistryError, RegistryExportError, to_record
-from registry_export.manifest import MANIFEST
+from registry_export.manifest import MANIFEST, Manifest, write_manifest
 from registry_export.registry import EXPORTS_FOLDER, Registry, VersionInfo
 from registry_export.report import (
     description_block,
@@ -84,6 +84,70 @@ def publish(registry: Registry, report: ExportReport, artifacts: Mapping[str, Pa
     _describe(registry, merged)
     _tag(registry, merged)
     return merged
+
+
+def publish_verdicts(
+    registry: Registry, report: ExportReport, results: Mapping[str, TargetResult], manifests: Mapping[str, Manifest]
+) -> ExportReport:
+    """Publish what a new verification of stored exports came to; their files stay as they are.
+
+    What an export under way or a failed one says on the version's page is left for it to say.
+
+    Args:
+        registry: Where to.
+        report: All that the version has, with the new verdicts in it.
+        results: Those of it that are new, by variant.
+        manifests: The new manifests of exports that are whole, by variant.
+
+    Returns:
+        The report as published.
+
+    Raises:
+        RegistryExportError: The registry or its artifact store refused, or did not answer.
+    """
+    ref = report.model_version
+    with tempfile.TemporaryDirectory(prefix="registry-export-") as folder:
+        for variant, manifest in manifests.items():
+            path = Path(folder, variant)
+            path.mkdir()
+            write_manifest(path, manifest)
+            registry.upload(ref, path, f"{EXPORTS_FOLDER}/{variant}")
+    run_id = _log_again(registry, report, _metrics(tuple(results.values())))
+    report = replace(report, run_id=run_id)
+    _upload_reports(registry, report)
+    tags = registry.version(ref).tags
+    if _others_word(tags):
+        report = replace(report, status=Status(tags[STATUS_TAG]))
+    else:
+        _describe(registry, report)
+    registry.set_tags(ref, {f"{TAG_PREFIX}{variant}": tag_line(result) for variant, result in results.items()})
+    registry.set_tags(ref, {RUN_TAG: report.run_id})
+    if not _others_word(tags):
+        registry.set_tags(ref, {STATUS_TAG: report.status})
+    return report
+
+
+def _others_word(tags: Mapping[str, str]) -> bool:
+    """Whether the status speaks of an export that waits, runs, or failed as a whole."""
+    status = tags.get(STATUS_TAG)
+    return status in (Status.QUEUED, Status.RUNNING) or (status == Status.FAILED and ERROR_TAG in tags)
+
+
+def _log_again(registry: Registry, report: ExportReport, metrics: Mapping[str, float]) -> str:
+    """Log new metrics beside the old ones, on the export's own run; on a new one where that is gone."""
+    ref = report.model_version
+    if report.run_id:
+        try:
+            registry.log_metrics(report.run_id, ref, metrics)
+            return report.run_id
+        except RegistryError as error:
+            if error.transient:
+                raise
+            _log.info("%s: the export run %s takes no metrics any more: %s", ref, report.run_id, error)
+    run_id = registry.create_export_run(ref, report.trigger)
+    registry.log_metrics(run_id, ref, metrics)
+    registry.finish_run(run_id, "FINISHED")
+    return run_id
 
 
 def publish_failure(registry: Registry, ref: ModelVersionRef, trigger: str, error: BaseException) -> None:

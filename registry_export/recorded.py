@@ -1,4 +1,4 @@
-"""An export that a person asked for: run here and now, and kept in the ledger like any other job."""
+"""What a person asked for, an export or a new verification: run here and now, and kept in the ledger like any job."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from registry_export.config import FACTORY_TAG, TARGETS_TAG
 from registry_export.errors import ExportCancelledError, LedgerError, PublishError, RegistryExportError
 from registry_export.export import export_model_version
 from registry_export.isolation import ChildPool, Limits
-from registry_export.ledger import Ledger
+from registry_export.ledger import VERIFY, Ledger
 from registry_export.outbox import STATUS_TAG
 from registry_export.publishing import ERROR_TAG, RUN_TAG, TAG_PREFIX, TRIGGER_TAG, publish_failure
+from registry_export.reverification import reverify_model_version
 from registry_export.worker import LEASE_S, run_begun_job, worker_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from registry_export.entities import ExportReport, Target, Tolerance
     from registry_export.format import Format
@@ -77,47 +78,107 @@ def run_recorded(
     Raises:
         RegistryExportError: The export failed as a whole; `ExportCancelledError` where a person cancelled the job.
     """
-    ref = request.version.ref
+
+    def run(pool: ChildPool) -> ExportReport:
+        with _tagged_as_running(registry, request.version):
+            return export_model_version(
+                request.version.ref,
+                targets=request.targets,
+                trigger=MANUAL,
+                registry=registry,
+                formats=formats,
+                pool=pool,
+                samples=request.samples,
+                tolerance=request.tolerance,
+                setup=request.setup,
+                force=force,
+                reporter=reporter,
+            )
+
+    return _recorded(settings, _Work(request.version, MANUAL, request.asked, run), reporter)
+
+
+@dataclass(frozen=True)
+class VerificationRequest:
+    """What one call asks to be verified again, everything looked up.
+
+    Attributes:
+        version: The version that the URI meant when it was asked.
+        variants: Which exports; none: all that are stored.
+        samples: As for `Request`.
+        tolerance: As for `Request`.
+        setup: As for `Request`.
+    """
+
+    version: VersionInfo
+    variants: tuple[str, ...]
+    samples: str | None
+    tolerance: Tolerance | None
+    setup: ModelSetup
+
+
+def verify_recorded(
+    settings: Settings,
+    registry: Registry,
+    formats: Mapping[str, Format],
+    request: VerificationRequest,
+    reporter: Reporter,
+) -> ExportReport:
+    """Verify stored exports again, as `run_recorded` exports; arguments and errors are alike.
+
+    The version's status stands until there is a new one.
+    """
+
+    def run(pool: ChildPool) -> ExportReport:
+        return reverify_model_version(
+            request.version.ref,
+            variants=request.variants,
+            registry=registry,
+            formats=formats,
+            pool=pool,
+            samples=request.samples,
+            tolerance=request.tolerance,
+            setup=request.setup,
+            reporter=reporter,
+        )
+
+    return _recorded(settings, _Work(request.version, VERIFY, ",".join(request.variants), run), reporter)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What becomes a job: of which version, why, for which targets, and what it does."""
+
+    version: VersionInfo
+    trigger: str
+    targets: str
+    run: Callable[[ChildPool], ExportReport]
+
+
+def _recorded(settings: Settings, work: _Work, reporter: Reporter) -> ExportReport:
     with ChildPool(Limits(settings.child_timeout_s, settings.child_memory_bytes)) as pool:
-
-        def run() -> ExportReport:
-            with _tagged_as_running(registry, request.version):
-                return export_model_version(
-                    ref,
-                    targets=request.targets,
-                    trigger=MANUAL,
-                    registry=registry,
-                    formats=formats,
-                    pool=pool,
-                    samples=request.samples,
-                    tolerance=request.tolerance,
-                    setup=request.setup,
-                    force=force,
-                    reporter=reporter,
-                )
-
         try:
             ledger = Ledger(settings.ledger_uri)
             ledger.migrate()
-            job = _begin(ledger, request, settings.workspace, reporter)
+            job = _begin(ledger, work, settings.workspace, reporter)
         except LedgerError as error:
-            reporter.note(f"Works alone, so that `jobs` will not show this export. {error}")
-            return run()
+            reporter.note(f"Works alone, so that `jobs` will not show this. {error}")
+            return work.run(pool)
 
         def run_when_free() -> ExportReport:
-            _await_checkpoint(ledger, job, request.version, pool, reporter)
-            return run()
+            _await_checkpoint(ledger, job, work.version, pool, reporter)
+            return work.run(pool)
 
         reporter.note(f"This is job {job.id}.")
         return run_begun_job(ledger, job, pool, run_when_free)
 
 
-def _begin(ledger: Ledger, request: Request, workspace: str | None, reporter: Reporter) -> Job:
+def _begin(ledger: Ledger, work: _Work, workspace: str | None, reporter: Reporter) -> Job:
     """Claim a job of our own, as soon as no other job of the version runs."""
-    ref = request.version.ref
+    ref = work.version.ref
     waited = False
     while True:
-        job = ledger.begin(ref, MANUAL, worker_name(), LEASE_S, targets=request.asked, workspace=workspace)
+        job = ledger.begin(ref, work.trigger, worker_name(), LEASE_S, targets=work.targets, workspace=workspace)
         if job is not None:
             return job
         if not waited:

@@ -19,7 +19,16 @@ import msgspec
 
 from registry_export.conversion import PlanRun, StepResult
 from registry_export.diagnosis import Diagnosis
-from registry_export.entities import VERDICTS, Attempt, Status, Target, TargetResult, Tolerance, Verification
+from registry_export.entities import (
+    VERDICTS,
+    Attempt,
+    Interface,
+    Status,
+    Target,
+    TargetResult,
+    Tolerance,
+    Verification,
+)
 from registry_export.errors import ExportCancelledError, RegistryExportError, VerificationError, to_record
 from registry_export.format import DYNAMIC_DIMENSIONS, FIXED_DECISION, Format
 from registry_export.graph import ExportPlan, PlannedTarget
@@ -215,14 +224,14 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
     try:
         with bench.step("convert", variant):
             step = run.result(route)
-            result = _described(blank, step)
+            result = replace(_described(blank, step), precision=_precision(run, step), one_sided=_one_sided(run, step))
     except ExportCancelledError:
         raise
     except RegistryExportError as error:
         return replace(blank, error=to_record(error), path=path), None
     try:
         with bench.step("verify", variant) as end:
-            verification = _proven(_verify(bench, run, route, step, reference), run, step)
+            verification = proven(_verify(bench, run, route, step, reference), result)
             end.outcome = verification.status
     except ExportCancelledError:
         raise
@@ -234,7 +243,7 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
         result,
         status=verification.status,
         verification=verification,
-        dynamic_dimensions=_shown(step, reference, verification),
+        dynamic_dimensions=shown_dimensions(step.description.interface, reference, verification),
         notes=(
             *result.notes,
             *_static_notes(step, reference),
@@ -265,10 +274,27 @@ def _described(blank: TargetResult, step: StepResult) -> TargetResult:
 def _verify(bench: Bench, run: PlanRun, route: str, step: StepResult, reference: Reference) -> Verification:
     work = run.folder / f"verify-{list(run.plan.steps).index(route)}"
     work.mkdir()
-    precision = _precision(run, step)
+    return verify_artifact(bench, step.origin, _precision(run, step), reference, work)
+
+
+def verify_artifact(bench: Bench, artifact: Origin, precision: str, reference: Reference, work: Path) -> Verification:
+    """Run an artifact on the source's inputs and judge it.
+
+    Args:
+        bench: What to work with.
+        artifact: The exported files.
+        precision: The coarsest on the way to them.
+        reference: The source's answers.
+        work: An empty folder for the child.
+
+    Raises:
+        VerificationError: The artifact cannot be loaded.
+        ChildError: The child crashed, hung or ran out of memory.
+    """
     tolerance = bench.tolerance or default_tolerance(precision)
-    toolchain = bench.formats[step.step.format].toolchain
-    return verify(bench.pool, toolchain, step.origin, reference, tolerance, work, precision)
+    toolchain = bench.formats[artifact.format].toolchain
+    verification = verify(bench.pool, toolchain, artifact, reference, tolerance, work, precision)
+    return replace(verification, verified_at=now())
 
 
 def _way(run: PlanRun, step: StepResult) -> Iterator[StepResult]:
@@ -279,13 +305,17 @@ def _way(run: PlanRun, step: StepResult) -> Iterator[StepResult]:
         yield step
 
 
-def _proven(verification: Verification, run: PlanRun, step: StepResult) -> Verification:
+def _one_sided(run: PlanRun, step: StepResult) -> str:
+    """Return the note of a trace on the way that has kept one side of a decision; empty where there is none."""
+    notes = (note for made in _way(run, step) for note in made.result.notes)
+    return next((note for note in notes if note.startswith(FIXED_DECISION)), "")
+
+
+def proven(verification: Verification, result: TargetResult) -> Verification:
     """Take the verdict back where a trace on the way kept one side of a decision: no input took the other."""
-    notes = [note for made in _way(run, step) for note in made.result.notes]
-    fixed = next((note for note in notes if note.startswith(FIXED_DECISION)), "")
-    if not fixed or verification.status is not Status.VERIFIED:
+    if not result.one_sided or verification.status is not Status.VERIFIED:
         return verification
-    reason = f"the inputs agree, but none of them took the other side of a decision. {fixed}"
+    reason = f"the inputs agree, but none of them took the other side of a decision. {result.one_sided}"
     return replace(verification, status=Status.UNVERIFIED, reason=reason)
 
 
@@ -296,11 +326,13 @@ def _precision(run: PlanRun, step: StepResult) -> str:
     return known[-1] if known else found[0]
 
 
-def _shown(step: StepResult, reference: Reference, verification: Verification) -> dict[str, dict[str, str]]:
+def shown_dimensions(
+    interface: Interface, reference: Reference, verification: Verification
+) -> dict[str, dict[str, str]]:
     """Dynamic dimensions as they really are: declared by the file, and run at another size."""
     shown = dimensions_shown(reference, verification)
     found: dict[str, dict[str, str]] = {}
-    for spec in step.description.interface.inputs:
+    for spec in interface.inputs:
         for axis, dimension in enumerate(spec.shape or ()):
             if isinstance(dimension, str) and shown.issuperset(parts_of(dimension)):
                 found.setdefault(spec.name, {})[str(axis)] = dimension

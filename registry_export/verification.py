@@ -57,7 +57,9 @@ def verify(
     try:
         outcome = pool.call(toolchain, "registry_export.replay:replay", msgspec.to_builtins(request), work)
     except RuntimeAbsentError as error:
-        return Verification(Status.UNVERIFIED, evidence=source.evidence, tolerance=tolerance, reason=str(error))
+        return Verification(
+            Status.UNVERIFIED, evidence=source.evidence, tolerance=tolerance, reason=str(error), absent=True
+        )
     return judge(source, msgspec.convert(outcome.value, Replay), tolerance, precision)
 
 

@@ -15,7 +15,7 @@ import warnings
 
 import click
 
-from registry_export.cli.export import export, plan, pull
+from registry_export.cli.export import export, plan, pull, verify
 from registry_export.cli.formats import formats
 from registry_export.cli.jobs import jobs
 from registry_export.cli.serve import demo, server, worker
@@ -37,7 +37,7 @@ def cli(debug: bool) -> None:
         warnings.simplefilter("ignore")
 
 
-for _command in (export, plan, pull, jobs, formats, worker, server, demo):
+for _command in (export, verify, plan, pull, jobs, formats, worker, server, demo):
     cli.add_command(_command)
 
 

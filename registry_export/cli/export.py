@@ -1,4 +1,4 @@
-"""`registry-export export`, `plan` and `pull`: one model version, now."""
+"""`registry-export export`, `verify`, `plan` and `pull`: one model version, now."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from registry_export.cli.tables import print_json, print_table, print_targets
 
 if TYPE_CHECKING:
-    from registry_export.entities import ErrorRecord, ExportReport, Tolerance
+    from registry_export.entities import ErrorRecord, ExportReport, TargetResult, Tolerance
     from registry_export.graph import ExportPlan, PlannedTarget
 
 _target_option = click.option(
@@ -60,6 +60,34 @@ def export(
     return _exit_code(exported.report)
 
 
+@click.command(short_help="Verify stored exports again, with today's runtimes.")
+@click.argument("model_uri")
+@click.option(
+    "--target",
+    "targets",
+    metavar="TARGET",
+    multiple=True,
+    help="A target or a variant: onnx, tflite:precision=int8, tflite-int8. Repeat it, or separate by commas. "
+    "Default: all that are stored.",
+)
+@_json_option
+def verify(model_uri: str, targets: tuple[str, ...], as_json: bool) -> int:
+    """Verify the stored exports of a version against its source again, without converting.
+
+    Digests come first: a file that was changed or is gone makes its export `failed`. Then the source and every
+    export run again, and the new verdicts take the place of the old ones. MODEL_URI as for `export`.
+    """
+    from registry_export import api
+    from registry_export.cli.progress import TerminalReporter
+
+    verified = api.verify(model_uri, targets, reporter=TerminalReporter(to_stderr=as_json))
+    if as_json:
+        print_json(verified.report)
+    else:
+        _print_report(verified.report, verified.page)
+    return _exit_code(verified.report) or int(any(map(_is_torn, verified.report.targets)))
+
+
 @click.command(short_help="Print what `export` would run, and why not.")
 @click.argument("model_uri")
 @_target_option
@@ -101,6 +129,11 @@ def _exit_code(report: ExportReport) -> int:
     from registry_export.entities import Status
 
     return int(report.status not in (Status.VERIFIED, Status.UNVERIFIED))
+
+
+def _is_torn(result: TargetResult) -> bool:
+    """Whether the stored files are not those that were verified; that is no matter of being required."""
+    return result.error is not None and result.error.type == "ArtifactError"
 
 
 def _print_report(report: ExportReport, page: str) -> None:

@@ -106,6 +106,15 @@ class Configuration:
         """
         return next((rule for rule in self.rules if rule.matches(model_name, trigger)), None)
 
+    def rule_behind(self, model_name: str, trigger: str) -> Rule | None:
+        """Find the rule that an export was made by: that of its trigger, else the first one for its model.
+
+        Args:
+            model_name: The registered model.
+            trigger: What the export's report says; empty where it says nothing.
+        """
+        return self.rule_for(model_name, trigger) or self.rule_for(model_name, _MANUAL)
+
 
 def default_configuration(formats: Formats) -> Configuration:
     """What holds when there is no file: every model, both stages, every alias, to ONNX.

@@ -7,7 +7,7 @@ with its worker, and every time in it is the database's own.
 
 from registry_export.ledger.database import Database
 from registry_export.ledger.heartbeat import Heartbeat
-from registry_export.ledger.jobs import SETTLED, WAITING, Job, JobState
+from registry_export.ledger.jobs import SETTLED, VERIFY, WAITING, Job, JobState
 from registry_export.ledger.ledger import Ledger
 from registry_export.ledger.outbox_reader import OutboxReader
 from registry_export.ledger.promotions import Promotion, Promotions
@@ -15,6 +15,7 @@ from registry_export.ledger.reversions import Reversions
 
 __all__ = [
     "SETTLED",
+    "VERIFY",
     "WAITING",
     "Database",
     "Heartbeat",

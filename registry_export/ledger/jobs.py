@@ -28,6 +28,10 @@ SETTLED = (JobState.DONE, JobState.DEAD, JobState.CANCELLED, JobState.IGNORED)
 """Nothing happens to these unless a person retries them."""
 
 
+VERIFY = "verify"
+"""The trigger of a job that verifies stored exports again and exports nothing; why may follow (`verify:schedule`)."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One export that was asked for. Times are the ledger database's, in UTC.
@@ -35,7 +39,7 @@ class Job:
     Attributes:
         id: Its number in the ledger.
         model_version: What to export; written once, when the promotion happened.
-        trigger: What asked for it (`stage:Staging`, `alias:champion`, `manual`, ...).
+        trigger: What asked for it (`stage:Staging`, `alias:champion`, `manual`, ...; `VERIFY`: no export).
         state: Where it stands.
         attempt: How many times it was claimed; 0 before the first.
         created_at: When it came into the ledger.
@@ -76,3 +80,8 @@ class Job:
     lease: str = ""
     lease_expires_at: datetime | None = None
     cancel_requested: bool = False
+
+    @property
+    def verifies(self) -> bool:
+        """Whether it verifies stored exports again; else it exports."""
+        return self.trigger.partition(":")[0] == VERIFY

@@ -133,6 +133,8 @@ class Ledger(Claims):
     def earlier_status(self, job: Job) -> str | None:
         """What the version's status tag said before the hook wrote `queued` for this job; None: nothing."""
         for earlier in self.list(ref=job.model_version):
+            if earlier.verifies and earlier.state is JobState.DEAD:
+                continue  # it changed nothing on the version's page
             if earlier.id < job.id and earlier.state in (JobState.DONE, JobState.DEAD):
                 return earlier.status
             if earlier.id <= job.id and earlier.previous_status not in _UNSETTLED_STATUSES:

@@ -5,7 +5,7 @@
 
 from registry_export.manifest.files import combined_digest, file_records
 from registry_export.manifest.mlmodel import signature_of, write_artifact, write_mlmodel
-from registry_export.manifest.provenance import export_key, reproduce_command, target_text, tool_versions
+from registry_export.manifest.provenance import export_key, reproduce_command, target_text, tool_versions, versions_of
 from registry_export.manifest.record import (
     MANIFEST,
     OWN_FILES,
@@ -32,6 +32,7 @@ __all__ = [
     "target_text",
     "tool_versions",
     "verify_files",
+    "versions_of",
     "write_artifact",
     "write_manifest",
     "write_mlmodel",

@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -89,14 +89,23 @@ def tool_versions() -> Mapping[str, str]:
     return dict(_tool_versions())
 
 
+def versions_of(formats: Iterable[Format]) -> Mapping[str, str]:
+    """Return the versions of Python, of this package, and of what loads and runs these formats."""
+    return dict(_versions(requirement for format_ in formats for requirement in format_.requirements))
+
+
 @functools.cache
 def _tool_versions() -> tuple[tuple[str, str], ...]:
+    formats = discover_formats().values()
+    edges = (edge for format_ in formats for edge in format_.conversions)
+    return _versions(requirement for owner in (*formats, *edges) for requirement in owner.requirements)
+
+
+def _versions(requirements: Iterable[str]) -> tuple[tuple[str, str], ...]:
     names = {"registry-export", "mlflow", "numpy"}
     owners = importlib.metadata.packages_distributions()
-    for format_ in discover_formats().values():
-        edges = (requirement for conversion in format_.conversions for requirement in conversion.requirements)
-        for requirement in (*format_.requirements, *edges):
-            names.update(owners.get(requirement.partition(".")[0], ()))
+    for requirement in requirements:
+        names.update(owners.get(requirement.partition(".")[0], ()))
     versions = {"python": platform.python_version()}
     for name in names:
         try:

@@ -16,10 +16,12 @@ from registry_export.errors import (
     RegistryUnavailableError,
     StaleLeaseError,
 )
+from registry_export.exports import variants_named
 from registry_export.isolation import ChildPool
 from registry_export.ledger import WAITING, Heartbeat, Job, JobState
 from registry_export.outbox import STATUS_TAG
-from registry_export.publishing import TRIGGER_TAG, publish_failure
+from registry_export.publishing import TRIGGER_TAG, publish_failure, read_report
+from registry_export.registry import VersionInfo
 from registry_export.reporter import Reporter
 from registry_export.worker.parts import LEASE_S, Parts
 from registry_export.worker.reversion import wants_reversion
@@ -56,7 +58,10 @@ class JobRunner:
     def _attempt(self, job: Job) -> None:
         try:
             with Heartbeat(self._ledger, job, LEASE_S, self._parts.pool.cancel) as heartbeat:
-                self._export(job)
+                if job.verifies:
+                    self._verify(job)
+                else:
+                    self._export(job)
         except StaleLeaseError:
             raise
         except RegistryExportError as error:
@@ -75,9 +80,8 @@ class JobRunner:
         if rule is None and not job.targets:
             self._ignore(job, f"No rule wants {job.trigger} of {job.model_version.name}.")
             return
-        info = self._registry.version(job.model_version)
-        if info.logged_model_id and not self._ledger.hold(job, info.logged_model_id):
-            self._ledger.postpone(job, _BUSY_CHECKPOINT_S, "Another version of the same checkpoint is being exported.")
+        info = self._held(job)
+        if info is None:
             return
         tags = {**self._registry.model_tags(job.model_version.name), **info.tags}
         targets = self._targets(job, rule, tags)
@@ -98,6 +102,37 @@ class JobRunner:
         revert = wants_reversion(parts, job, report.status)
         self._ledger.complete(job, report.status, report.run_id, revert=revert)
         _logger.info("%s: %s", job.model_version, report.status)
+
+    def _verify(self, job: Job) -> None:
+        """Verify stored exports again; until there are new verdicts the version's page stays as it is."""
+        parts = self._parts
+        info = self._held(job)
+        if info is None:
+            return
+        report = read_report(self._registry, job.model_version)
+        rule = parts.configuration.rule_behind(job.model_version.name, report.trigger if report is not None else "")
+        tags = {**self._registry.model_tags(job.model_version.name), **info.tags}
+        verified = parts.verify(
+            job.model_version,
+            variants=variants_named(job.targets, parts.formats) if job.targets else (),
+            registry=parts.registry,
+            formats=parts.formats,
+            pool=parts.pool,
+            samples=rule.samples if rule else None,
+            tolerance=rule.tolerance if rule else None,
+            setup=requested_setup(rule, tags, str(job.model_version)),
+            reporter=LogReporter(job.model_version, parts.pool),
+        )
+        self._ledger.complete(job, verified.status, verified.run_id)
+        _logger.info("%s: verified again: %s", job.model_version, verified.status)
+
+    def _held(self, job: Job) -> VersionInfo | None:
+        """Keep the version's checkpoint to this job; None where another job has it, and this one is given back."""
+        info = self._registry.version(job.model_version)
+        if info.logged_model_id and not self._ledger.hold(job, info.logged_model_id):
+            self._ledger.postpone(job, _BUSY_CHECKPOINT_S, "Another version of the same checkpoint is being exported.")
+            return None
+        return info
 
     def _targets(self, job: Job, rule: Rule | None, tags: Mapping[str, str]) -> tuple[Target, ...]:
         formats = self._parts.formats
@@ -142,12 +177,19 @@ class JobRunner:
 
     def _show_waiting(self, job: Job) -> None:
         _logger.info("%s: the next attempt is at %s.", job.model_version, f"{job.available_at:%H:%M:%S} UTC")
+        if job.verifies:
+            return
         # The registry may be what failed; the tag says `running` then until the next attempt.
         with contextlib.suppress(RegistryExportError):
             self._registry.set_tags(job.model_version, {STATUS_TAG: Status.QUEUED})
 
     def publish_death(self, job: Job, error: RegistryExportError | None = None) -> None:
-        """Say on the version's page why its export is given up; the reconciler does it later where this fails."""
+        """Say on the version's page why its export is given up; the reconciler does it later where this fails.
+
+        A verification that is given up has shown nothing: the page stays as it is.
+        """
+        if job.verifies:
+            return
         if job.state is JobState.CANCELLED:
             error = ExportCancelledError(f"Job {job.id} was cancelled.")
         try:

@@ -45,6 +45,26 @@ class Exporter(Protocol):
         ...
 
 
+class Verifier(Protocol):
+    """What `registry_export.reverification.reverify_model_version` is to the worker."""
+
+    def __call__(
+        self,
+        ref: ModelVersionRef,
+        *,
+        variants: tuple[str, ...],
+        registry: Registry,
+        formats: Mapping[str, Format],
+        pool: ChildPool,
+        samples: str | None,
+        tolerance: Tolerance | None,
+        setup: ModelSetup,
+        reporter: Reporter,
+    ) -> ExportReport:
+        """Verify the stored exports of one version again; raises RegistryExportError when that cannot be done."""
+        ...
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a worker works with.
@@ -56,6 +76,7 @@ class Parts:
         configuration: The rules.
         pool: Runs the children.
         export: Exports one version.
+        verify: Verifies the stored exports of one version again.
         outbox: The hook's end; None: the registry is reached through HTTP alone.
         workspace: The MLflow workspace to work in.
     """
@@ -66,6 +87,7 @@ class Parts:
     configuration: Configuration
     pool: ChildPool
     export: Exporter
+    verify: Verifier
     outbox: OutboxReader | None = None
     workspace: str | None = None
 
@@ -95,6 +117,8 @@ def gather_parts(settings: Settings, pool: ChildPool, export: Exporter | None) -
         from registry_export.export import export_model_version
 
         export = export_model_version
+    from registry_export.reverification import reverify_model_version
+
     formats = discover_formats()
     ledger = Ledger(settings.ledger_uri)
     ledger.migrate()
@@ -108,6 +132,7 @@ def gather_parts(settings: Settings, pool: ChildPool, export: Exporter | None) -
         configuration=load_configuration(settings.config_path, formats),
         pool=pool,
         export=export,
+        verify=reverify_model_version,
         outbox=outbox,
         workspace=settings.workspace,
     )

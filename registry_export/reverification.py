@@ -1,0 +1,263 @@
+"""The stored exports of a version against its source again, with today's runtimes; nothing is converted.
+
+The second spine. Read it top to bottom: digests first, then the source's answers, then those of every stored
+file as `load` would open it, then the new verdicts in the old ones' place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from registry_export.checkpoint import read_checkpoint
+from registry_export.discovery import missing_requirements
+from registry_export.entities import (
+    ExportReport,
+    ModelVersionRef,
+    Status,
+    Target,
+    TargetResult,
+    Tolerance,
+    Verification,
+    worst,
+)
+from registry_export.errors import (
+    ArtifactError,
+    ExportCancelledError,
+    RegistryExportError,
+    VerificationError,
+    to_record,
+)
+from registry_export.export import first_inputs, work_folder
+from registry_export.exports import fetch
+from registry_export.format import Format
+from registry_export.inference import Origin
+from registry_export.isolation import ChildPool
+from registry_export.manifest import MANIFEST, Manifest, versions_of
+from registry_export.model_setup import NO_SETUP, ModelSetup
+from registry_export.publishing import publish_verdicts, read_report
+from registry_export.reference import Reference
+from registry_export.registry import EXPORTS_FOLDER, Registry
+from registry_export.reporter import SILENT, Reporter
+from registry_export.targets import Bench, now, proven, run_reference, shown_dimensions, verify_artifact
+
+_CHECK = "check files"
+
+
+def reverify_model_version(
+    ref: ModelVersionRef,
+    *,
+    registry: Registry,
+    formats: Mapping[str, Format],
+    pool: ChildPool,
+    variants: Sequence[str] = (),
+    samples: str | None = None,
+    tolerance: Tolerance | None = None,
+    setup: ModelSetup = NO_SETUP,
+    reporter: Reporter = SILENT,
+) -> ExportReport:
+    """Check the stored exports of a version against its source again, without converting.
+
+    A file that was changed or is gone makes its variant `failed`. What cannot run on this machine keeps the verdict
+    that it earned elsewhere.
+
+    Args:
+        ref: The version.
+        registry: Where its exports are, and the new verdicts go.
+        formats: Every installed format, by name.
+        pool: Runs the children.
+        variants: Which exports; none named: all that are stored.
+        samples: Path of an `.npz` file or an artifact URI with inputs to verify with.
+        tolerance: In place of the precision's default.
+        setup: How the checkpoint becomes the model that was exported.
+        reporter: Hears of every step.
+
+    Returns:
+        The report as it is published now.
+
+    Raises:
+        ArtifactError: The version has no exports, or not the one that is named.
+        RegistryExportError: The source cannot be run, or the registry refused. What is published then stays as it
+            is, but for exports that are found torn.
+    """
+    with work_folder() as work:
+        bench = Bench(formats, pool, work, tolerance, reporter)
+        job = _Job(ref, registry, tuple(variants), samples, setup)
+        report = _published(job)
+        intact, results = _check_files(job, bench, _chosen(job, report))
+        try:
+            report, judged = _judge(job, bench, report, intact) if intact else (report, {})
+        except ExportCancelledError:
+            raise
+        except RegistryExportError:
+            if results:
+                _publish(job, bench, report, results, intact)
+            raise
+        return _publish(job, bench, report, {**results, **judged}, intact)
+
+
+@dataclass(frozen=True)
+class _Job:
+    ref: ModelVersionRef
+    registry: Registry
+    variants: tuple[str, ...]
+    samples: str | None
+    setup: ModelSetup
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An export whose files are those that were verified."""
+
+    result: TargetResult
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def origin(self) -> Origin:
+        """How it is loaded: as `load` does it."""
+        return Origin(self.result.format, str(self.folder / self.manifest.filename), self.manifest.interface)
+
+
+def _published(job: _Job) -> ExportReport:
+    report = read_report(job.registry, job.ref)
+    has = [result.variant for result in report.targets] if report is not None else []
+    absent = [variant for variant in job.variants if variant not in has]
+    if report is None or absent:
+        lacks = ", ".join(map(repr, absent))
+        raise ArtifactError(
+            f"{job.ref} has no export {lacks} (it has: {', '.join(has) or 'none'})." if lacks else "It has no exports.",
+            remedy=f"Run `registry-export export {job.ref.uri}`.",
+        )
+    # Versions that share a logged model share the report: it may have been written for another one.
+    return replace(report, model_version=job.ref)
+
+
+def _chosen(job: _Job, report: ExportReport) -> list[TargetResult]:
+    """Choose the exports that have files; what no converter could make has none."""
+    stored = set(job.registry.list_artifacts(job.ref, EXPORTS_FOLDER))
+    return [
+        result
+        for result in report.targets
+        if (not job.variants or result.variant in job.variants)
+        and (result.status is not Status.FAILED or f"{EXPORTS_FOLDER}/{result.variant}/{MANIFEST}" in stored)
+    ]
+
+
+def _check_files(
+    job: _Job, bench: Bench, chosen: Sequence[TargetResult]
+) -> tuple[dict[str, _Stored], dict[str, TargetResult]]:
+    """Fetch the exports: those whose digests hold, and the results of those whose files are torn or changed."""
+    intact: dict[str, _Stored] = {}
+    torn: dict[str, TargetResult] = {}
+    for result in chosen:
+        try:
+            with bench.step(_CHECK, result.variant):
+                folder, manifest = fetch(job.registry, job.ref, result, bench.work)
+            intact[result.variant] = _Stored(result, folder, manifest)
+        except ArtifactError as error:
+            torn[result.variant] = _failed(result, error, "Artifact")
+    return intact, torn
+
+
+def _failed(result: TargetResult, error: RegistryExportError, step: str) -> TargetResult:
+    reason = str(error)
+    before = result.verification or Verification(Status.FAILED)
+    verification = replace(before, status=Status.FAILED, reason=reason, verified_at=now(), absent=False)
+    return replace(result, status=Status.FAILED, error=to_record(error, step), verification=verification)
+
+
+def _judge(
+    job: _Job, bench: Bench, report: ExportReport, intact: Mapping[str, _Stored]
+) -> tuple[ExportReport, dict[str, TargetResult]]:
+    """Run the source, then every intact export; returns the report with what is known of the source now."""
+    with bench.step("download"):
+        model = job.registry.download(job.ref, bench.work / "source")
+        checkpoint = read_checkpoint(model, bench.formats, job.setup)
+    sample, evidence = first_inputs(job.registry, job.samples, checkpoint, bench.work)
+    targets = [_target(stored.result) for stored in intact.values()]
+    reference = run_reference(bench, checkpoint.origin, sample, evidence, targets)
+    notes = (*checkpoint.record.notes, *reference.notes)
+    source = replace(
+        checkpoint.record, interface=reference.interface, evidence=reference.evidence, notes=tuple(dict.fromkeys(notes))
+    )
+    judged = {variant: _judge_one(bench, stored, reference, checkpoint.format) for variant, stored in intact.items()}
+    return replace(report, source=source), judged
+
+
+def _target(result: TargetResult) -> Target:
+    return Target(result.format, result.options, result.variant, result.required)
+
+
+def _judge_one(bench: Bench, stored: _Stored, reference: Reference, source: Format) -> TargetResult:
+    result = stored.result
+    work = bench.work / f"verify-{result.variant}"
+    work.mkdir()
+    try:
+        with bench.step("verify", result.variant) as end:
+            verification = proven(_verification(bench, stored, reference, work), result)
+            end.outcome = verification.status
+    except ExportCancelledError:
+        raise
+    except RegistryExportError as error:
+        return _failed(result, error, "Verify")
+    if verification.absent and _has_verdict(result):
+        bench.reporter.note(f"{result.variant} stays {result.status}: {verification.reason}")
+        return result
+    tools = versions_of([source, *filter(None, [bench.formats.get(result.format)])])
+    failed = verification.status is Status.FAILED
+    return replace(
+        result,
+        status=verification.status,
+        verification=replace(verification, tools=tools),
+        dynamic_dimensions=shown_dimensions(stored.manifest.interface, reference, verification),
+        error=to_record(VerificationError(verification.reason)) if failed else None,
+    )
+
+
+def _verification(bench: Bench, stored: _Stored, reference: Reference, work: Path) -> Verification:
+    absent = _absent(bench, stored.result.format)
+    if absent:
+        return Verification(
+            Status.UNVERIFIED, evidence=reference.evidence, reason=absent, absent=True, verified_at=now()
+        )
+    precision = stored.result.precision or stored.manifest.precision
+    return verify_artifact(bench, stored.origin, precision, reference, work)
+
+
+def _absent(bench: Bench, name: str) -> str:
+    """Say what is not installed here of an export's format; empty where all of it is."""
+    format_ = bench.formats.get(name)
+    if format_ is None:
+        return f"the format {name} is not installed here."
+    missing = missing_requirements(format_.requirements)
+    return f"{name} needs packages that are not installed here: {', '.join(missing)}." if missing else ""
+
+
+def _has_verdict(result: TargetResult) -> bool:
+    """Say whether an export was run before, here or elsewhere."""
+    return result.status is not Status.FAILED and result.verification is not None and not result.verification.absent
+
+
+def _publish(
+    job: _Job,
+    bench: Bench,
+    report: ExportReport,
+    results: Mapping[str, TargetResult],
+    intact: Mapping[str, _Stored],
+) -> ExportReport:
+    targets = tuple(results.get(result.variant, result) for result in report.targets)
+    status = worst(tuple(result.status for result in targets if result.required))
+    manifests = {
+        variant: replace(
+            stored.manifest,
+            status=results[variant].status,
+            verification=results[variant].verification,
+            dynamic_dimensions=results[variant].dynamic_dimensions,
+        )
+        for variant, stored in intact.items()
+        if variant in results
+    }
+    with bench.step("publish"):
+        return publish_verdicts(job.registry, replace(report, targets=targets, status=status), results, manifests)
