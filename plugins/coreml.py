@@ -9,6 +9,7 @@ Sources: https://apple.github.io/coremltools/docs-guides/, https://github.com/ap
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -182,3 +183,7 @@ class CoreML(TargetOnly):
         from registry_export_plugins._coreml.description import describe
 
         return describe(path)
+
+    def runs_here(self, description: Description) -> str:
+        """Say where Core ML is; what the evaluator could not run elsewhere can be run there."""
+        return "" if platform.system() == "Darwin" else "Core ML is on macOS alone."

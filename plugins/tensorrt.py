@@ -111,3 +111,9 @@ class TensorRT(TargetOnly):
         from registry_export_plugins._tensorrt.engine import describe
 
         return describe(path)
+
+    def runs_here(self, description: Description) -> str:
+        """Say why no GPU here can run an engine; empty where one can."""
+        from registry_export_plugins._tensorrt.engine import unfit_description
+
+        return unfit_description(description)

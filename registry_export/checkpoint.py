@@ -114,9 +114,14 @@ def read_checkpoint(folder: Path, formats: Mapping[str, Format], setup: ModelSet
         flavor=", ".join(name for name in files.flavors if name != "python_function"),
         sha256=combined_digest(records),
         size_bytes=sum(record.size_bytes for record in records),
+        checkpoint_bytes=sum(file.stat().st_size for file in _files(path)),
         notes=(*files.notes, *notes, *_setup_notes(format_, setup)),
     )
     return Checkpoint(format_, path, files, record, setup)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    return (file for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
 def _recognised(

@@ -284,6 +284,23 @@ class Divergence:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """How long one call takes.
+
+    Attributes:
+        median_ms: Half of the calls took no longer, in milliseconds.
+        p90_ms: Nine tenths of them took no longer; None of fewer than ten calls.
+        runs: Calls that were timed, after a warm-up.
+        threads: Threads that computed meanwhile; None where the system does not tell.
+    """
+
+    median_ms: float
+    p90_ms: float | None
+    runs: int
+    threads: int | None
+
+
+@dataclass(frozen=True)
 class Verification:
     """The verdict on one artifact, with everything that it rests on.
 
@@ -297,12 +314,16 @@ class Verification:
         rungs: The comparison on each set of inputs.
         reason: Why the status is not `verified`; empty when it is.
         latency_ms: Median time of one call on the example, in milliseconds, after a warm-up.
+        latency_p90_ms: As in `Latency`.
+        latency_runs: As in `Latency`.
+        threads: As in `Latency`.
+        source_latency_ms: The source's median on the same inputs, taken in the same way beside it.
         runtime: What ran it, with its version.
         notes: Sentences on what the inputs have not shown.
         divergence: For a mismatch, the first place where it goes wrong.
         absent: Whether nothing ran for want of a runtime on the machine that tried; another one may have it.
         verified_at: When, in UTC, ISO 8601.
-        tools: Versions of the packages that ran it and the source, by name, where that was not at the export itself.
+        tools: Versions of the packages that ran it and the source, by name, where it was verified again later.
     """
 
     status: Status
@@ -314,6 +335,10 @@ class Verification:
     rungs: tuple[Rung, ...] = ()
     reason: str = ""
     latency_ms: float | None = None
+    latency_p90_ms: float | None = None
+    latency_runs: int = 0
+    threads: int | None = None
+    source_latency_ms: float | None = None
     runtime: str = ""
     notes: tuple[str, ...] = ()
     divergence: Divergence | None = None
@@ -384,6 +409,8 @@ class SourceRecord:
         flavor: The MLflow flavor it was logged with.
         sha256: Digest of the checkpoint's files, computed as for an artifact.
         size_bytes: Their total size.
+        checkpoint_bytes: The size of what is loaded, without signature, example and environment files.
+        latency: Of one call on the example, taken as the exports' is.
         interface: Inputs and outputs, names resolved against the model itself.
         evidence: Where the samples came from.
         notes: Sentences about the source (static batch, unstable outputs).
@@ -399,6 +426,35 @@ class SourceRecord:
     evidence: str = ""
     notes: tuple[str, ...] = ()
     noise: NoiseFloor | None = None
+    checkpoint_bytes: int = 0
+    latency: Latency | None = None
+
+
+@dataclass(frozen=True)
+class EarlierExport:
+    """What an earlier version's export of the same variant had come to; numbers as in `Metrics` and `Verification`."""
+
+    variant: str
+    status: Status
+    snr_db: float | None = None
+    max_abs_diff: float | None = None
+    size_bytes: int | None = None
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class ComparedWith:
+    """The version that was exported before for the same stage or alias.
+
+    Attributes:
+        model_version: Which.
+        trigger: The stage or alias, as the new version's trigger.
+        targets: Its exports, of the variants that the new version has too.
+    """
+
+    model_version: ModelVersionRef
+    trigger: str
+    targets: tuple[EarlierExport, ...]
 
 
 @dataclass(frozen=True)
@@ -415,6 +471,7 @@ class ExportReport:
         run_id: The export run.
         created_at: When, in UTC, ISO 8601.
         tools: Versions of the packages used, by name.
+        compared_with: The version before it, to be shown beside; it changes no verdict.
     """
 
     model_version: ModelVersionRef
@@ -426,3 +483,4 @@ class ExportReport:
     run_id: str = ""
     created_at: str = ""
     tools: Mapping[str, str] = field(default_factory=dict)
+    compared_with: ComparedWith | None = None

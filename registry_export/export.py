@@ -10,18 +10,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry_export.checkpoint import Checkpoint, read_checkpoint
-from registry_export.entities import ExportReport, ModelVersionRef, Target, TargetResult, Tolerance, worst
+from registry_export.entities import (
+    ExportReport,
+    Interface,
+    Latency,
+    ModelVersionRef,
+    SourceRecord,
+    Target,
+    TargetResult,
+    Tolerance,
+    worst,
+)
 from registry_export.errors import ExportCancelledError, RegistryExportError
 from registry_export.format import Format
 from registry_export.graph import ExportPlan, PlannedTarget, plan_export
+from registry_export.inference import Origin
 from registry_export.isolation import ChildPool
 from registry_export.manifest import combined_digest, export_key, file_records, tool_versions, write_artifact
 from registry_export.model_setup import NO_SETUP, ModelSetup
 from registry_export.publishing import exported_before, publish, publish_failure
+from registry_export.reference import Reference
 from registry_export.registry import Registry
+from registry_export.regressions import compared_with
 from registry_export.reporter import SILENT, Reporter
 from registry_export.targets import Bench, export_targets, now, run_reference
 from registry_export.tensors import write_tensors
+from registry_export.timing import time_exports
 
 
 def export_model_version(
@@ -36,6 +50,8 @@ def export_model_version(
     tolerance: Tolerance | None = None,
     setup: ModelSetup = NO_SETUP,
     force: bool = False,
+    latency: bool = True,
+    earlier: ModelVersionRef | None = None,
     reporter: Reporter = SILENT,
 ) -> ExportReport:
     """Export a model version into every target, verify each one, and publish what came out.
@@ -54,6 +70,8 @@ def export_model_version(
         tolerance: In place of the precision's default.
         setup: How the checkpoint becomes the model to export.
         force: Convert and verify anew even what is verified already.
+        latency: Whether the source and the exports are timed.
+        earlier: The version that was exported before for the same stage or alias, to compare with.
         reporter: Hears of every step.
 
     Returns:
@@ -64,8 +82,8 @@ def export_model_version(
     """
     try:
         with work_folder() as work:
-            bench = Bench(formats, pool, work, tolerance, reporter)
-            return _export(_Job(ref, targets, trigger, registry, samples, setup, force), bench)
+            bench = Bench(formats, pool, work, tolerance, reporter, latency=latency)
+            return _export(_Job(ref, targets, trigger, registry, samples, setup, force, earlier), bench)
     except RegistryExportError as error:
         if not error.transient and not isinstance(error, ExportCancelledError):
             with contextlib.suppress(RegistryExportError):
@@ -82,6 +100,7 @@ class _Job:
     samples: str | None
     setup: ModelSetup
     force: bool
+    earlier: ModelVersionRef | None
 
 
 def _export(job: _Job, bench: Bench) -> ExportReport:
@@ -96,11 +115,13 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
     source, folders = checkpoint.record, dict[str, Path]()
     if missing:
         reference = run_reference(bench, checkpoint.origin, sample, evidence, job.targets)
-        source = replace(source, interface=reference.interface, evidence=reference.evidence)
-        source = replace(source, notes=(*source.notes, *reference.notes), noise=reference.noise)
         made = export_targets(bench, checkpoint.origin, plan, missing, reference)
-        results |= {variant: replace(result, key=keys[variant]) for variant, (result, _) in made.items()}
         folders = {variant: folder for variant, (_, folder) in made.items() if folder is not None}
+        exports = {v: (made[v][0], _origin(bench, made[v][0], folder)) for v, folder in folders.items()}
+        latency, timed = time_exports(bench, checkpoint.origin, reference, exports)
+        source = learnt(source, reference, latency)
+        found = {variant: timed.get(variant, result) for variant, (result, _) in made.items()}
+        results |= {variant: replace(result, key=keys[variant]) for variant, result in found.items()}
     report = ExportReport(
         model_version=job.ref,
         trigger=job.trigger,
@@ -110,10 +131,29 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
         created_at=now(),
         tools=tool_versions(),
     )
+    report = replace(report, compared_with=compared_with(job.registry, report, job.earlier))
     for variant, folder in folders.items():
         write_artifact(folder, report, results[variant], checkpoint.files)
     with bench.step("publish"):
         return publish(job.registry, report, folders)
+
+
+def learnt(source: SourceRecord, reference: Reference, latency: Latency | None) -> SourceRecord:
+    """Add to a checkpoint's record what running it has shown."""
+    return replace(
+        source,
+        interface=reference.interface,
+        evidence=reference.evidence,
+        notes=(*source.notes, *reference.notes),
+        noise=reference.noise,
+        latency=latency,
+    )
+
+
+def _origin(bench: Bench, result: TargetResult, folder: Path) -> Origin:
+    """How the files of a variant are loaded."""
+    interface = result.description.interface if result.description is not None else Interface(())
+    return Origin(result.format, str(folder / bench.formats[result.format].filename), interface)
 
 
 def _exported_before(job: _Job, bench: Bench, keys: Mapping[str, str], plan: ExportPlan) -> dict[str, TargetResult]:

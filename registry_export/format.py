@@ -337,6 +337,11 @@ class Format(Protocol):
     of `ModelSetup` that it heeds; its `load` and `open` then take a `ModelSetup` as third argument, with
     the default `NO_SETUP`.
 
+    A format whose artifacts run on some machines only declares a further method `runs_here(description) ->
+    str`: why this machine cannot run an artifact, told from its `Description` alone, or an empty string. It is called
+    in a child with the format's `toolchain` and must be quick. A worker finishes the verification of what
+    `open` has refused elsewhere with a `RuntimeAbsentError` where `runs_here` has nothing against it.
+
     Attributes:
         name: As a user types it: lower case, digits and underscores.
         summary: One line for `registry-export formats`.

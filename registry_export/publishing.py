@@ -112,7 +112,8 @@ def publish_verdicts(
             path.mkdir()
             write_manifest(path, manifest)
             registry.upload(ref, path, f"{EXPORTS_FOLDER}/{variant}")
-    run_id = _log_again(registry, report, _metrics(tuple(results.values())))
+    measured = tuple(result for result in results.values() if result.status is not Status.FAILED)
+    run_id = _log_again(registry, report, _metrics(measured))
     report = replace(report, run_id=run_id)
     _upload_reports(registry, report)
     tags = registry.version(ref).tags
@@ -219,6 +220,7 @@ def merge(previous: ExportReport | None, report: ExportReport) -> ExportReport:
         targets=tuple(results.values()),
         status=Status.FAILED if report.error is not None else status,
         source=_merged_source(previous.source, report.source),
+        compared_with=report.compared_with or previous.compared_with,
     )
 
 
@@ -274,6 +276,7 @@ def _metrics(results: tuple[TargetResult, ...]) -> dict[str, float]:
             "opset_version": result.opset_version,
             "format_version": _number(result.format_version),
             **{name: getattr(measured, name) for name in NUMBERS},
+            "latency_p90_ms": verification.latency_p90_ms if verification is not None else None,
             "latency_ms": verification.latency_ms if verification is not None else None,
             "convert_seconds": result.convert_seconds,
         }

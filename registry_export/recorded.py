@@ -92,6 +92,7 @@ def run_recorded(
                 tolerance=request.tolerance,
                 setup=request.setup,
                 force=force,
+                latency=settings.latency,
                 reporter=reporter,
             )
 
@@ -139,6 +140,7 @@ def verify_recorded(
             samples=request.samples,
             tolerance=request.tolerance,
             setup=request.setup,
+            latency=settings.latency,
             reporter=reporter,
         )
 

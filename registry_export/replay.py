@@ -5,26 +5,20 @@ Takes and returns plain data; arrays stay in the work folder, written by `tensor
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from registry_export.discovery import discover_formats, format_named
-from registry_export.entities import Interface
+from registry_export.entities import Description, Interface
 from registry_export.errors import RegistryExportError, RuntimeAbsentError, VerificationError
 from registry_export.format import Runner
 from registry_export.inference import Origin, RungFiles, one_line, one_sided
 from registry_export.samples import Array
 from registry_export.tensors import read_tensors, write_tensors
-
-_LATENCY_SECONDS = 0.5
-_MOST_LATENCY_RUNS = 50
 
 
 @dataclass(frozen=True)
@@ -34,6 +28,14 @@ class ReplayRequest:
     origin: Origin
     rungs: tuple[RungFiles, ...]
     folder: str
+
+
+@dataclass(frozen=True)
+class RunsHereRequest:
+    """An artifact by its format and its own account of itself; the files may be far away."""
+
+    format: str
+    description: Description
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,13 @@ class ReplayedRung:
 
 @dataclass(frozen=True)
 class Replay:
-    """An artifact's answers, rung by rung, the median latency of one call in milliseconds, and sentences on it.
+    """An artifact's answers, rung by rung, and sentences on it.
 
-    `by` says who answered: `runtime`, or `evaluator` where that is not here; how long one takes shows nothing.
+    `by` says who answered: `runtime`, or `evaluator` where that is not here.
     """
 
     rungs: tuple[ReplayedRung, ...]
     runtime: str
-    latency_ms: float | None
     notes: tuple[str, ...] = ()
     by: str = "runtime"
 
@@ -78,12 +79,22 @@ def replay(arguments: Any) -> Replay:
             for rung in request.rungs:
                 rungs.append(_replay_rung(runner, rung, request, rungs[-1] if rung.feeds else None))
             by = str(getattr(runner, "by", "runtime"))
-            latency = _latency(runner, request.rungs, rungs) if by == "runtime" else None
-            return Replay(tuple(rungs), runner.runtime, latency, one_sided(runner), by)
+            return Replay(tuple(rungs), runner.runtime, one_sided(runner), by)
     except (RegistryExportError, MemoryError):
         raise
     except Exception as error:
         raise VerificationError(f"The exported model cannot be loaded: {one_line(error)}") from error
+
+
+RUNS_HERE = f"{__name__}:runs_here"
+"""The name of the next function, as a child is called."""
+
+
+def runs_here(arguments: Any) -> str:
+    """Ask a format why this machine cannot run one of its artifacts; empty where it can."""
+    request = msgspec.convert(arguments, RunsHereRequest)
+    answer: str = format_named(discover_formats(), request.format).runs_here(request.description)  # type: ignore[attr-defined]
+    return answer
 
 
 def _replay_rung(runner: Runner, rung: RungFiles, request: ReplayRequest, before: ReplayedRung | None) -> ReplayedRung:
@@ -117,17 +128,3 @@ def _misfit(inputs: Mapping[str, Array], interface: Interface) -> str:
             if isinstance(dimension, int) and dimension != size:
                 return f"axis {axis} of {spec.name} is fixed at {dimension}"
     return ""
-
-
-def _latency(runner: Runner, rungs: Sequence[RungFiles], replayed: Sequence[ReplayedRung]) -> float | None:
-    ran = [rung for rung, result in zip(rungs, replayed, strict=True) if result.actual]
-    if not ran:
-        return None
-    inputs = {name: np.array(array) for name, array in read_tensors(Path(ran[0].inputs)).items()}
-    times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < _MOST_LATENCY_RUNS and (not times or time.perf_counter() - began < _LATENCY_SECONDS):
-        start = time.perf_counter()
-        runner.infer(inputs)
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times)

@@ -10,7 +10,7 @@ class Reporter:
         """A step began.
 
         Args:
-            step: What is done: `download`, `reference`, `convert`, `verify`, `publish`.
+            step: What is done: `download`, `reference`, `convert`, `verify`, `time`, `publish`, `check files`.
             variant: For which target; empty where the step serves all of them.
         """
 

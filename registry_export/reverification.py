@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry_export.checkpoint import read_checkpoint
+from registry_export.diagnosis import Diagnosis
 from registry_export.discovery import missing_requirements
 from registry_export.entities import (
     ExportReport,
@@ -29,7 +30,7 @@ from registry_export.errors import (
     VerificationError,
     to_record,
 )
-from registry_export.export import first_inputs, work_folder
+from registry_export.export import first_inputs, learnt, work_folder
 from registry_export.exports import fetch
 from registry_export.format import Format
 from registry_export.inference import Origin
@@ -41,8 +42,11 @@ from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.reporter import SILENT, Reporter
 from registry_export.targets import Bench, now, proven, run_reference, shown_dimensions, verify_artifact
+from registry_export.timing import time_exports
 
 _CHECK = "check files"
+_ONE_HOP = 2
+"""The formats of a path without anything in between."""
 
 
 def reverify_model_version(
@@ -55,6 +59,7 @@ def reverify_model_version(
     samples: str | None = None,
     tolerance: Tolerance | None = None,
     setup: ModelSetup = NO_SETUP,
+    latency: bool = True,
     reporter: Reporter = SILENT,
 ) -> ExportReport:
     """Check the stored exports of a version against its source again, without converting.
@@ -71,6 +76,7 @@ def reverify_model_version(
         samples: Path of an `.npz` file or an artifact URI with inputs to verify with.
         tolerance: In place of the precision's default.
         setup: How the checkpoint becomes the model that was exported.
+        latency: Whether the source and the exports are timed.
         reporter: Hears of every step.
 
     Returns:
@@ -82,7 +88,7 @@ def reverify_model_version(
             is, but for exports that are found torn.
     """
     with work_folder() as work:
-        bench = Bench(formats, pool, work, tolerance, reporter)
+        bench = Bench(formats, pool, work, tolerance, reporter, latency=latency)
         job = _Job(ref, registry, tuple(variants), samples, setup)
         report = _published(job)
         intact, results = _check_files(job, bench, _chosen(job, report))
@@ -118,6 +124,11 @@ class _Stored:
     def origin(self) -> Origin:
         """How it is loaded: as `load` does it."""
         return Origin(self.result.format, str(self.folder / self.manifest.filename), self.manifest.interface)
+
+    @property
+    def precision(self) -> str:
+        """By which it is judged; of exports that are older than this record, the file's own."""
+        return self.result.precision or self.manifest.precision
 
 
 def _published(job: _Job) -> ExportReport:
@@ -178,25 +189,26 @@ def _judge(
     sample, evidence = first_inputs(job.registry, job.samples, checkpoint, bench.work)
     targets = [_target(stored.result) for stored in intact.values()]
     reference = run_reference(bench, checkpoint.origin, sample, evidence, targets)
-    notes = (*checkpoint.record.notes, *reference.notes)
-    source = replace(
-        checkpoint.record, interface=reference.interface, evidence=reference.evidence, notes=tuple(dict.fromkeys(notes))
-    )
-    judged = {variant: _judge_one(bench, stored, reference, checkpoint.format) for variant, stored in intact.items()}
-    return replace(report, source=source), judged
+    diagnosis = Diagnosis(bench.formats, bench.pool, checkpoint.origin, reference, bench.work / "diagnosis")
+    judged = {v: _judge_one(bench, stored, diagnosis, checkpoint.format) for v, stored in intact.items()}
+    fresh = {v: (result, intact[v].origin) for v, result in judged.items() if result is not intact[v].result}
+    taken, timed = time_exports(bench, checkpoint.origin, reference, fresh)
+    return replace(report, source=learnt(checkpoint.record, reference, taken)), timed
 
 
 def _target(result: TargetResult) -> Target:
     return Target(result.format, result.options, result.variant, result.required)
 
 
-def _judge_one(bench: Bench, stored: _Stored, reference: Reference, source: Format) -> TargetResult:
-    result = stored.result
+def _judge_one(bench: Bench, stored: _Stored, diagnosis: Diagnosis, source: Format) -> TargetResult:
+    result, reference = stored.result, diagnosis.reference
     work = bench.work / f"verify-{result.variant}"
     work.mkdir()
     try:
         with bench.step("verify", result.variant) as end:
             verification = proven(_verification(bench, stored, reference, work), result)
+            if len(result.path) <= _ONE_HOP:  # of longer paths what was made on the way is not stored
+                verification = diagnosis.explained(verification, [stored.origin], stored.precision)
             end.outcome = verification.status
     except ExportCancelledError:
         raise
@@ -212,6 +224,7 @@ def _judge_one(bench: Bench, stored: _Stored, reference: Reference, source: Form
         status=verification.status,
         verification=replace(verification, tools=tools),
         dynamic_dimensions=shown_dimensions(stored.manifest.interface, reference, verification),
+        notes=tuple(dict.fromkeys((*result.notes, *(n for n in verification.notes if n not in reference.notes)))),
         error=to_record(VerificationError(verification.reason)) if failed else None,
     )
 
@@ -222,8 +235,7 @@ def _verification(bench: Bench, stored: _Stored, reference: Reference, work: Pat
         return Verification(
             Status.UNVERIFIED, evidence=reference.evidence, reason=absent, absent=True, verified_at=now()
         )
-    precision = stored.result.precision or stored.manifest.precision
-    return verify_artifact(bench, stored.origin, precision, reference, work)
+    return verify_artifact(bench, stored.origin, stored.precision, reference, work)
 
 
 def _absent(bench: Bench, name: str) -> str:

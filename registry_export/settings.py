@@ -18,6 +18,7 @@ LEDGER_URI = "REGISTRY_EXPORT_LEDGER_URI"
 CONFIG = "REGISTRY_EXPORT_CONFIG"
 CHILD_TIMEOUT = "REGISTRY_EXPORT_CHILD_TIMEOUT"
 CHILD_MEMORY = "REGISTRY_EXPORT_CHILD_MEMORY"
+LATENCY = "REGISTRY_EXPORT_LATENCY"
 
 CONFIG_NAME = "registry-export.yaml"
 _APPLICATION = "registry-export"
@@ -36,6 +37,7 @@ class Settings:
         child_timeout_s: Time limit of one conversion or inference, in seconds.
         child_memory_bytes: Memory limit of one child process; None: four fifths of the machine's.
         workspace: The MLflow workspace to work in; None where the server has no workspaces.
+        latency: Whether sources and exports are timed.
     """
 
     tracking_uri: str | None
@@ -45,13 +47,15 @@ class Settings:
     child_timeout_s: float = 1800.0
     child_memory_bytes: int | None = None
     workspace: str | None = None
+    latency: bool = True
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Read the settings, with their defaults filled in.
 
         Raises:
-            ConfigurationError: a limit is no number, or the configuration file that is named does not exist.
+            ConfigurationError: a limit is no number, a switch is neither on nor off, or the configuration file that
+                is named does not exist.
         """
         outbox_uri = environ.get(OUTBOX_URI) or None
         memory = environ.get(CHILD_MEMORY) or None
@@ -64,6 +68,7 @@ class Settings:
             child_timeout_s=cls.child_timeout_s if timeout is None else _parse_seconds(timeout),
             child_memory_bytes=None if memory is None else _parse_bytes(memory),
             workspace=environ.get(WORKSPACE) or None,
+            latency=_parse_switch(environ.get(LATENCY) or "on"),
         )
 
 
@@ -95,6 +100,12 @@ def _parse_seconds(text: str) -> float:
             f"{CHILD_TIMEOUT}={text!r} is no positive number of seconds.", remedy=f"Write {CHILD_TIMEOUT}=1800."
         )
     return seconds
+
+
+def _parse_switch(text: str) -> bool:
+    if text.strip().lower() not in ("on", "off"):
+        raise ConfigurationError(f"{LATENCY}={text!r} is neither on nor off.", remedy=f"Write {LATENCY}=off.")
+    return text.strip().lower() == "on"
 
 
 def _parse_bytes(text: str) -> int:

@@ -65,6 +65,7 @@ class Bench:
         tolerance: In place of the precision's default.
         reporter: Hears of every step.
         explain: Whether the place is looked for where an export does not match.
+        latency: Whether calls are timed.
     """
 
     formats: Mapping[str, Format]
@@ -73,6 +74,7 @@ class Bench:
     tolerance: Tolerance | None = None
     reporter: Reporter = SILENT
     explain: bool = True
+    latency: bool = True
 
     @contextlib.contextmanager
     def step(self, name: str, variant: str = "") -> Iterator[StepEnd]:

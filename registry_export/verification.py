@@ -95,7 +95,6 @@ def judge(source: Reference, replay: Replay, tolerance: Tolerance, precision: st
         metrics=finite(total.metrics()),
         rungs=tuple(rungs),
         reason=reason,
-        latency_ms=replay.latency_ms,
         runtime=replay.runtime,
         notes=replay.notes,
     )

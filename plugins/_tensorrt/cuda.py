@@ -33,13 +33,13 @@ def library() -> Any:
         driver = ctypes.CDLL(_LIBRARY)
     except OSError as error:
         raise RuntimeAbsentError(
-            f"Running a TensorRT engine takes an NVIDIA GPU, and there is no driver here ({_LIBRARY}).",
+            f"there is no driver here for an NVIDIA GPU ({_LIBRARY}).",
             remedy="Run it on the GPU that it was built for.",
         ) from error
     count = ctypes.c_int()
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         raise RuntimeAbsentError(
-            "Running a TensorRT engine takes an NVIDIA GPU, and the driver sees none here.",
+            "the driver sees no NVIDIA GPU here.",
             remedy="Run it on the GPU that it was built for.",
         )
     return driver

@@ -54,14 +54,27 @@ def read(path: Path) -> Plan:
 
 def unfit(plan: Plan) -> str:
     """Say why this machine cannot run an engine; empty when it can."""
+    return _unfit(PRODUCTS[plan.flavour], plan.devices)
+
+
+def unfit_description(description: Description) -> str:
+    """Say the same of an engine of which there is only what `describe` has told of it."""
+    devices = description.details.get("devices", "")
+    known = AMPERE_AND_NEWER if devices in AMPERE_AND_NEWER else tuple(filter(None, devices.split(", ")))
+    product = description.details.get("builder", "").partition(" ")[0]
+    return _unfit(product or PRODUCTS[MODULE], known)
+
+
+def _unfit(product: str, devices: tuple[str, ...]) -> str:
+    needed = f"no GPU of compute capability {' or '.join(devices)}" if devices else "no GPU of the kind it was built on"
     absent = cuda.problem()
     if absent:
-        return absent
-    if plan.flavour != MODULE:
-        return f"The engine is one of {PRODUCTS[plan.flavour]}, and {PRODUCTS[MODULE]} is installed here."
+        return f"{needed}: {absent}"
+    if product != PRODUCTS[MODULE]:
+        return f"The engine is one of {product}, and {PRODUCTS[MODULE]} is installed here."
     here = cuda.compute_capability()
-    fits = runs_by_default(here) if plan.devices == AMPERE_AND_NEWER else not plan.devices or here in plan.devices
-    return "" if fits else f"The engine is for {', '.join(plan.devices)}, and the GPU here is {here}."
+    fits = runs_by_default(here) if devices == AMPERE_AND_NEWER else not devices or here in devices
+    return "" if fits else f"{needed}: the GPU here is {here}."
 
 
 def deserialize(path: Path) -> Any:

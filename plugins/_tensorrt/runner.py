@@ -42,7 +42,7 @@ def running(path: Path, interface: Interface) -> Iterator[TensorRTRunner]:
     absent = unfit(plan)
     if absent:
         checked = "Its inputs and outputs are those of the model." if plan.bindings else "Nothing of it was checked."
-        raise RuntimeAbsentError(f"{absent} {checked}", remedy="Verify it on the GPU that it was built for.")
+        raise RuntimeAbsentError(f"{absent} {checked}", remedy="A worker that has one verifies it.")
     with gpu() as cuda:
         engine = deserialize(path)
         own = interface_of(bindings_of(engine))

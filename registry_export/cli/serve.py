@@ -6,10 +6,19 @@ import os
 
 import click
 
+_HOUR_S = 3600.0
+
 
 @click.command(short_help="Export what is promoted, until stopped.")
 @click.option("--once", is_flag=True, help="Do what is queued, then exit.")
-def worker(once: bool) -> None:
+@click.option(
+    "--reverify-every",
+    "hours",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="HOURS",
+    help="Verify the exports of every promoted version again when so many hours have passed; off by default.",
+)
+def worker(once: bool, hours: float | None) -> None:
     """Export what is promoted, until stopped by Ctrl-C.
 
     Reads MLFLOW_TRACKING_URI, REGISTRY_EXPORT_OUTBOX_URI, REGISTRY_EXPORT_LEDGER_URI and
@@ -25,7 +34,7 @@ def worker(once: bool) -> None:
     log.setLevel(min(log.level or logging.INFO, logging.INFO))
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
-    run_worker(settings, once=once)
+    run_worker(settings, once=once, reverify_s=None if hours is None else hours * _HOUR_S)
 
 
 @click.command(

@@ -1,6 +1,7 @@
 """The ledger: every export that was asked for, who works on it, and what became of it.
 
-`Ledger` owns every query on jobs, `Promotions` what the reconciler remembers, `Reversions` what is put back. Several
+`Ledger` owns every query on jobs, `Promotions` what the reconciler remembers, `Reversions` what is put back,
+`Verifications` when each version was verified last. Several
 workers share one database and never talk to each other: a claim is a conditional UPDATE, held by a lease that lapses
 with its worker, and every time in it is the database's own.
 """
@@ -12,6 +13,7 @@ from registry_export.ledger.ledger import Ledger
 from registry_export.ledger.outbox_reader import OutboxReader
 from registry_export.ledger.promotions import Promotion, Promotions
 from registry_export.ledger.reversions import Reversions
+from registry_export.ledger.verifications import History, Verifications
 
 __all__ = [
     "SETTLED",
@@ -19,6 +21,7 @@ __all__ = [
     "WAITING",
     "Database",
     "Heartbeat",
+    "History",
     "Job",
     "JobState",
     "Ledger",
@@ -26,4 +29,5 @@ __all__ = [
     "Promotion",
     "Promotions",
     "Reversions",
+    "Verifications",
 ]

@@ -20,6 +20,7 @@ from registry_export.ledger.tables import jobs, migrate
 from registry_export.outbox import database_now_ms
 
 _BATCH = 200
+_RECONCILED = "reconciled:"
 _UNSETTLED_STATUSES = (Status.QUEUED, Status.RUNNING)
 
 
@@ -140,6 +141,22 @@ class Ledger(Claims):
             if earlier.id <= job.id and earlier.previous_status not in _UNSETTLED_STATUSES:
                 return earlier.previous_status
         return None
+
+    def exported_before(self, job: Job) -> ModelVersionRef | None:
+        """The version that was exported last, before this job, for the same stage or alias; None: none is known."""
+        promotion = job.trigger.removeprefix(_RECONCILED)
+        if not promotion.startswith(("stage:", "alias:")):
+            return None
+        earlier = self._select(
+            jobs.c.id < job.id,
+            jobs.c.workspace == stored_workspace(job.workspace),
+            jobs.c.model_name == job.model_version.name,
+            jobs.c.version != job.model_version.version,
+            jobs.c.trigger.in_([promotion, f"{_RECONCILED}{promotion}"]),
+            jobs.c.state == JobState.DONE.value,
+            limit=1,
+        )
+        return earlier[0].model_version if earlier else None
 
 
 def _new_row(

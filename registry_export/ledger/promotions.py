@@ -87,6 +87,10 @@ class Promotions:
         """Return what was seen of one version."""
         return self._select(promotions.c.model_name == ref.name, promotions.c.version == ref.version)
 
+    def all(self) -> tuple[Promotion, ...]:
+        """Return everything that was seen as promoted."""
+        return self._select()
+
     def longest_unchecked(self, count: int) -> tuple[Promotion, ...]:
         """Return those that were looked at longest ago."""
         return self._select(limit=count)

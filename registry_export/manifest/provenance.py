@@ -97,8 +97,9 @@ def versions_of(formats: Iterable[Format]) -> Mapping[str, str]:
 @functools.cache
 def _tool_versions() -> tuple[tuple[str, str], ...]:
     formats = discover_formats().values()
+    own = (requirement for format_ in formats for requirement in format_.requirements)
     edges = (edge for format_ in formats for edge in format_.conversions)
-    return _versions(requirement for owner in (*formats, *edges) for requirement in owner.requirements)
+    return _versions((*own, *(requirement for edge in edges for requirement in edge.requirements)))
 
 
 def _versions(requirements: Iterable[str]) -> tuple[tuple[str, str], ...]:

@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from registry_export.entities import VERDICTS, ExportReport, Status
-from registry_export.report import text
+from registry_export.report import beside, text
 from registry_export.report.markdown import load_lines, reproduce_commands
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ def to_html(report: ExportReport) -> str:
         sentence=text.verdict_sentence(report),
         load={result.variant: "\n".join(load_lines(report, result)) for result in report.targets},
         commands=reproduce_commands(report),
+        latency=beside.latency_text,
+        source_latency=beside.source_latency_text(report.source),
+        against_source={r.variant: beside.against_source(r, report.source) for r in report.targets},
+        against_earlier={r.variant: beside.against_earlier(r, report.compared_with) for r in report.targets},
     )
 
 

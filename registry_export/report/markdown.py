@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from registry_export.discovery import discover_formats
 from registry_export.entities import ExportReport, TargetResult, Verification
 from registry_export.manifest import reproduce_command
+from registry_export.report.beside import against_earlier, against_source, latency_text, source_latency_text
 from registry_export.report.text import (
     MISSING,
     allowed_text,
@@ -44,7 +45,12 @@ def _lines(report: ExportReport) -> Iterator[str]:
         yield f"Source: {source.flavor or source.format}, {size_text(source.size_bytes)}, sha256 `{source.sha256}`."
         if source.evidence:
             yield f"Verified with {evidence_text(source.evidence)}. {escaped(noise_text(source.noise))}".rstrip()
+        if timed := source_latency_text(source):
+            yield f"One call of the source: {timed}."
         yield from (f"\n> {escaped(note)}" for note in source.notes)
+    if report.compared_with is not None:
+        earlier = report.compared_with
+        yield f"Compared with {escaped(str(earlier.model_version))}, exported before for `{earlier.trigger}`."
     if report.targets:
         yield ""
         yield "| target | status | version | size | max abs diff | tolerance | seconds |"
@@ -89,6 +95,7 @@ def _target(report: ExportReport, result: TargetResult, command: str) -> Iterato
             yield from (f"- {role} `{spec.name or 'unnamed'}`: {spec.dtype} {shape_text(spec)}" for spec in specs)
     if result.sha256:
         yield f"- sha256: `{result.sha256}`"
+    yield from (f"- {escaped(line)}" for line in _beside(report, result))
     if result.verification is not None:
         yield from _rungs(result.verification)
     yield from (f"- Tried {attempt.way}: {escaped(attempt.error) or 'worked'}" for attempt in result.attempts)
@@ -117,6 +124,17 @@ def _rungs(verification: Verification) -> Iterator[str]:
         yield f"- {rung.name}: {rung.status}{counted}{': ' + escaped(rung.reason) if rung.reason else ''}"
         for name, metrics in rung.outputs.items():
             yield f"  - `{name}`: " + ", ".join(f"{key} {text}" for key, text in metrics_texts(metrics).items())
+
+
+def _beside(report: ExportReport, result: TargetResult) -> Iterator[str]:
+    """Yield lines on speed, on size and on when it was verified, beside the source and the version before."""
+    if call := latency_text(result.verification):
+        yield f"One call: {call}"
+    yield from filter(None, (against_source(result, report.source), against_earlier(result, report.compared_with)))
+    verification = result.verification
+    if verification is not None and verification.tools:
+        tools = ", ".join(f"{name} {version}" for name, version in verification.tools.items())
+        yield f"Verified again {time_text(verification.verified_at)}, with {tools}"
 
 
 def reproduce_commands(report: ExportReport) -> dict[str, str]:

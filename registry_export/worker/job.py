@@ -97,6 +97,8 @@ class JobRunner:
             samples=rule.samples if rule else None,
             tolerance=rule.tolerance if rule else None,
             setup=setup,
+            latency=parts.latency,
+            earlier=self._ledger.exported_before(job),
             reporter=LogReporter(job.model_version, parts.pool),
         )
         revert = wants_reversion(parts, job, report.status)
@@ -121,6 +123,7 @@ class JobRunner:
             samples=rule.samples if rule else None,
             tolerance=rule.tolerance if rule else None,
             setup=requested_setup(rule, tags, str(job.model_version)),
+            latency=parts.latency,
             reporter=LogReporter(job.model_version, parts.pool),
         )
         self._ledger.complete(job, verified.status, verified.run_id)

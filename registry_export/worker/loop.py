@@ -19,6 +19,7 @@ from registry_export.settings import OUTBOX_URI, Settings
 from registry_export.worker.job import JobRunner
 from registry_export.worker.parts import LEASE_S, Exporter, Parts, gather_parts, worker_name
 from registry_export.worker.reversion import Reverter, wants_reversion
+from registry_export.worker.rounds import Rounds
 
 _logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def run_worker(
     once: bool = False,
     poll_s: float = 1.0,
     reconcile_s: float = _RECONCILE_S,
+    reverify_s: float | None = None,
     stop: threading.Event | None = None,
     export: Exporter | None = None,
 ) -> None:
@@ -45,6 +47,8 @@ def run_worker(
         once: Do what is there to do now, then return.
         poll_s: Pause between looks at the outbox and the ledger, in seconds.
         reconcile_s: Pause between comparisons of the registry with what has been exported, in seconds.
+        reverify_s: After so many seconds the exports of a promoted version are verified again, while no job waits;
+            None: never.
         stop: Set it to stop as a signal does; for callers outside of the main thread.
         export: In place of `registry_export.export.export_model_version`.
 
@@ -54,7 +58,7 @@ def run_worker(
     stop = stop or threading.Event()
     limits = Limits(settings.child_timeout_s, settings.child_memory_bytes)
     with ChildPool(limits) as pool:
-        worker = Worker(gather_parts(settings, pool, export), stop)
+        worker = Worker(gather_parts(settings, pool, export), stop, reverify_s)
         with _signals(worker):
             _announce(settings, once)
             worker.run(once=once, poll_s=poll_s, reconcile_s=reconcile_s)
@@ -66,9 +70,10 @@ class Worker:
     Args:
         parts: What it works with.
         stop: When set, it stops after the running export.
+        reverify_s: As for `run_worker`.
     """
 
-    def __init__(self, parts: Parts, stop: threading.Event) -> None:
+    def __init__(self, parts: Parts, stop: threading.Event, reverify_s: float | None = None) -> None:
         self._parts = parts
         self._ledger = parts.ledger
         self._reconciler = Reconciler(
@@ -78,6 +83,7 @@ class Worker:
         self._abort = threading.Event()
         self._runner = JobRunner(parts, self._abort)
         self._reverter = Reverter(parts)
+        self._rounds = Rounds(parts, self._runner, reverify_s)
         self.stop = stop
 
     def stop_at_once(self) -> None:
@@ -126,7 +132,7 @@ class Worker:
             self._reconciler.sweep()
         job = self._ledger.claim(self._name, LEASE_S, workspace=self._parts.workspace)
         if job is None:
-            return put_back
+            return put_back or self._rounds.take_up(once=reconcile_s is None)
         self._runner.run(job)
         # Before the next look at `stop`: a promotion whose export failed should not stand until the next worker comes.
         self._reverter.run_due()

@@ -39,6 +39,8 @@ class Exporter(Protocol):
         samples: str | None,
         tolerance: Tolerance | None,
         setup: ModelSetup,
+        latency: bool,
+        earlier: ModelVersionRef | None,
         reporter: Reporter,
     ) -> ExportReport:
         """Export one version; raises RegistryExportError when it failed as a whole."""
@@ -59,6 +61,7 @@ class Verifier(Protocol):
         samples: str | None,
         tolerance: Tolerance | None,
         setup: ModelSetup,
+        latency: bool,
         reporter: Reporter,
     ) -> ExportReport:
         """Verify the stored exports of one version again; raises RegistryExportError when that cannot be done."""
@@ -79,6 +82,7 @@ class Parts:
         verify: Verifies the stored exports of one version again.
         outbox: The hook's end; None: the registry is reached through HTTP alone.
         workspace: The MLflow workspace to work in.
+        latency: Whether sources and exports are timed.
     """
 
     ledger: Ledger
@@ -90,6 +94,7 @@ class Parts:
     verify: Verifier
     outbox: OutboxReader | None = None
     workspace: str | None = None
+    latency: bool = True
 
 
 def worker_name() -> str:
@@ -135,4 +140,5 @@ def gather_parts(settings: Settings, pool: ChildPool, export: Exporter | None) -
         verify=reverify_model_version,
         outbox=outbox,
         workspace=settings.workspace,
+        latency=settings.latency,
     )

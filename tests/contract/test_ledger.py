@@ -14,7 +14,16 @@ import sqlalchemy
 
 from registry_export.entities import ModelVersionRef, Status
 from registry_export.errors import ExportCancelledError, LedgerError, LedgerUnavailableError, StaleLeaseError
-from registry_export.ledger import Database, JobState, Ledger, OutboxReader, Promotion, Promotions, Reversions
+from registry_export.ledger import (
+    Database,
+    JobState,
+    Ledger,
+    OutboxReader,
+    Promotion,
+    Promotions,
+    Reversions,
+    Verifications,
+)
 from registry_export.outbox import create_outbox, database_now_ms, outbox
 
 DIGITS = ModelVersionRef("digits", "1")
@@ -677,3 +686,71 @@ def test_cursors_are_remembered(ledger):
     promotions.set_cursor("stages", 5)
     promotions.set_cursor("stages", 7)
     assert promotions.cursor("stages") == 7
+
+
+# Verifications of what is exported already.
+
+
+def settle_at_once(ledger, ref, trigger, status=Status.VERIFIED):
+    job = ledger.begin(ref, trigger, "worker")
+    ledger.complete(job, status)
+    return ledger.get(job.id)
+
+
+def test_a_verification_is_told_apart_by_its_trigger_alone(ledger):
+    kinds = {
+        trigger: settle_at_once(ledger, DIGITS, trigger).verifies for trigger in ("verify", "verify:schedule", "manual")
+    }
+    assert kinds == {"verify": True, "verify:schedule": True, "manual": False}
+
+
+def test_a_version_was_verified_by_its_latest_verification_else_at_its_first_export(ledger):
+    def history():
+        return Verifications(ledger.database).histories()[DIGITS]
+
+    first = settle_at_once(ledger, DIGITS, "stage:Staging")
+    exported = history()
+    assert (exported.latest_job, exported.active) == (first.id, False)
+    assert exported.verified_ms == round(first.updated_at.timestamp() * 1000)
+    time.sleep(0.01)
+    later = settle_at_once(ledger, DIGITS, "stage:Production")
+    assert history().verified_ms == exported.verified_ms, "an export keeps what is verified"
+    assert history().latest_job == later.id
+    again = settle_at_once(ledger, DIGITS, "verify:schedule")
+    assert history().verified_ms == round(again.updated_at.timestamp() * 1000) > exported.verified_ms
+    failed = ledger.begin(DIGITS, "verify", "worker")
+    assert history().active
+    ledger.fail(failed, "no source", transient=False)
+    assert not history().active
+    assert history().verified_ms >= round(again.updated_at.timestamp() * 1000), "else it would be due for ever"
+
+
+def test_a_version_that_was_never_exported_was_never_verified(ledger):
+    ledger.fail(ledger.begin(DIGITS, "manual", "worker"), "no", transient=False)
+    assert Verifications(ledger.database).histories()[DIGITS].verified_ms == 0
+    assert Verifications(ledger.database, "other").histories() == {}
+
+
+def test_a_dead_verification_is_no_earlier_status(ledger):
+    settle_at_once(ledger, DIGITS, "stage:Staging")
+    ledger.fail(ledger.begin(DIGITS, "verify", "worker"), "no source", transient=False)
+    job = ledger.get(ledger.enqueue(DIGITS, "alias:x", previous_status="verified"))
+    assert ledger.earlier_status(job) == "verified"
+
+
+def test_the_version_exported_before_is_that_of_the_same_stage_or_alias_and_model(ledger):
+    def version(number, name="digits"):
+        return ModelVersionRef(name, number)
+
+    settle_at_once(ledger, version("1"), "alias:champion")
+    settle_at_once(ledger, version("2"), "reconciled:alias:champion")
+    settle_at_once(ledger, version("3"), "alias:other")
+    settle_at_once(ledger, version("4", "letters"), "alias:champion")
+    ledger.fail(ledger.begin(version("5"), "alias:champion", "worker"), "no", transient=False)
+    settle_at_once(ledger, version("6"), "alias:champion")
+    job = settle_at_once(ledger, version("6"), "alias:champion")
+    assert ledger.exported_before(job) == version("2")
+    assert ledger.exported_before(settle_at_once(ledger, version("7"), "manual")) is None
+    assert ledger.exported_before(settle_at_once(ledger, version("7"), "stage:Staging")) is None
+    settle_at_once(ledger, version("8"), "alias:champion")
+    assert ledger.exported_before(job) == version("2"), "what came later is no predecessor"

@@ -5,17 +5,29 @@ Needs nothing but this checkout's environment and an NVIDIA driver.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from registry_export.config import parse_targets
+from registry_export.discovery import discover_formats
+from registry_export.entities import ModelVersionRef, Status
 from registry_export.errors import VerificationError
+from registry_export.export import export_model_version
+from registry_export.isolation import ChildPool, Limits
+from registry_export.registry import Registry
+from registry_export.replay import RUNS_HERE
+from registry_export.reverification import reverify_model_version
 from registry_export.tolerances import DEFAULT_TOLERANCES
 from registry_export_plugins._tensorrt import cuda
 from registry_export_plugins._tensorrt.flavour import MODULE
 from registry_export_plugins.tensorrt import TensorRT
 from tests import models
+from tests.support.registered import TORCH
 from tests.unit.plugins.tensorrt_support import from_torch
 from tests.unit.plugins.torch_support import CASES, Source, dynamic_axes, make_source, spec
 
@@ -133,3 +145,33 @@ def test_what_the_file_says_without_a_gpu_is_what_tensorrt_says(tmp_path, monkey
     read = TensorRT().describe(path)
     assert read.interface in (told.interface, type(told.interface)(inputs=())), "the same, or nothing"
     assert (read.precision if read.interface.inputs else told.precision) == told.precision
+
+
+def test_an_engine_from_a_machine_without_a_gpu_is_verified_here_without_building_it_again(
+    mlflow_server, tmp_path, monkeypatch
+):
+    """What a worker does about `unverified: no GPU ...`, for real: only the GPU is taken away, at the export."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+    registry, formats = Registry(mlflow_server.uri), discover_formats()
+    common = {"registry": registry, "formats": formats}
+    with monkeypatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")  # the driver hides its devices; every child inherits that
+        with ChildPool(Limits(timeout_s=600)) as pool:
+            arguments = {"uri": mlflow_server.uri, "name": "engine"}
+            ref = ModelVersionRef(
+                "engine", pool.call(TORCH, "tests.support.registered:pickled", arguments, tmp_path).value
+            )
+            targets = parse_targets(f"tensorrt:device={cuda.compute_capability()}", "test", formats)
+            report = export_model_version(ref, targets=targets, trigger="manual", pool=pool, **common)
+    (engine,) = report.targets
+    assert engine.status is Status.UNVERIFIED
+    assert f"no GPU of compute capability {cuda.compute_capability()}" in engine.verification.reason
+    with ChildPool(Limits(timeout_s=600)) as pool:
+        work = tmp_path / "runs-here"
+        work.mkdir()
+        question = {"format": "tensorrt", "description": engine.description}
+        assert pool.call(formats["tensorrt"].toolchain, RUNS_HERE, question, work).value == ""
+        verified = reverify_model_version(ref, pool=pool, **common).targets[0]
+    assert verified.status is Status.VERIFIED, verified
+    assert verified.sha256 == engine.sha256
+    assert verified.verification.latency_ms > 0

@@ -49,6 +49,8 @@ FAULTS = (
     "memory_at_run",
     "fails_at_one",
     "absent",
+    "elsewhere",
+    "drifts",
     "static",
     "static_nowhere",
 )
@@ -70,10 +72,21 @@ def install(folder: Path) -> str:
     return os.pathsep.join([str(folder), str(Path.cwd())])
 
 
-def save(folder: Path, unstable: bool = False) -> None:
+def switch(name: str, on: bool = True) -> None:
+    """Change the machine that children see: `accelerator` is plugged in, or runtimes have `drifted`."""
+    flag = _flag(name)
+    flag.touch() if on else flag.unlink(missing_ok=True)
+
+
+def _flag(name: str) -> Path:
+    """The folder of `install` is the first on the children's path."""
+    return Path(os.environ["PYTHONPATH"].split(os.pathsep)[0], name)
+
+
+def save(folder: Path, unstable: bool = False, scale: float = 2.0) -> None:
     """Write a model folder that `Source` recognises."""
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "planted.npz", scale=np.float32(2), shift=np.float32(0.5), unstable=unstable)
+    np.savez(folder / "planted.npz", scale=np.float32(scale), shift=np.float32(0.5), unstable=unstable)
 
 
 class _Runner:
@@ -166,6 +179,8 @@ class _Faulty(_Runner):
             time.sleep(600)
         if fault == "memory_at_run":
             np.zeros(2**40)
+        if fault == "drifts" and _flag("drifted").exists():
+            fault = "wrong"
         if fault == "fails_at_one" and rows == 1:
             raise ValueError("a batch of one")
         return _spoiled(fault, outputs)
@@ -202,6 +217,8 @@ class Planted(Source):
         numbers = _numbers(path)
         if numbers["fault"] == "absent":
             raise RuntimeAbsentError("No accelerator of generation 9 is here.")
+        if numbers["fault"] == "elsewhere" and not _flag("accelerator").exists():
+            raise RuntimeAbsentError("no accelerator of generation 9")
         yield _Faulty(numbers)
 
     def describe(self, path):
@@ -210,7 +227,14 @@ class Planted(Source):
         sizes = {"static": 3, "static_nowhere": 77}
         batch = sizes.get(str(_numbers(path)["fault"]), "batch")
         specs = [TensorSpec(s.name, s.dtype, (batch, 3)) for s in (*INTERFACE.inputs, *INTERFACE.outputs)]
-        return Description(Interface(tuple(specs[:1]), tuple(specs[1:])), format_version="1")
+        told = {"fault": str(_numbers(path)["fault"])}
+        return Description(Interface(tuple(specs[:1]), tuple(specs[1:])), format_version="1", details=told)
+
+    def runs_here(self, description):
+        """Promise too much of what is `absent`."""
+        if description.details["fault"] == "elsewhere" and not _flag("accelerator").exists():
+            return "no accelerator of generation 9"
+        return ""
 
 
 def _refuse_unless_second(model, output, request):

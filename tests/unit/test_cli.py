@@ -69,8 +69,8 @@ def test_every_command_of_the_contract_has_help(command: str, capsys: pytest.Cap
     assert "Usage: registry-export" in capsys.readouterr().out
 
 
-def test_the_commands_are_those_of_the_contract() -> None:
-    assert set(cli.commands) == {"export", "plan", "pull", "jobs", "formats", "worker", "server", "demo"}
+def test_the_commands_are_those_of_the_contract_and_verify() -> None:
+    assert set(cli.commands) == {"export", "verify", "plan", "pull", "jobs", "formats", "worker", "server", "demo"}
 
 
 @pytest.mark.parametrize(

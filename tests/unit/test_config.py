@@ -316,3 +316,17 @@ def test_any_value_of_a_key_is_a_rule_or_a_refusal(key: str, value: str) -> None
 def test_a_refusal_without_a_place_does_not_begin_with_a_colon() -> None:
     with pytest.raises(ConfigurationError, match=r"^unknown format 'onxx'"):
         format_named({}, "onxx")
+
+
+def test_the_rule_behind_an_export_is_that_of_its_trigger_else_the_models_first():
+    text = """
+rules:
+  - {models: digits, promotions: {aliases: [champion]}, targets: [onnx]}
+  - {models: digits, promotions: {stages: [Staging]}, targets: [torchscript]}
+"""
+    configuration = parse_configuration(text, "r", FORMATS)
+    first, second = configuration.rules
+    assert configuration.rule_behind("digits", "reconciled:stage:Staging") is second
+    assert configuration.rule_behind("digits", "alias:champion") is first
+    assert configuration.rule_behind("digits", "stage:Production") is configuration.rule_behind("digits", "") is first
+    assert configuration.rule_behind("other", "manual") is None

@@ -72,3 +72,11 @@ def test_a_timeout_that_is_no_time_is_refused(text):
     with pytest.raises(ConfigurationError, match="REGISTRY_EXPORT_CHILD_TIMEOUT"):
         Settings.from_environment({"REGISTRY_EXPORT_CHILD_TIMEOUT": text})
     assert Settings.from_environment({"REGISTRY_EXPORT_CHILD_TIMEOUT": "2.5"}).child_timeout_s == 2.5
+
+
+def test_timing_is_on_unless_it_is_switched_off_and_no_other_word_is_taken():
+    assert Settings.from_environment({}).latency
+    assert Settings.from_environment({"REGISTRY_EXPORT_LATENCY": "ON"}).latency
+    assert not Settings.from_environment({"REGISTRY_EXPORT_LATENCY": "off"}).latency
+    with pytest.raises(ConfigurationError, match="REGISTRY_EXPORT_LATENCY='0' is neither on nor off"):
+        Settings.from_environment({"REGISTRY_EXPORT_LATENCY": "0"})

@@ -35,7 +35,7 @@ def test_agreement_with_what_answers_in_the_sources_place_is_no_verification(tmp
         write_tensors(tmp_path / name, {"x": np.full(3, value, np.float32)})
     rung = RungFiles("example", "", str(tmp_path / "inputs"), str(tmp_path / "expected"))
     source = Reference(Interface(()), (rung,), "", "example", stand_in="a translation answered")
-    replayed = Replay((ReplayedRung(actual=str(tmp_path / "actual")),), "", None)
+    replayed = Replay((ReplayedRung(actual=str(tmp_path / "actual")),), "")
     verification = judge(source, replayed, Tolerance(1e-5, 1e-3))
     assert verification.status is status
     assert (verification.reason == source.stand_in) is (status is Status.UNVERIFIED)
@@ -46,7 +46,7 @@ def test_the_record_says_that_an_evaluator_answered_in_the_runtimes_place(tmp_pa
         write_tensors(tmp_path / name, {"x": np.ones(3, np.float32)})
     rung = RungFiles("example", "", str(tmp_path / "inputs"), str(tmp_path / "expected"))
     source = Reference(Interface(()), (rung,), "", "example")
-    replayed = Replay((ReplayedRung(actual=str(tmp_path / "actual")),), "an evaluator", None, by="evaluator")
+    replayed = Replay((ReplayedRung(actual=str(tmp_path / "actual")),), "an evaluator", by="evaluator")
     verification = judge(source, replayed, Tolerance(1e-5, 1e-3))
     assert (verification.status, verification.by) == (Status.VERIFIED, "evaluator")
     assert (judge(source, replace(replayed, by="runtime"), Tolerance(1e-5, 1e-3))).by == "runtime"

@@ -50,7 +50,7 @@ def test_a_device_that_is_none_is_refused_by_the_plan():
     ("here", "device", "problem"),
     [
         ("sm89", "sm89", ""),
-        ("sm86", "sm89", "for sm89.*here is sm86"),
+        ("sm86", "sm89", "no GPU of compute capability sm89.*here is sm86"),
         ("sm90", None, "here is sm90"),
         ("sm120", None, ""),
         ("sm75", None, "here is sm75"),
@@ -58,10 +58,11 @@ def test_a_device_that_is_none_is_refused_by_the_plan():
 )
 def test_an_engine_is_run_only_on_a_gpu_that_it_was_built_for(here, device, problem, tmp_path, monkeypatch):
     path, _ = build(one_node(tmp_path, "Neg"), request_for(tmp_path, ROW, device=device), tmp_path)
-    plan = read_plan(path)
+    plan, described = read_plan(path), engine.describe(path)
     monkeypatch.setattr(cuda, "problem", lambda: "")
     monkeypatch.setattr(cuda, "compute_capability", lambda: here)
     assert re.search(problem or "^$", engine.unfit(plan))
+    assert TensorRT().runs_here(described) == engine.unfit(plan), "from the report alone as from the file"
 
 
 class HostMemory:

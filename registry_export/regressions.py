@@ -1,0 +1,60 @@
+"""What the version that was exported before for the same stage or alias had come to, to be shown beside this one.
+
+It is told and never judged: a version that is worse than the one before is no mismatch with its own source.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from registry_export.entities import ComparedWith, EarlierExport, ExportReport, ModelVersionRef, Status, TargetResult
+from registry_export.errors import RegistryError
+from registry_export.publishing import read_report
+from registry_export.registry import Registry
+
+_log = logging.getLogger(__name__)
+
+
+def compared_with(registry: Registry, report: ExportReport, earlier: ModelVersionRef | None) -> ComparedWith | None:
+    """Read what an earlier version's exports had come to, of those variants that a report has too.
+
+    Args:
+        registry: Where the earlier version is.
+        report: The new one.
+        earlier: The version that was exported before; None: there was none, or it is not known.
+
+    Returns:
+        None where nothing is left of it, or where it is the same checkpoint.
+    """
+    if earlier is None:
+        return None
+    try:
+        before = read_report(registry, earlier)
+    except RegistryError as error:
+        _log.info("%s is not compared with %s: %s", report.model_version, earlier, error)
+        return None
+    if before is None or _digest(before) == _digest(report):
+        return None
+    variants = {result.variant for result in report.targets}
+    targets = tuple(
+        _earlier(result)
+        for result in before.targets
+        if result.variant in variants and result.status is not Status.FAILED
+    )
+    return ComparedWith(earlier, report.trigger, targets) if targets else None
+
+
+def _digest(report: ExportReport) -> str | None:
+    return report.source.sha256 if report.source is not None else None
+
+
+def _earlier(result: TargetResult) -> EarlierExport:
+    verification = result.verification
+    return EarlierExport(
+        variant=result.variant,
+        status=result.status,
+        snr_db=verification.metrics.snr_db if verification is not None else None,
+        max_abs_diff=verification.metrics.max_abs_diff if verification is not None else None,
+        size_bytes=result.size_bytes,
+        latency_ms=verification.latency_ms if verification is not None else None,
+    )
