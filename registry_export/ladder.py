@@ -37,14 +37,15 @@ def edges(base: Mapping[str, Array], batch: Group | None, infer: Infer) -> Itera
         infer: Runs the source, to learn which numbers it takes.
     """
     few = rows_of(base, batch, range(min(_FEW, batch.size))) if batch is not None else dict(base)
-    floats = {name: array for name, array in few.items() if _is_measured(array)}
+    floats = {name: array for name, array in few.items() if is_measured(array)}
     for name, change in _CHANGES.items() if floats else ():
         yield _edge(name, few, {n: change(array) for n, array in floats.items()})
     numbers = {name: array for name, array in few.items() if array.dtype.kind in "iu" and not is_mask(array)}
     if numbers:
-        yield _edge("lowest numbers", few, {n: np.full_like(a, min(0, int(a.min()))) for n, a in numbers.items()})
+        lowest = {name: min(0, int(array.min())) for name, array in numbers.items()}
+        yield _edge("lowest numbers", few, {n: _beside(few[n], lowest[n], int(few[n].max())) for n in numbers})
         highest = {name: highest_number(few, name, infer) for name in numbers}
-        known = {n: np.full_like(few[n], value) for n, value in highest.items() if value is not None}
+        known = {n: _beside(few[n], value, lowest[n]) for n, value in highest.items() if value is not None}
         if known:
             yield _edge("highest numbers", few, known)
     turned = {name: _half_turned(array) for name, array in few.items() if is_mask(array) and _is_constant(array)}
@@ -58,6 +59,15 @@ _CHANGES: Mapping[str, Callable[[Array], Array]] = {
     "tiny": lambda array: _times(array, _SMALLER),
     "negative": lambda array: -np.abs(array),
 }
+
+
+_NEIGHBOURS = 4
+
+
+def _beside(array: Array, number: int, towards: int) -> Array:
+    """Fill with a number and the next ones, in turn: where all are the same, all scores tie, and any order is right."""
+    steps = np.arange(array.size).reshape(array.shape) % min(_NEIGHBOURS, abs(towards - number) + 1)
+    return np.asarray(number + steps if towards >= number else number - steps, array.dtype)
 
 
 def _times(array: Array, factor: float) -> Array:
@@ -85,7 +95,7 @@ def drawn(base: Mapping[str, Array], batch: Group | None, seed: int = 0) -> Vari
 def _drawn(array: Array, generator: np.random.Generator) -> Array:
     if not array.size or (array.dtype.kind != "f" and is_mask(array) and _is_constant(array)):
         return array
-    if array.dtype.kind == "f" and _is_measured(array):
+    if array.dtype.kind == "f" and is_measured(array):
         values = array.astype(np.float64)
         deviation = float(values.std())
         noise = generator.standard_normal(array.shape)
@@ -111,7 +121,7 @@ def is_mask(array: Array) -> bool:
     return array.size > 0 and (array.dtype.kind == "b" or bool(np.isin(array, (0, 1)).all()))
 
 
-def _is_measured(array: Array) -> bool:
+def is_measured(array: Array) -> bool:
     """Say whether an input holds measurements: floats that are neither a mask nor one's infinities."""
     if array.dtype.kind != "f" or not array.size or not np.isfinite(array).all():
         return False

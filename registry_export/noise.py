@@ -1,8 +1,8 @@
 """The noise floor of a source: how far its answers are from its own, computed another way.
 
-What a source cannot say of itself cannot be asked of an export. Three ways are compared with the plain run:
-in float64, with one thread in place of several (both where the source's framework has them), and rows
-alone in place of a batch. Runs in the child that has the source open.
+What a source cannot say of itself cannot be asked of an export. These ways are compared with the plain run:
+in float64, with one thread in place of several (both where the source's framework has them), rows alone in
+place of a batch, and inputs nudged by what rounding is anyhow. Runs in the child that has the source open.
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ import numpy as np
 from registry_export.comparison import size_of
 from registry_export.entities import Interface, NoiseFloor, Tolerance
 from registry_export.format import Runner
-from registry_export.inference import answered
+from registry_export.inference import EDGE, answered
+from registry_export.ladder import is_measured
 from registry_export.samples import Array
 from registry_export.tolerances import DEFAULT_TOLERANCES, too_noisy
 from registry_export.variations import BATCH, Variation
+
+Infer = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 Run = tuple[Variation, dict[str, Array]]
 """Inputs with the source's plain answers."""
 
 ROWS_ALONE = "rows alone"
+NUDGED = "inputs nudged"
+
+_ROUNDING = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -54,29 +60,52 @@ def measure(runner: Runner, runs: Sequence[Run], outputs: Interface) -> Measured
         outputs: Which axis of an output is the batch.
     """
     tolerance = _default(runner, runs[0][1])
-    variants: Mapping[str, Callable[[Mapping[str, Array]], dict[str, Array]]] = getattr(runner, "variants", {})
+    variants: Mapping[str, Infer] = getattr(runner, "variants", {})
+    ways = {**variants, NUDGED: _nudged(runner.infer)}
     within = min((run for run in runs if _several_rows(run)), key=lambda run: _elements(run[0]), default=runs[0])
-    beyond = [run for run in runs if run[0].kind == "edge" and not run[0].group]
+    beyond = [run for run in runs if run[0].kind == EDGE and not run[0].group]
     found: dict[str, dict[str, float]] = {}
     by_rung: dict[str, dict[str, float]] = {}
-    for way, infer in variants.items():
+    for way, infer in ways.items():
         differences = _differences(infer, within)
         if differences is None:
             continue
         found[way] = differences
         for run in beyond:
             _raise(by_rung.setdefault(run[0].name, {}), _differences(infer, run) or {})
+    found |= {ROWS_ALONE: rows} if (rows := _rows_alone(runs, outputs)) else {}
+    notes = []
+    for way, note in _PROPERTIES.items():
+        if way in found and _unstable({way: found[way]}, within[1], tolerance):
+            del found[way]
+            notes.append(note)
     unstable = _unstable(found, within[1], tolerance)
-    rows = _rows_alone(runs, outputs)
-    notes: tuple[str, ...] = ()
-    if rows and not _unstable({ROWS_ALONE: rows}, runs[0][1], tolerance):
-        found[ROWS_ALONE] = rows
-    elif rows:  # no noise: a property of the model, which its exports must share
-        notes = ("The source's answer to a row depends on the other rows of its batch.",)
     floor: dict[str, float] = {}
     for differences in found.values():
         _raise(floor, differences)
-    return Measured(NoiseFloor(tuple(found), floor), tolerance, by_rung, unstable, notes)
+    return Measured(NoiseFloor(tuple(found), floor), tolerance, by_rung, unstable, tuple(notes))
+
+
+_PROPERTIES = {
+    ROWS_ALONE: "The source's answer to a row depends on the other rows of its batch.",
+    NUDGED: "The source jumps: inputs that differ from its samples by rounding alone have other answers.",
+}
+"""Large differences of these ways are no noise, but properties of a model that its exports must share."""
+
+
+def _nudged(infer: Infer) -> Infer:
+    """Run on inputs that differ by rounding: where equal scores are sorted, or a limit is met, answers jump."""
+    generator = np.random.default_rng(0)
+
+    def nudge(array: Array) -> Array:
+        if not is_measured(array):
+            return array
+        values = array.astype(np.float64)
+        size = np.maximum(np.abs(values), float(np.sqrt(np.mean(values**2))) or 1.0)
+        moved = values + _ROUNDING * size * generator.standard_normal(array.shape)
+        return np.asarray(moved, array.dtype)
+
+    return lambda inputs: infer({name: nudge(array) for name, array in inputs.items()})
 
 
 def _several_rows(run: Run) -> bool:
@@ -87,7 +116,7 @@ def _elements(variation: Variation) -> int:
     return sum(array.size for array in variation.inputs.values())
 
 
-def _differences(infer: Callable[[Mapping[str, Array]], dict[str, Array]], run: Run) -> dict[str, float] | None:
+def _differences(infer: Infer, run: Run) -> dict[str, float] | None:
     """Compare another way of computing with the plain one; None where the model cannot be computed so."""
     other = answered(infer, run[0].inputs)
     if other is None or any(name not in other or other[name].shape != array.shape for name, array in run[1].items()):
@@ -149,21 +178,20 @@ def _rows_alone(runs: Sequence[Run], outputs: Interface) -> dict[str, float]:
 
 def unfit(measured: Measured, run: Run) -> str:
     """Say why no export can be judged on inputs beyond the samples' range; empty when one can."""
-    if run[0].kind != "edge":
+    if run[0].kind != EDGE:
         return ""
     noise = carried(measured, run)
     for name, array in run[1].items():
-        if array.dtype.kind != "f":
-            continue
-        if not np.isfinite(array).all():
+        exact = array.dtype.kind != "f"
+        if not exact and not np.isfinite(array).all():
             return f"the source's own output {name} is not finite here"
-        if too_noisy(measured.tolerance, size_of(array), noise.get(name, 0.0), exact=False):
+        if too_noisy(measured.tolerance, size_of(array), noise.get(name, 0.0), exact=exact):
             return f"the source is unstable here: its output {name} differs by {noise[name]:.1e} from itself"
     return ""
 
 
 def carried(measured: Measured, run: Run) -> dict[str, float]:
     """Return the noise floor that holds on a rung's inputs: its own where it was measured there."""
-    if run[0].kind == "edge" and not run[0].group:
+    if run[0].kind == EDGE and not run[0].group:
         return dict(measured.by_rung.get(run[0].name, {}))
     return dict(measured.floor.outputs)
