@@ -30,6 +30,7 @@ ROWS_ALONE = "rows alone"
 NUDGED = "inputs nudged"
 
 _ROUNDING = float(np.finfo(np.float32).eps)
+_SIZE_OF_ZEROS = 100.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def _nudged(infer: Infer) -> Infer:
         if not is_measured(array):
             return array
         values = array.astype(np.float64)
-        size = np.maximum(np.abs(values), float(np.sqrt(np.mean(values**2))) or 1.0)
+        # What goes through a layer as zeros comes out as its bias, of which a share of nothing is no rounding.
+        size = np.maximum(np.abs(values), float(np.sqrt(np.mean(values**2)))) if values.any() else _SIZE_OF_ZEROS
         moved = values + _ROUNDING * size * generator.standard_normal(array.shape)
         return np.asarray(moved, array.dtype)
 
