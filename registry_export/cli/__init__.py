@@ -1,7 +1,8 @@
 """The command `registry-export`: argument parsing and printing, nothing else.
 
 Commands import what they need when they run, so that `--help` answers at once. Exit codes: 0 verified
-or unverified, 1 mismatch or failed, 2 usage or configuration, 130 stopped by Ctrl-C or SIGTERM.
+or unverified, 1 mismatch or failed, 2 usage or configuration (a version that does not exist is usage),
+130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from registry_export.cli.export import export, plan, pull, verify
 from registry_export.cli.formats import formats
 from registry_export.cli.jobs import jobs
 from registry_export.cli.serve import demo, server, worker
-from registry_export.errors import ConfigurationError, RegistryExportError
+from registry_export.errors import ConfigurationError, ModelVersionNotFoundError, RegistryExportError
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
@@ -58,7 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_INTERRUPTED)
     except RegistryExportError as error:
         _report(error, debug)
-        sys.exit(_USAGE if isinstance(error, ConfigurationError) else _FAILED)
+        # A version that is not there was named by the caller, like an unknown format.
+        misused = isinstance(error, (ConfigurationError, ModelVersionNotFoundError))
+        sys.exit(_USAGE if misused else _FAILED)
     except BrokenPipeError:  # the reader of our output (`head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_FAILED)

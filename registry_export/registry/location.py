@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _LOGGED_MODEL_URI = re.compile(r"^models:/+(m-[0-9a-f]+)/?$")
 _LOGGED_MODEL_PATH = re.compile(r"/models/(m-[0-9a-f]+)/artifacts/?$")
+_VERSION = re.compile(r"[0-9]+|latest|none|staging|production|archived", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def split_model_uri(model_uri: str) -> tuple[str, str, str]:
     scheme, _, rest = model_uri.partition(":/")
     rest = rest.strip("/")
     name, slash, version = rest.rpartition("/")
-    if scheme == "models" and slash and name:
+    if scheme == "models" and slash and name and _VERSION.fullmatch(version):
         return name, "version", version
     name, at, alias = rest.rpartition("@")
     if scheme == "models" and at and name and alias:

@@ -132,15 +132,17 @@ def test_without_a_ledger_it_works_alone_and_says_so(digits, monkeypatch, capsys
     assert "Works alone" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("uri", ["models:/cli-digits/99", "models:/nobody/1", "models:/cli-digits@nobody"])
-def test_a_version_that_is_not_there_is_a_sentence(digits, uri, capsys):
-    assert run("export", uri, "--target", "torchscript") == 1
+@pytest.mark.parametrize(
+    "uri", ["models:/cli-digits/99", "models:/nobody/1", "models:/cli-digits@nobody", "models:/cli-digits/Archived"]
+)
+def test_a_version_that_is_not_there_is_a_sentence_and_a_usage_error(digits, uri, capsys):
+    assert run("export", uri, "--target", "torchscript") == 2
     error = capsys.readouterr().err
     assert error.startswith("Error: ")
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("uri", ["digits/1", "runs:/abc/model", "models:/"])
+@pytest.mark.parametrize("uri", ["digits/1", "runs:/abc/model", "models:/", "models:/cli-digits/v1"])
 def test_what_is_no_models_uri_is_a_usage_error(uri):
     assert run("export", uri, "--target", "torchscript") == 2
 
