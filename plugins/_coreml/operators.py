@@ -5,6 +5,7 @@ Registered in coremltools' own registries when a conversion starts, in the child
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ def register_torch_operators() -> None:
     """Add to the operators that coremltools translates from PyTorch."""
     from coremltools.converters.mil import register_torch_op
 
+    correct_select()
     # coremltools 9 converts arrays of one element by `int(array)`, which NumPy 2.4 refuses.
     register_torch_op(_bool, torch_alias=["bool"], override=True)
     register_torch_op(_int, torch_alias=["int"], override=True)
@@ -22,6 +24,35 @@ def register_torch_operators() -> None:
     register_torch_op(_float, torch_alias=["float"], override=True)
     # torch.jit.trace of PyTorch 2.13 records it where masks are made; coremltools 9 has new_zeros and new_full only.
     register_torch_op(new_ones, override=True)
+
+
+def correct_select() -> None:
+    """Let `select` give the sizes of its condition too.
+
+    coremltools 9 infers them from the two values alone, and writes that the selection between two numbers is a
+    number, whatever the condition.
+    """
+    from coremltools.converters.mil.mil import types
+    from coremltools.converters.mil.mil.ops.defs.iOS15.control_flow import select
+
+    of_values = select.type_inference
+    if hasattr(of_values, "__wrapped__"):
+        return
+
+    @functools.wraps(of_values)
+    def of_all(operation: Any) -> Any:
+        inferred = of_values(operation)
+        given = list(inferred.get_shape()) if types.is_tensor(inferred) else []
+        condition = list(operation.cond.shape or ())
+        missing = condition[: max(len(condition) - len(given), 0)]
+        whole = missing + given
+        for axis in range(1, len(given) + 1):
+            if whole[-axis] == 1 and axis <= len(condition):
+                whole[-axis] = condition[-axis]
+        element = inferred.get_primitive() if types.is_tensor(inferred) else inferred
+        return types.tensor(element, tuple(whole)) if whole else inferred
+
+    select.type_inference = of_all
 
 
 def _bool(context: Any, node: Any) -> None:
@@ -83,6 +114,7 @@ def register_tensorflow_operators() -> None:
     """Add to the operators that coremltools translates from TensorFlow."""
     from coremltools.converters.mil import register_tf_op
 
+    correct_select()
     # Keras's exact GELU computes it; coremltools 9 has Erf only.
     register_tf_op(Erfc, override=True)
     # Quantised models clip to bytes, which coremltools 9 does not cast to.

@@ -18,7 +18,7 @@ from registry_export_plugins._coreml.runner import EvaluatorRunner, open_package
 from registry_export_plugins.coreml import CoreML
 from tests import models
 from tests.unit.plugins.coreml_evaluation_support import ct, evaluated, mb, numbers, packaged
-from tests.unit.plugins.torch_support import CASES, Source, assert_same_numbers, convert, make_source
+from tests.unit.plugins.torch_support import CASES, Source, assert_same_numbers, convert, make_source, spec
 
 X = numbers(3, 4)
 
@@ -80,6 +80,23 @@ def test_the_sides_of_decisions_are_noted(tmp_path: Path):
             sides.append({side for taken in runner.decisions.values() for side in taken})
     assert len(sides[0]) == 1
     assert sides[-1] == {True, False}
+
+
+class Masked(torch.nn.Module):
+    """Chooses between two numbers, and between rows, by conditions that are larger than they are."""
+
+    def forward(self, x):
+        chosen = torch.where(x > 0, torch.tensor(0.5), torch.tensor(-1e4))
+        return chosen + torch.where(x > 1, x[:1] * 2, torch.tensor(3.0))
+
+
+def test_a_selection_has_the_sizes_of_its_condition(tmp_path: Path):
+    source = make_source(Masked(), (spec("x", "float32", "batch", 4),), tmp_path / "source")
+    path, _ = convert(CoreML(), "torch_module", source.load(), source, tmp_path)
+    assert {
+        len(op.outputs[0].type.tensorType.dimensions) for op in Package(path).operations() if op.type == "select"
+    } == {2}
+    assert_same_numbers(CoreML(), path, source)
 
 
 @pytest.mark.parametrize("target", ["iOS16", "iOS17", "iOS18"])
