@@ -224,6 +224,7 @@ def _judge_one(bench: Bench, stored: _Stored, diagnosis: Diagnosis, source: Form
         status=verification.status,
         verification=replace(verification, tools=tools),
         dynamic_dimensions=shown_dimensions(stored.manifest.interface, reference, verification),
+        reused=False,
         notes=tuple(dict.fromkeys((*result.notes, *(n for n in verification.notes if n not in reference.notes)))),
         error=to_record(VerificationError(verification.reason)) if failed else None,
     )

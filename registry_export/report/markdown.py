@@ -130,7 +130,10 @@ def _beside(report: ExportReport, result: TargetResult) -> Iterator[str]:
     """Yield lines on speed, on size and on when it was verified, beside the source and the version before."""
     if call := latency_text(result.verification):
         yield f"One call: {call}"
-    yield from filter(None, (against_source(result, report.source), against_earlier(result, report.compared_with)))
+    if told := against_source(result, report.source):
+        yield f"Beside the source: {told}"
+    if told := against_earlier(result, report.compared_with):
+        yield f"Beside the version before: {told}"
     verification = result.verification
     if verification is not None and verification.tools:
         tools = ", ".join(f"{name} {version}" for name, version in verification.tools.items())
