@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ _DTYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8", "?", "<i2", "<u2", "<u
 _BFLOAT16 = 12
 
 _SYMBOL = "-symbol.json"
+
+_LONG = re.compile(r"(?<=\d)[lL]\b")
+_WORDS = {"true": True, "false": False}
+_STATISTICS = ("moving_mean", "moving_var")
+_WITHOUT_STATISTICS = 3
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,17 @@ class Node:
     inputs: tuple[tuple[int, int], ...] = ()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return an attribute as the Python value that it was written from; MXNet's words stay text."""
+        """Return an attribute as the value that it was written from; MXNet's words stay text.
+
+        Python 2 wrote `(3L, 3L)`, and languages other than Python write `false`: MXNet reads both.
+        """
         text = self.attributes.get(key)
         if text is None or text == "None":
             return default
+        if text in _WORDS:
+            return _WORDS[text]
         try:
-            return ast.literal_eval(text)
+            return ast.literal_eval(_LONG.sub("", text))
         except (SyntaxError, ValueError):
             return text
 
@@ -101,8 +112,8 @@ def read_symbol(path: Path) -> Symbol:
     """
     try:
         document = json.loads(path.read_text())
-        nodes = tuple(map(_node, document["nodes"]))
-        heads = tuple((int(head[0]), int(head[1])) for head in document["heads"])
+        nodes, places = _with_statistics(map(_node, document["nodes"]))
+        heads = tuple((places[int(head[0])], int(head[1])) for head in document["heads"])
         version = document.get("attrs", {}).get("mxnet_version", ["int", 0])[1]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise SourceError(f"{path.name} cannot be read as an MXNet symbol: {error!r}.") from error
@@ -114,6 +125,24 @@ def _node(record: Mapping[str, Any]) -> Node:
     attributes = {**record.get("param", {}), **record.get("attr", {}), **(record.get("attrs") or {})}
     inputs = tuple((int(entry[0]), int(entry[1])) for entry in record["inputs"])
     return Node(str(record["op"]), str(record["name"]), {k: str(v) for k, v in attributes.items()}, inputs)
+
+
+def _with_statistics(nodes: Iterable[Node]) -> tuple[tuple[Node, ...], list[int]]:
+    """Give each BatchNorm the two variables that MXNet left out of the file before 0.9.
+
+    Returns:
+        The nodes, and for each node of the file its number among them.
+    """
+    complete: list[Node] = []
+    places: list[int] = []
+    for node in nodes:
+        inputs = [(places[source], which) for source, which in node.inputs]
+        if node.op == "BatchNorm" and len(inputs) == _WITHOUT_STATISTICS:
+            inputs += [(len(complete) + number, 0) for number in range(len(_STATISTICS))]
+            complete += [Node("null", f"{node.name}_{name}") for name in _STATISTICS]
+        places.append(len(complete))
+        complete.append(replace(node, inputs=tuple(inputs)))
+    return tuple(complete), places
 
 
 def read_parameters(path: Path) -> dict[str, Array]:

@@ -181,6 +181,36 @@ def test_attributes_as_mxnet_wrote_them_before_1_0_are_read(tmp_path):
     assert_close(infer(_copied(tmp_path, "residual", change), inputs, interface(inputs)), outputs)
 
 
+@pytest.mark.parametrize(
+    ("word", "written"), [("False", "false"), ("True", "true"), ("(3, 3)", "(3L, 3L)"), ("(2, 1)", "(2L,1L)")]
+)
+def test_attributes_as_other_languages_and_python_2_wrote_them_are_read(tmp_path, word, written):
+    def change(document):
+        for node in document["nodes"]:
+            node["attrs"] = {key: written if text == word else text for key, text in node.get("attrs", {}).items()}
+
+    inputs, outputs = recorded("convolutions")
+    path = _copied(tmp_path, "convolutions", change)
+    assert written in path.read_text()
+    assert_close(infer(path, inputs, interface(inputs)), outputs)
+
+
+def test_statistics_that_mxnet_left_out_of_the_symbol_before_0_9_are_found(tmp_path):
+    def change(document):
+        nodes = document["nodes"]
+        kept = [number for number, node in enumerate(nodes) if "_moving_" not in node["name"]]
+        for node in nodes:
+            node["inputs"] = [[kept.index(entry[0]), entry[1]] for entry in node["inputs"] if entry[0] in kept]
+        document["nodes"] = [nodes[number] for number in kept]
+        document["heads"] = [[kept.index(head[0]), head[1]] for head in document["heads"]]
+        del document["node_row_ptr"], document["attrs"]
+
+    inputs, outputs = recorded("convolutions")
+    path = _copied(tmp_path, "convolutions", change)
+    assert "moving" not in "".join(node["name"] for node in json.loads(path.read_text())["nodes"])
+    assert_close(infer(path, inputs, interface(inputs)), outputs)
+
+
 def test_parameters_are_those_of_the_last_epoch_of_the_same_model(tmp_path):
     path = _copied(tmp_path, "residual")
     for name in ("residual-0012.params", "residual-0003.params", "other-0099.params"):
