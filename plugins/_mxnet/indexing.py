@@ -90,10 +90,13 @@ def _sequence_reverse(b: Builder, node: Node, inputs: list[str]) -> str:
 
 
 def _sequence_last(b: Builder, node: Node, inputs: list[str]) -> str:
-    if node.get("use_sequence_length", False):
-        raise node.unsupported("with lengths has no translation to ONNX here")
-    axis = _sequence_axis(b, node)
-    return b.op("Squeeze", sliced(b, inputs[0], axis, -1, None), b.integers(axis))
+    x, axis = inputs[0], _sequence_axis(b, node)
+    if not node.get("use_sequence_length", False):
+        return b.op("Squeeze", sliced(b, x, axis, -1, None), b.integers(axis))
+    if axis == 0:
+        x = b.op("Transpose", x, perm=[1, 0, *range(2, b.rank(x))])
+    last = b.op("Sub", b.cast(inputs[1], np.int64), b.constant(1, np.int64))
+    return b.op("GatherND", x, b.op("Unsqueeze", last, b.integers(1)), batch_dims=1)
 
 
 OPERATORS: dict[str, Translate] = {

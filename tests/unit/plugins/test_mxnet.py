@@ -211,6 +211,20 @@ def test_statistics_that_mxnet_left_out_of_the_symbol_before_0_9_are_found(tmp_p
     assert_close(infer(path, inputs, interface(inputs)), outputs)
 
 
+@pytest.mark.parametrize(("axis", "made_by"), [("0", 43), ("1", 0)])
+def test_the_last_step_is_that_of_each_rows_length(tmp_path, axis, made_by):
+    def change(document):
+        last = next(node for node in document["nodes"] if node["op"] == "SequenceLast")
+        last["attrs"] = {"use_sequence_length": "True", "axis": axis}
+        last["inputs"] = [[made_by, 0, 0], [44, 0, 0]]  # the data, with the steps first or second; index + 1
+
+    inputs, _ = recorded("reductions")
+    path = _copied(tmp_path, "reductions", change)
+    made = infer(path, inputs, interface(inputs))["sequencelast0_output"]
+    places = inputs["index"].astype(int)
+    np.testing.assert_array_equal(made, inputs["data"][np.arange(len(places)), places])
+
+
 def test_parameters_are_those_of_the_last_epoch_of_the_same_model(tmp_path):
     path = _copied(tmp_path, "residual")
     for name in ("residual-0012.params", "residual-0003.params", "other-0099.params"):
