@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from onnx import ModelProto, ValueInfoProto, helper
@@ -14,8 +15,9 @@ from registry_export.errors import ConversionError
 def give_names(model: ModelProto, interface: Interface) -> None:
     """Rename and reorder a graph's inputs and outputs, and name its dynamic dimensions.
 
-    Names of inner values that would collide are changed. Outputs are left as they are while the
-    interface does not know them.
+    Names of inner values that would collide are changed, and those of outputs that are called as an input is:
+    a graph has one value of a name. Who runs the file goes by position then. Outputs are left as they are
+    while the interface does not know them.
 
     Raises:
         ConversionError: The graph has other inputs or outputs than the interface.
@@ -26,7 +28,7 @@ def give_names(model: ModelProto, interface: Interface) -> None:
     pairs = list(_paired(inputs, interface.inputs, "inputs"))
     if interface.outputs:
         _separate_outputs(graph)
-        pairs_out = list(_paired(list(graph.output), interface.outputs, "outputs"))
+        pairs_out = list(_paired(list(graph.output), _apart(interface), "outputs"))
     else:
         pairs_out = []
     _rename_values(graph, {value.name: spec.name for value, spec in (*pairs, *pairs_out)})
@@ -34,6 +36,12 @@ def give_names(model: ModelProto, interface: Interface) -> None:
     if pairs_out:
         _reorder(graph.output, [spec.name for _, spec in pairs_out])
     _name_dimensions(graph, interface)
+
+
+def _apart(interface: Interface) -> list[TensorSpec]:
+    """Return the outputs under names that no input has."""
+    taken = {spec.name for spec in interface.inputs}
+    return [replace(spec, name=f"{spec.name}__output") if spec.name in taken else spec for spec in interface.outputs]
 
 
 def _paired(

@@ -372,3 +372,19 @@ def test_a_loop_over_a_sequence_is_compiled_where_a_trace_would_keep_its_length(
     path, result = convert(Onnx(), TORCH_MODULE, source.load(), source, tmp_path)
     assert_same_numbers(Onnx(), path, source)
     assert result.notes == ("Compiled from source: a trace holds for one size of seq alone.",)
+
+
+class Renaming(torch.nn.Module):
+    def forward(self, first, second):
+        return {"sum": first + second, "first": first * 3, "last": second - 1}
+
+
+def test_an_output_called_as_an_input_is_another_value_and_keeps_its_place(tmp_path):
+    declared = (spec("first", "float32", "batch", 3), spec("second", "float32", "batch", 3))
+    source = make_source(Renaming(), declared, tmp_path)
+    path, _ = convert(Onnx(), TORCH_MODULE, source.load(), source, tmp_path)
+    inputs = {"first": np.full((2, 3), 2, np.float32), "second": np.full((2, 3), 5, np.float32)}
+    with Onnx().open(path, source.interface) as runner:
+        answers = runner.infer(inputs)
+    assert list(answers) == ["sum", "first", "last"]
+    assert [float(array[0, 0]) for array in answers.values()] == [7, 6, 4]
