@@ -50,18 +50,37 @@ _KERAS_2 = (
 
 def from_keras_model(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     """Save a Keras model as a `.keras` file, the classes that are not Keras's own beside it."""
+    from registry_export_plugins._tensorflow.keras import as_functional
+
     objects = _own_classes(model)
+    notes = []
     try:
         model.save(output)
+        if _loses_weights(model, output, objects):
+            as_functional(model, request.interface).save(output)
+            notes.append(
+                f"The file holds a functional model around {type(model).__name__}: of the class alone Keras would load "
+                "a part of the weights and draw the rest at random."
+            )
     except (ValueError, TypeError, NotImplementedError, OSError) as error:
         raise ConversionError(f"Keras cannot save the model {model.name}: {_cause(error)}") from error
-    if not objects:
-        return ConversionResult()
-    (output.parent / _CUSTOM_OBJECTS[1]).write_bytes(_pickled(objects))
-    named = ", ".join(sorted(type_.__name__ for type_ in objects.values()))
-    return ConversionResult(
-        notes=(f"The model needs classes of its own ({named}); {_CUSTOM_OBJECTS[1]} beside the file holds them.",)
-    )
+    if objects:
+        (output.parent / _CUSTOM_OBJECTS[1]).write_bytes(_pickled(objects))
+        named = ", ".join(sorted(type_.__name__ for type_ in objects.values()))
+        notes.append(f"The model needs classes of its own ({named}); {_CUSTOM_OBJECTS[1]} beside the file holds them.")
+    return ConversionResult(notes=tuple(notes))
+
+
+def _loses_weights(model: Any, path: Path, objects: Mapping[str, Any]) -> bool:
+    """Say whether Keras, loading the file of a subclass, makes fewer weights than were saved."""
+    import keras
+
+    from registry_export_plugins._tensorflow.keras import is_subclass
+
+    if not is_subclass(model):
+        return False
+    loaded = keras.saving.load_model(path, custom_objects=dict(objects), compile=False, safe_mode=False)
+    return len(loaded.weights) < len(model.weights)
 
 
 def _own_classes(model: Any) -> dict[str, Any]:
@@ -132,9 +151,12 @@ class Keras:
 
     def load(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Any:
         """Load a `keras.Model`, built where the file or the signature tells its inputs."""
-        from registry_export_plugins._tensorflow.keras import built, wrapped
+        from registry_export_plugins._tensorflow.keras import built, completed, wrapped
 
-        return wrapped(built(_load(path, setup.allow_pickle), interface), interface, setup)
+        model = _load(path, setup.allow_pickle)
+        # The old formats hold a subclass's weights only.
+        model = completed(model, path, interface) if path.suffix == ".keras" else built(model, interface)
+        return wrapped(model, interface, setup)
 
     @contextmanager
     def open(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Iterator[Runner]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from registry_export.entities import Interface, TensorSpec
@@ -50,9 +51,13 @@ class KerasCall:
 
     def __call__(self, *tensors: Any) -> list[tuple[str, Any]]:
         """Return the outputs with their names, in order."""
+        return self._named(self.structured(tensors))
+
+    def structured(self, tensors: Sequence[Any]) -> Any:
+        """Return what the model itself returns."""
         if self._style is None:
             self._style = self._find_style(tensors)
-        return self._named(self._style(tensors))
+        return self._style(tensors)
 
     def _named(self, value: Any) -> list[tuple[str, Any]]:
         pairs = flatten(value)
@@ -152,6 +157,11 @@ def _styles(model: Any, names: list[str]) -> list[Callable[[Sequence[Any]], Any]
     return [as_dict, as_list, each]
 
 
+def is_subclass(model: Any) -> bool:
+    """Say whether no graph of layers tells how a model is called."""
+    return _functional_part(model) is None
+
+
 def _parameters(model: Any) -> list[str]:
     return list(inspect.signature(model.call).parameters)
 
@@ -218,10 +228,13 @@ def _requested(found: tuple[TensorSpec, ...], interface: Interface) -> tuple[Ten
 
 def build(call: KerasCall, inputs: Sequence[TensorSpec]) -> None:
     """Give a model that was never called its weights, by calling it once on zeros."""
+    if not call.model.built:
+        _call_on_zeros(call, inputs)
+
+
+def _call_on_zeros(call: KerasCall, inputs: Sequence[TensorSpec]) -> None:
     import tensorflow as tf
 
-    if call.model.built:
-        return
     specs = [from_spec(spec, spec.name) for spec in inputs]
     call(*(tf.zeros([size or 1 for size in spec.shape], spec.dtype) for spec in specs))
 
@@ -232,6 +245,50 @@ def built(model: Any, interface: Interface) -> Any:
         call = KerasCall(model, interface)
         build(call, call.inputs)
     return model
+
+
+def completed(model: Any, path: Path, interface: Interface) -> Any:
+    """Return a model with all weights of its file, those of layers that Keras makes at the first call too.
+
+    Keras loads what exists: of a subclass without `build` or with several inputs it may be a part, and the first
+    call then draws the rest at random.
+
+    Raises:
+        SourceError: The weights in the file are not those that the first call made.
+    """
+    if not is_subclass(model) or not interface.inputs:
+        return model
+    made, was_built = len(model.weights), model.built
+    call = KerasCall(model, interface)
+    try:
+        _call_on_zeros(call, call.inputs)
+    except SourceError:
+        if was_built:  # inputs of the least sizes may be too small for it; it will be called on others
+            return model
+        raise
+    if len(model.weights) == made:
+        return model
+    try:
+        model.load_weights(path)
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(
+            f"The weights in {path.name} are not those that the model {model.name} makes when it is called: "
+            f"{' '.join(str(error).split())[:400]}",
+            remedy="Give the class a build() that makes all of its layers' weights, and log the model again.",
+        ) from error
+    return model
+
+
+def as_functional(model: Any, interface: Interface) -> Any:
+    """Return a functional model around a subclass: its file tells Keras how to make every weight."""
+    import keras
+
+    call = KerasCall(model, interface)
+    inputs = [
+        keras.Input(batch_shape=tuple(from_spec(spec, spec.name).shape), dtype=spec.dtype, name=spec.name)
+        for spec in _requested(call.inputs, interface)
+    ]
+    return keras.Model(inputs, call.structured(inputs), name=model.name)
 
 
 def wrapped(model: Any, interface: Interface, setup: ModelSetup) -> Any:

@@ -7,7 +7,8 @@ import pytest
 
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import SourceError
-from registry_export_plugins.keras import Keras
+from registry_export.format import ConversionRequest
+from registry_export_plugins.keras import Keras, from_keras_model
 from tests.keras_models import cnn, mixed
 
 UNKNOWN = Interface(inputs=())
@@ -65,6 +66,41 @@ def test_a_subclassed_model_takes_its_inputs_as_its_signature_names_them(tmp_pat
         actual = runner.infer(feed)
     assert list(actual) == ["b", "a.0"]
     np.testing.assert_allclose(actual["b"], expected["b"], rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Model 'late")
+def test_weights_that_keras_makes_at_the_first_call_are_those_of_the_file(tmp_path: Path):
+    import keras
+
+    @keras.saving.register_keras_serializable("tests")
+    class Late(keras.Model):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.first, self.second = keras.layers.Dense(3), keras.layers.Dense(2)
+
+        def call(self, query, context=None):
+            return {"scores": self.second(self.first(query) + context), "both": (query, context)}
+
+    model = Late()
+    feed = {"query": np.ones((2, 4), np.float32), "context": np.ones((2, 3), np.float32)}
+    expected = model(**feed)["scores"]
+    model.save(tmp_path / "model.keras")
+    assert len(keras.saving.load_model(tmp_path / "model.keras").weights) < 4
+    declared = Interface(tuple(TensorSpec(name, "float32", ("batch", x.shape[1])) for name, x in feed.items()))
+    with Keras().open(tmp_path / "model.keras", declared) as runner:
+        np.testing.assert_allclose(runner.infer(feed)["scores"], expected, rtol=1e-6)
+
+    written = tmp_path / "export" / "model.keras"
+    written.parent.mkdir()
+    loaded = Keras().load(tmp_path / "model.keras", declared)
+    result = from_keras_model(loaded, written, ConversionRequest({}, declared, feed, tmp_path))
+    assert "The file holds a functional model around Late" in result.notes[0]
+    plainly = keras.saving.load_model(written)
+    np.testing.assert_allclose(plainly(feed)["scores"], expected, rtol=1e-6)
+    with Keras().open(written, declared) as runner:
+        actual = runner.infer(feed)
+    assert list(actual) == ["scores", "both.0", "both.1"]
+    np.testing.assert_allclose(actual["scores"], expected, rtol=1e-6)
 
 
 def test_a_sequential_that_its_first_call_built_keeps_an_open_batch(tmp_path: Path):
