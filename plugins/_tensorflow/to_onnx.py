@@ -21,6 +21,7 @@ from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import ConversionResult
 from registry_export_plugins._tensorflow.functions import TensorFlowFunction, from_spec
 from registry_export_plugins._tensorflow.names import unique_names
+from registry_export_plugins._tensorflow.onnx_operators import handlers
 
 LOWEST_OPSET = 9
 HIGHEST_NATIVE_OPSET = 18
@@ -85,7 +86,7 @@ def _from_function(function: TensorFlowFunction, opset: int, interface: Interfac
     traced = tf.function(serve, input_signature=specs, autograph=False)
     try:
         model, _ = tf2onnx.convert.from_function(
-            traced, input_signature=specs, opset=opset, custom_op_handlers={"Erfc": (_erfc, [])}
+            traced, input_signature=specs, opset=opset, custom_op_handlers=handlers()
         )
     # A graph rewriter of a stranger's library: whatever it raises is its refusal.
     except Exception as error:
@@ -107,22 +108,6 @@ def _embed_captures(model: Any, concrete: Any) -> None:
         model.graph.input.remove(value)
         if value.name in used:
             model.graph.initializer.append(numpy_helper.from_array(np.asarray(tensor.numpy()), value.name))
-
-
-def _erfc(context: Any, node: Any, name: str, args: Any) -> Any:
-    """Write `Erfc(x)` as `1 - Erf(x)`; ONNX has only `Erf`."""
-    del args
-    dtype = context.get_dtype(node.output[0])
-    shape = context.get_shape(node.output[0])
-    node.type = "Erf"
-    one = context.make_const(f"{name}_one", np.array(1, dtype=np.float64 if dtype == 11 else np.float32))
-    difference = context.insert_new_node_on_output(
-        "Sub", node.output[0], name=f"{name}_complement", inputs=[one.output[0], node.output[0]]
-    )
-    context.set_dtype(difference.output[0], dtype)
-    if shape is not None:
-        context.set_shape(difference.output[0], shape)
-    return difference
 
 
 def _raised(model: Any, opset: int) -> Any:

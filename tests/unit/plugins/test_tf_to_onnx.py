@@ -53,6 +53,41 @@ def test_an_operator_that_onnx_has_not_is_named(tmp_path: Path):
             convert_tf_function(function, tmp_path / "model.onnx", opset, function.interface)
 
 
+def _operators():
+    import tensorflow as tf
+
+    return {
+        "Erfc": tf.math.erfc,
+        "Log1p": lambda x: tf.math.log1p(tf.abs(x)),
+        "Expm1": tf.math.expm1,
+        "Xlogy": lambda x: tf.math.xlogy(x, tf.abs(x)),
+        "Xdivy": lambda x: tf.math.xdivy(x, x),
+        "MulNoNan": lambda x: tf.math.multiply_no_nan(tf.math.log(x), tf.nn.relu(x)),
+        "Bucketize": lambda x: tf.raw_ops.Bucketize(input=x, boundaries=[-1.0, 0.0, 0.5, 2.0]),
+    }
+
+
+@pytest.mark.parametrize("opset", [9, 18])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("operator", ["Erfc", "Log1p", "Expm1", "Xlogy", "Xdivy", "MulNoNan", "Bucketize"])
+def test_an_operator_that_tf2onnx_has_not_is_written_in_others(tmp_path: Path, operator: str, dtype: str, opset: int):
+    import numpy as np
+    import onnxruntime
+
+    from registry_export.entities import TensorSpec
+
+    x = np.array([[-3, -1, 0], [0.25, 0.5, 7]], dtype)
+    function = trace(lambda x: [_operators()[operator](x)], (TensorSpec("x", dtype, ("batch", 3)),), ("y",), None)
+    assert f'op: "{operator}"' in str(function.function.graph.as_graph_def())
+    convert_tf_function(function, tmp_path / "model.onnx", opset, function.interface)
+    if (operator, dtype) == ("Erfc", "float64"):  # ONNX Runtime has no Erf of doubles
+        return
+    (actual,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"x": x})
+    expected = _operators()[operator](x).numpy()
+    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_argmax_needs_no_bit_arithmetic(tmp_path: Path):
     import keras
     import numpy as np
