@@ -1,0 +1,92 @@
+"""What a model is and what is wanted of it: versions, tensors, interfaces, targets, descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+OptionValue: TypeAlias = str | int | float | bool | Mapping[str, Mapping[str, str]] | None
+"""A target option's value. The mapping is `dynamic_dimensions`: input name -> axis -> dimension name."""
+
+Dimension: TypeAlias = int | str
+"""A fixed size, or the name of a dynamic dimension."""
+
+
+@dataclass(frozen=True)
+class ModelVersionRef:
+    """A registered model's name and one of its version numbers, as MLflow writes it."""
+
+    name: str
+    version: str
+
+    @property
+    def uri(self) -> str:
+        """The `models:/name/version` URI."""
+        return f"models:/{self.name}/{self.version}"
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: The model's own name for it; empty where a signature does not name its only tensor.
+        dtype: NumPy's name of the element type (`float32`, `int64`, `bool`, `bfloat16`).
+        shape: Sizes; a dynamic dimension stands as its name. None when not even the rank is known.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Dimension, ...] | None
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The inputs and outputs of a model, in order. `outputs` is empty while they are unknown."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A requested format with its options.
+
+    Attributes:
+        format: The format's name.
+        options: Every option that the format declares, defaults filled in.
+        variant: The slug that names it everywhere: the format and each option that is not its default.
+        required: Whether its verdict counts in the version's status.
+    """
+
+    format: str
+    options: Mapping[str, OptionValue]
+    variant: str
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a format reads back from its own file, never from what was requested.
+
+    Attributes:
+        interface: Inputs and outputs as the file declares them.
+        opset_version: ONNX's opset of the default domain.
+        opset_imports: All of ONNX's opsets by domain (the default domain is `ai.onnx`).
+        ir_version: ONNX's IR version.
+        format_version: The version of the other formats' own file format.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
+        details: Further facts worth showing, by name.
+    """
+
+    interface: Interface
+    opset_version: int | None = None
+    opset_imports: Mapping[str, int] = field(default_factory=dict)
+    ir_version: int | None = None
+    format_version: str | None = None
+    precision: str = "fp32"
+    details: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,165 @@
+"""What an export came to: files, errors, results, and the report that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from registry_export.entities.models import Description, Interface, ModelVersionRef, OptionValue
+from registry_export.entities.verdicts import Latency, NoiseFloor, Status, Verification
+
+
+@dataclass(frozen=True)
+class ErrorRecord:
+    """An error as `report.json` carries it."""
+
+    step: str
+    type: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way a converter tried, in the order tried, and why it was given up (empty: it worked)."""
+
+    way: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One deployable file: path relative to the artifact's folder, digest in hex, size in bytes."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """What became of one target: the entry of `targets` in `report.json`.
+
+    Attributes:
+        sha256: Digest of the sorted lines `<hex>  <path>` of the model files.
+        dynamic_dimensions: Input name -> axes that really are dynamic, as text -> dimension name.
+        path: The chain of formats that led here (`pytorch -> onnx -> saved_model -> tflite`).
+        attempts: What was tried, in order.
+        notes: Sentences a reader should see (static batch and what to log instead, a fallback).
+        convert_seconds: Wall time of the conversion that made the files, without shared intermediates.
+        description: What the format read back from the file: interface, opset imports, precision.
+        key: Digest of everything that the result depends on; the same key needs no new conversion.
+        reused: Whether an earlier verified export was found and kept.
+        exported_at: When, in UTC, ISO 8601.
+        precision: The coarsest on the way to the file, by which it is judged.
+        one_sided: Why agreeing inputs do not make it verified: a trace on the way has kept one side of a decision.
+    """
+
+    variant: str
+    format: str
+    options: Mapping[str, OptionValue]
+    status: Status
+    required: bool = True
+    opset_version: int | None = None
+    format_version: str | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    dynamic_dimensions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    verification: Verification | None = None
+    error: ErrorRecord | None = None
+    path: tuple[str, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    notes: tuple[str, ...] = ()
+    convert_seconds: float | None = None
+    description: Description | None = None
+    key: str = ""
+    reused: bool = False
+    exported_at: str = ""
+    precision: str = ""
+    one_sided: str = ""
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """The checkpoint as `report.json` describes it.
+
+    Attributes:
+        format: The format that recognised it (`pytorch`, `keras`, ...).
+        kind: What its loader yields (`torch_module`, `keras_model`, ...).
+        flavor: The MLflow flavor it was logged with.
+        sha256: Digest of the checkpoint's files, computed as for an artifact.
+        size_bytes: Their total size.
+        checkpoint_bytes: The size of what is loaded, without signature, example and environment files.
+        latency: Of one call on the example, taken as the exports' is.
+        interface: Inputs and outputs, names resolved against the model itself.
+        evidence: Where the samples came from.
+        notes: Sentences about the source (static batch, unstable outputs).
+        noise: How far its answers are from its own, computed another way; None where it was not run.
+    """
+
+    format: str
+    kind: str
+    flavor: str = ""
+    sha256: str = ""
+    size_bytes: int = 0
+    interface: Interface = field(default_factory=lambda: Interface(inputs=()))
+    evidence: str = ""
+    notes: tuple[str, ...] = ()
+    noise: NoiseFloor | None = None
+    checkpoint_bytes: int = 0
+    latency: Latency | None = None
+
+
+@dataclass(frozen=True)
+class EarlierExport:
+    """What an earlier version's export of the same variant had come to; numbers as in `Metrics` and `Verification`."""
+
+    variant: str
+    status: Status
+    snr_db: float | None = None
+    max_abs_diff: float | None = None
+    size_bytes: int | None = None
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class ComparedWith:
+    """The version that was exported before for the same stage or alias.
+
+    Attributes:
+        model_version: Which.
+        trigger: The stage or alias, as the new version's trigger.
+        targets: Its exports, of the variants that the new version has too.
+    """
+
+    model_version: ModelVersionRef
+    trigger: str
+    targets: tuple[EarlierExport, ...]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """The result of one export: `report.json`.
+
+    Attributes:
+        model_version: What was exported.
+        trigger: What asked for it (`stage:Staging`, `alias:champion`, `manual`, ...).
+        source: The checkpoint; None when it could not be read.
+        targets: One result for each variant, the newest of each.
+        status: The worst verdict of the required targets, or `failed` when the whole job failed.
+        error: Why the whole job failed.
+        run_id: The export run.
+        created_at: When, in UTC, ISO 8601.
+        tools: Versions of the packages used, by name.
+        compared_with: The version before it, to be shown beside; it changes no verdict.
+    """
+
+    model_version: ModelVersionRef
+    trigger: str
+    source: SourceRecord | None
+    targets: tuple[TargetResult, ...]
+    status: Status
+    error: ErrorRecord | None = None
+    run_id: str = ""
+    created_at: str = ""
+    tools: Mapping[str, str] = field(default_factory=dict)
+    compared_with: ComparedWith | None = None
