@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from registry_export.bench import Bench, now, run_reference
 from registry_export.checkpoint import Checkpoint, read_checkpoint
 from registry_export.entities import (
     ExportReport,
@@ -33,7 +34,7 @@ from registry_export.reference import Reference
 from registry_export.registry import Registry
 from registry_export.regressions import compared_with
 from registry_export.reporter import SILENT, Reporter
-from registry_export.targets import Bench, export_targets, now, run_reference
+from registry_export.targets import export_targets
 from registry_export.tensors import write_tensors
 from registry_export.timing import time_exports
 

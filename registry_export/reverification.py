@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from registry_export.bench import Bench, now, run_reference, verify_artifact
 from registry_export.checkpoint import read_checkpoint
 from registry_export.diagnosis import Diagnosis
 from registry_export.discovery import missing_requirements
@@ -32,6 +33,7 @@ from registry_export.errors import (
 )
 from registry_export.export import first_inputs, learnt, work_folder
 from registry_export.exports import fetch
+from registry_export.findings import proven, shown_dimensions
 from registry_export.format import Format
 from registry_export.inference import Origin
 from registry_export.isolation import ChildPool
@@ -41,7 +43,6 @@ from registry_export.publishing import publish_verdicts, read_report
 from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.reporter import SILENT, Reporter
-from registry_export.targets import Bench, now, proven, run_reference, shown_dimensions, verify_artifact
 from registry_export.timing import time_exports
 
 _CHECK = "check files"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import msgspec
 
+from registry_export.bench import Bench
 from registry_export.entities import Latency, Status, TargetResult, Verification
 from registry_export.errors import ExportCancelledError, RegistryExportError
 from registry_export.inference import Origin
 from registry_export.latency import TIMED, LatencyRequest
 from registry_export.reference import Reference
-from registry_export.targets import Bench
 
 _STEP = "time"
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from registry_export.bench import Bench, run_reference
 from registry_export.config import parse_targets
 from registry_export.entities import Interface, Status, Target, Tolerance, Verification
 from registry_export.errors import RegistryExportError
@@ -24,7 +25,7 @@ from registry_export.graph import ExportPlan, PlannedTarget, plan_export
 from registry_export.inference import Origin
 from registry_export.isolation import ChildPool
 from registry_export.reference import Reference
-from registry_export.targets import Bench, Made, export_targets, run_reference
+from registry_export.targets import Made, export_targets
 from registry_export.verification import verify
 from tests.faults.nets import NETS
 from tests.support.laboratory import FORMATS

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from registry_export.bench import Bench, run_reference
 from registry_export.config import parse_targets
 from registry_export.discovery import discover_formats
 from registry_export.entities import Interface, Status, TensorSpec
 from registry_export.graph import plan_export
 from registry_export.inference import Origin
 from registry_export.isolation import ChildPool
-from registry_export.targets import Bench, export_targets, run_reference
+from registry_export.targets import export_targets
 from registry_export.tensors import write_tensors
 
 FORMATS = discover_formats()

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from registry_export.bench import Bench, run_reference
 from registry_export.checkpoint import read_checkpoint
 from registry_export.config import parse_targets
 from registry_export.discovery import discover_formats
@@ -18,7 +19,7 @@ from registry_export.graph import plan_export
 from registry_export.inference import first_run
 from registry_export.isolation import ChildPool, Limits
 from registry_export.reference import _assumed_batch
-from registry_export.targets import Bench, export_targets, run_reference
+from registry_export.targets import export_targets
 from registry_export.tensors import write_tensors
 from tests.support import planted
 

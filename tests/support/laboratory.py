@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from registry_export.bench import Bench, run_reference
 from registry_export.checkpoint import Checkpoint, read_checkpoint
 from registry_export.config import parse_targets
 from registry_export.discovery import discover_formats
 from registry_export.graph import plan_export
 from registry_export.isolation import ChildPool
 from registry_export.reference import Reference
-from registry_export.targets import Bench, Made, export_targets, run_reference
+from registry_export.targets import Made, export_targets
 from registry_export.tensors import write_tensors
 from tests.support.sources import SOURCES
 
