@@ -29,7 +29,12 @@ from registry_export.errors import ConversionError, RegistryExportError, Samples
 from registry_export.format import ConversionRequest, ConversionResult
 from registry_export_plugins._mnn.flatbuffer import MnnFile
 from registry_export_plugins._mnn.quantizing import METHODS, quantize
-from registry_export_plugins._mnn.rewriting import with_exact_gelu, without_branches, without_missing
+from registry_export_plugins._mnn.rewriting import (
+    with_exact_gelu,
+    with_plain_reductions,
+    without_branches,
+    without_missing,
+)
 from registry_export_plugins._mnn.runner import MnnRunner
 from registry_export_plugins._onnx.files import interface_of, precision_of, read
 from registry_export_plugins._onnx.opsets import LARGEST_IN_ONE_FILE, graphs_of, weight_bytes
@@ -126,6 +131,7 @@ def _keys(source: Path, request: ConversionRequest) -> list[str]:
 def _ways(model: Any, request: ConversionRequest) -> Iterator[Way]:
     if precision_of(model) == "fp32":
         with_exact_gelu(model)
+    with_plain_reductions(model)
     plain = _saved(model, request.work / "plain.onnx")
     yield "mnnconvert", plain, ()
     yield "mnnconvert with an input format of its own", plain, ("--keepInputFormat", "0")

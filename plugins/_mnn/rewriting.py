@@ -1,7 +1,8 @@
 """Operators that MNN lacks or mistakes, written in operators that it has.
 
-`IsNaN(x)` becomes `x != x`, Mish its definition. `If` becomes both branches and a choice between their
-results, which is the same while branches only compute: MNN gives some branches' results an axis too many.
+Some reductions get their axes as attributes, because MNN reads no others. `IsNaN(x)` becomes `x != x`, Mish its
+definition. `If` becomes both branches and a choice between their results, which is the same while branches
+only compute: MNN gives some branches' results an axis too many.
 
 Source: https://onnx.ai/onnx/operators/
 """
@@ -13,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from registry_export_plugins._onnx.opsets import graphs_of
 
@@ -49,6 +50,29 @@ def _gelu(node: Any) -> list[Any]:
         ("Mul", [both, half], y, {}),
     ]
     return [helper.make_node(kind, inputs, [made], name=made, **values) for kind, inputs, made, values in steps]
+
+
+_REDUCTIONS = frozenset({"ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"})
+_DATA_AND_AXES = 2
+
+
+def with_plain_reductions(model: Any) -> None:
+    """Write some reductions as MNN's converter reads them, in place: with axes and keepdims as attributes.
+
+    Since opset 18 the axes are an input, which the converter does not see: it reduces over all of them, and
+    drops the axes unless it is told to keep them. The result is for MNN alone; as ONNX it is not valid.
+    """
+    graphs = list(graphs_of(model))
+    known = {weight.name: weight for graph in graphs for weight in graph.initializer}
+    for node in (node for graph in graphs for node in graph.node if node.op_type == "Constant"):
+        known |= {name: one.t for name in node.output for one in node.attribute if one.name == "value"}
+    for node in (node for graph in graphs for node in graph.node if node.op_type in _REDUCTIONS):
+        if "keepdims" not in {attribute.name for attribute in node.attribute}:
+            node.attribute.append(helper.make_attribute("keepdims", 1))
+        if len(node.input) == _DATA_AND_AXES and node.input[1] in known:
+            axes = numpy_helper.to_array(known[node.input[1]]).reshape(-1).tolist()
+            del node.input[1:]
+            node.attribute.append(helper.make_attribute("axes", axes))
 
 
 def without_missing(model: Any) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ _MISSED: dict[tuple[str, str, str], str] = {}
 
 WRONG: dict[tuple[str, str], str] = {
     ("residual", "coreml"): "coremltools refuses alpha of an addition in a trace, and drops it from a program",
+    ("lstm", "ncnn"): "ncnn begins the backward half of a bidirectional LSTM with another state than it is given",
 }
 """(net, format) -> what the converter gets wrong about the sound net: no false alarm."""
 

@@ -225,6 +225,19 @@ def test_gelu_is_exact_although_mnns_own_is_not(tmp_path):
         np.testing.assert_allclose(runner.infer({"x": x})["y"], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"])
+def test_a_reduction_whose_axes_are_an_input_reduces_these_alone(kind, tmp_path):
+    axes = helper.make_node("Constant", [], ["axes"], value=numpy_helper.from_array(np.array([1])))
+    reduced = [axes, helper.make_node(kind, ["x", "axes"], ["r"]), helper.make_node("Add", ["x", "r"], ["y"])]
+    file = onnx_file(tmp_path, *reduced, opset=20)
+    asked = request(tmp_path, spec("x", "float32", "batch", 3))
+    MNN.conversions[0].function(file, tmp_path / "model.mnn", asked)
+    x = np.array([[3, 0.5, 2], [0.5, 1, 1]], np.float32)
+    expected = onnx.reference.ReferenceEvaluator(str(file)).run(None, {"x": x})[0]
+    with MNN.open(tmp_path / "model.mnn", asked.interface) as runner:
+        np.testing.assert_allclose(runner.infer({"x": x})["y"], expected, rtol=1e-5)
+
+
 def test_operators_that_others_express_are_rewritten(tmp_path):
     file = onnx_file(tmp_path, helper.make_node("Mish", ["x"], ["y"], name="/act/Mish"), opset=18)
     asked = request(tmp_path, spec("x", "float32", "batch", 3))
