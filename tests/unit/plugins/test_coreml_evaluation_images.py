@@ -42,6 +42,25 @@ def tf_default(height: int, width: int) -> np.ndarray:
     return result
 
 
+def resampled(mode: str, padding: str, corners: bool) -> Case:
+    own = {"zeros": "constant", "reflection": "reflection" if corners else "symmetric"}.get(padding, padding)
+    return Case(
+        f"resample, {mode}, {padding}, {corners}",
+        lambda x, g: mb.resample(
+            x=x,
+            coordinates=g,
+            sampling_mode=mode,
+            padding_mode=own,
+            padding_value=0.0,
+            coordinates_mode="normalized_minus_one_to_one",
+            align_corners=corners,
+        ),
+        {"x": IMAGE, "g": GRID},
+        functional.grid_sample(TI, t(GRID), mode, padding, corners),
+        atol=1e-4,
+    )
+
+
 IMAGES = [
     images(
         "upsample_nearest_neighbor",
@@ -116,21 +135,7 @@ IMAGES = [
         interpolation_mode="NEAREST_NEIGHBOR",
     ),
     *(
-        Case(
-            f"resample, {mode}, {padding}, {corners}",
-            lambda x, g, m=mode, p=padding, c=corners: mb.resample(
-                x=x,
-                coordinates=g,
-                sampling_mode=m,
-                padding_mode={"zeros": "constant", "reflection": "reflection" if c else "symmetric"}.get(p, p),
-                padding_value=0.0,
-                coordinates_mode="normalized_minus_one_to_one",
-                align_corners=c,
-            ),
-            {"x": IMAGE, "g": GRID},
-            functional.grid_sample(TI, t(GRID), mode, padding, corners),
-            atol=1e-4,
-        )
+        resampled(mode, padding, corners)
         for mode in ("bilinear", "nearest")
         for padding in ("zeros", "border", "reflection")
         for corners in (True, False)
@@ -174,13 +179,13 @@ IMAGES = [
         "crop_resize, until iOS 16",
         lambda x: mb.crop_resize(
             x=x,
-            roi=np.array([1, 2, 1, 5, 5], np.float32).reshape(1, 1, 5, 1, 1),
+            roi=np.array([0, 2, 1, 5, 5], np.float32).reshape(1, 1, 5, 1, 1),
             target_height=3,
             target_width=4,
             box_coordinate_mode="CORNERS_WIDTH_FIRST",
             sampling_mode="STRICT_ALIGN_CORNERS",
         ),
-        {"x": IMAGE},
+        {"x": IMAGE[1:]},
         functional.interpolate(TI[1:, :, 1:6, 2:6], (3, 4), mode="bilinear", align_corners=True)[None],
         "iOS16",
         1e-4,
