@@ -152,7 +152,7 @@ def test_a_coarser_precision_is_judged_as_one_and_says_what_it_was_calibrated_on
 
 
 def is_quantized(result):
-    return result.verification.tolerance.snr_db is not None
+    return not result.verification.tolerance.by_element
 
 
 def predict(arguments):

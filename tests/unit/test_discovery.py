@@ -66,14 +66,16 @@ def test_two_packages_with_one_name_leave_the_first_and_name_both(
     thief = EntryPoint(builtin.name, stranger.value, GROUP)._for(stranger.dist)
     honest = EntryPoint(builtin.name, f"{MODULE}:Named", GROUP)._for(builtin.dist)
     stub_formats.Named = type("Named", (stub_formats.StubFormat,), {"name": builtin.name})
-    found = discover_formats([thief, honest])
+    with caplog.at_level(logging.WARNING):
+        found = discover_formats([thief, honest])
     assert isinstance(found[builtin.name], stub_formats.Named)
     assert "other-formats" in caplog.text
     assert "registry-export has a format of that name" in caplog.text
 
 
 def test_the_same_entry_listed_twice_is_no_quarrel(caplog: pytest.LogCaptureFixture) -> None:
-    discover_formats([point("onnx", f"{MODULE}:Onnx"), point("onnx", f"{MODULE}:Onnx")])
+    with caplog.at_level(logging.WARNING):
+        discover_formats([point("onnx", f"{MODULE}:Onnx"), point("onnx", f"{MODULE}:Onnx")])
     assert not caplog.records
 
 
