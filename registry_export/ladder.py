@@ -12,7 +12,7 @@ import numpy as np
 
 from registry_export.inference import DRAWN, EDGE, answered
 from registry_export.samples import Array
-from registry_export.variations import Group, Variation, rows_of
+from registry_export.variations import Group, Variation, has_large_rows, rows_of
 
 Infer = Callable[[Mapping[str, Array]], dict[str, Array]]
 
@@ -33,10 +33,12 @@ def edges(base: Mapping[str, Array], batch: Group | None, infer: Infer) -> Itera
 
     Args:
         base: Arrays by input name.
-        batch: The batch, where it may vary: two rows are enough then.
+        batch: The batch, where it may vary: two rows are enough then, and of large ones one.
         infer: Runs the source, to learn which numbers it takes.
     """
-    few = rows_of(base, batch, range(min(_FEW, batch.size))) if batch is not None else dict(base)
+    few = dict(base)
+    if batch is not None:
+        few = rows_of(base, batch, range(min(1 if has_large_rows(base, batch) else _FEW, batch.size)))
     floats = {name: array for name, array in few.items() if is_measured(array)}
     for name, change in _CHANGES.items() if floats else ():
         yield _edge(name, few, {n: change(array) for n, array in floats.items()})

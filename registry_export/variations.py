@@ -23,7 +23,7 @@ _NOISE = 0.1
 _LARGE_BATCH = 16
 _SMALLER_BATCH = 8
 _MANY_ELEMENTS = 1 << 16
-"""Elements of a row from which the large batch is a smaller one: a picture of 224 by 224 has more."""
+"""Elements of a row from which fewer rows are run: a picture of 224 by 224 has more."""
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,13 @@ def _sizes(base: Mapping[str, Array], group: Group) -> list[tuple[int, str]]:
         longer = group.size + _LONGER
         odd = longer if longer % 2 else longer + 1
         return [(size, "edge" if size == 1 else "length") for size in sorted({1, 2, longer, odd} - {group.size})]
-    elements = max(base[name].size // max(1, group.size) for name, _ in group.axes)
-    large = _LARGE_BATCH if elements < _MANY_ELEMENTS else _SMALLER_BATCH
+    large = _SMALLER_BATCH if has_large_rows(base, group) else _LARGE_BATCH
     return [(size, "batch") for size in sorted({1, 3 if group.size != 3 else 5, large} - {group.size})]
+
+
+def has_large_rows(base: Mapping[str, Array], batch: Group) -> bool:
+    """Say whether a row of the batch is so large that few of them have to do."""
+    return max(base[name].size // max(1, batch.size) for name, _ in batch.axes) >= _MANY_ELEMENTS
 
 
 def _resized(base: Mapping[str, Array], group: Group, size: int, generator: np.random.Generator) -> dict[str, Array]:

@@ -40,6 +40,12 @@ def test_floats_are_tried_at_zero_large_tiny_and_negative():
     assert {array.dtype for edge in found.values() for array in edge.values()} == {np.dtype(np.float32)}
 
 
+def test_of_large_rows_one_is_enough_at_the_edges():
+    picture = np.ones((3, 3, 160, 160), np.float32) * 2
+    group = Group("batch", (("x", 0),), 3)
+    assert by_name({"x": picture}, group)["large"]["x"].shape == (1, 3, 160, 160)
+
+
 def test_a_fixed_batch_keeps_its_rows_at_the_edges():
     assert all(edge["x"].shape == IMAGE.shape for edge in by_name({"x": IMAGE}).values())
 
