@@ -87,7 +87,7 @@ def noise_text(noise: NoiseFloor | None) -> str:
     if noise is None or not noise.ways:
         return ""
     floors = ", ".join(f"{name} {number_text(value)}" for name, value in noise.outputs.items())
-    return f"The source differs from itself by {floors} (largest element; computed with {', '.join(noise.ways)})."
+    return f"Noise floor of the source: {floors} (its largest difference from itself; {', '.join(noise.ways)})."
 
 
 def worst_text(worst: WorstElement | None) -> str:
