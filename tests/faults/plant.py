@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,8 @@ class Workbench:
         artifact = Origin(format_.name, str(folder / format_.filename), result.description.interface)
         try:
             mutated = run_reference(again, self._origin(fault["path"]), self.catalogue["example"], "example", ())
+            # What makes a source unfit to be judged against (NaN) is the fault itself here.
+            mutated = replace(mutated, rungs=tuple(replace(rung, unfit="") for rung in mutated.rungs))
             found = verify(self.pool, format_.toolchain, artifact, mutated, self.tolerance, again.work / "verify")
         except RegistryExportError:
             return True
