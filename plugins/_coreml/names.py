@@ -2,7 +2,8 @@
 
 Core ML's programs take identifiers as names, inputs and outputs together in one set; and of element types
 only float32, float16 and int32. The source's own names are kept in the package's metadata, as JSON, under
-`NAMES_KEY`: `{"inputs": {"feature": "source's name", ...}, "outputs": {...}}`, both in the source's order.
+`NAMES_KEY`: `{"inputs": {"feature": "source's name", ...}, "outputs": {...}}`, both in the source's order, and
+under `TYPES_KEY` the source's element types by feature.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from registry_export.entities import Interface, TensorSpec
 
 NAMES_KEY = "registry_export.names"
+TYPES_KEY = "registry_export.types"
 
 RESERVED = frozenset(
     (
@@ -34,11 +38,13 @@ class Feature:
         name: What the package calls it.
         source: What the source calls it.
         dtype: The element type in the package.
+        source_dtype: The source's own.
     """
 
     name: str
     source: str
     dtype: str
+    source_dtype: str = ""
 
 
 def stored_dtype(dtype: str, half: bool) -> str:
@@ -60,7 +66,7 @@ def features(specs: Iterable[TensorSpec], half: bool, taken: Iterable[str] = ())
     for spec in specs:
         name = _distinct(_identifier(spec.name), used)
         used.add(name)
-        made.append(Feature(name, spec.name, stored_dtype(spec.dtype, half)))
+        made.append(Feature(name, spec.name, stored_dtype(spec.dtype, half), spec.dtype))
     return tuple(made)
 
 
@@ -85,6 +91,20 @@ def to_metadata(inputs: Iterable[Feature], outputs: Iterable[Feature]) -> str:
         {"inputs": {f.name: f.source for f in inputs}, "outputs": {f.name: f.source for f in outputs}},
         ensure_ascii=False,
     )
+
+
+def types_metadata(outputs: Iterable[Feature]) -> str:
+    """Write the source's element types of outputs as the metadata value of `TYPES_KEY`."""
+    return json.dumps({f.name: f.source_dtype for f in outputs if f.source_dtype})
+
+
+def source_types(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the element types that the source gives its outputs, by feature, as far as they are known."""
+    try:
+        told = json.loads(metadata.get(TYPES_KEY, "{}"))
+        return {str(name): np.dtype("float32" if kind == "bfloat16" else kind).name for name, kind in told.items()}
+    except (json.JSONDecodeError, TypeError, AttributeError):
+        return {}
 
 
 def source_names(metadata: Mapping[str, str], own: Iterable[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import VerificationError
 from registry_export.format import Array, Intermediate, Tensors
 from registry_export_plugins._coreml.description import declared
-from registry_export_plugins._coreml.names import source_names
+from registry_export_plugins._coreml.names import source_names, source_types
 from registry_export_plugins._coreml.package import Package
 from registry_export_plugins._coreml.structure import check
 from registry_export_plugins._inputs import in_order
@@ -43,7 +43,8 @@ class PackageRunner:
         self._inputs = _features(package.spec.description.input, package, found.inputs)
         self._outputs = _features(package.spec.description.output, package, found.outputs)
         self.interface = Interface(
-            _declared_types(found.inputs, interface.inputs), _declared_types(found.outputs, interface.outputs)
+            _declared_types(found.inputs, interface.inputs),
+            _own_types(package, self._outputs, _declared_types(found.outputs, interface.outputs)),
         )
         self._model = model
         self.runtime = runtime
@@ -158,6 +159,13 @@ def _declared_types(found: tuple[TensorSpec, ...], wanted: tuple[TensorSpec, ...
         )
         for spec in found
     )
+
+
+def _own_types(package: Package, features: list[str], specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """Give outputs the element types that the source has, which Core ML may have no word for (int64, bool)."""
+    types = source_types(package.metadata)
+    pairs = zip(features, specs, strict=True)
+    return tuple(replace(spec, dtype=types.get(feature, spec.dtype)) for feature, spec in pairs)
 
 
 def _fitting(spec: TensorSpec, array: Array) -> Array:

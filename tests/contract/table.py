@@ -45,7 +45,9 @@ UNVERIFIED = {
 
 _HOME = {"keras": "keras", "frozen_graph": "saved_model"}
 _FIRST = [(source, "onnx") for source in SOURCES] + [(_HOME.get(target, "pytorch"), target) for target in TARGETS]
-QUICK = tuple(dict.fromkeys(_FIRST))
+_INTEGERS = [("saved_model", "coreml")]
+"""An argmax of 64 bits, for which the format has no word."""
+QUICK = tuple(dict.fromkeys((*_FIRST, *_INTEGERS)))
 """Every source once and every target once; the other cells are slow."""
 
 CELLS = tuple((source, target) for source in SOURCES for target in TARGETS)
