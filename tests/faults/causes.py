@@ -10,6 +10,9 @@ _MISSED: dict[tuple[str, str, str], str] = {}
 WRONG: dict[tuple[str, str], str] = {
     ("residual", "coreml"): "coremltools refuses alpha of an addition in a trace, and drops it from a program",
     ("lstm", "ncnn"): "ncnn begins the backward half of a bidirectional LSTM with another state than it is given",
+    ("elementwise", "ncnn"): "pnnx takes a remainder for C's, which has the sign of the dividend",
+    ("onnx_vision", "ncnn"): "ncnn gives what is flattened in a shape of 16 by 8",
+    ("wide", "mnn"): "MNN gives an inner product that is an output two axes too many",
 }
 """(net, format) -> what the converter gets wrong about the sound net: no false alarm."""
 

@@ -105,7 +105,10 @@ def _lists(results: Sequence[Result], planted: Sequence[Planted]) -> Iterator[st
     yield ""
     yield "## To be seen only on inputs that the artifact was not run on"
     yield ""
-    yield "Sizes that a static file cannot take, or inputs unlike the example. `caught` all the same: by another input."
+    yield (
+        "Sizes that a static file cannot take, inputs on which the source is no measure because its own answer jumps "
+        "there, or inputs unlike the example."
+    )
     yield ""
     for name, ones in _grouped(unseen):
         sizes = f"ladder {_size(max(o.anywhere for o in ones))}, hidden {_size(max(o.hidden for o in ones))}"
