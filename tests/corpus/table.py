@@ -20,6 +20,7 @@ from tests.support.laboratory import TARGETS
 
 _NO_ROUTE = "cannot be made from"
 _COLOURS = re.compile(r"\x1b\[\d+m")
+_FOLDERS = re.compile(r"/\S+/bin/")
 _GOOD = (Status.VERIFIED, Status.UNVERIFIED)
 _SHOWN = (
     "torch", "tensorflow", "keras", "transformers", "onnx", "onnxruntime", "coremltools", "tensorrt-rtx", "openvino",
@@ -109,7 +110,7 @@ def _failures(results: list[Result]) -> Iterator[str]:
 
 
 def _short(text: str) -> str:
-    line = " ".join(_COLOURS.sub("", text).split()).replace("|", "\\|")
+    line = " ".join(_FOLDERS.sub("", _COLOURS.sub("", text)).split()).replace("|", "\\|")
     return line if len(line) <= 160 else line[:159] + "…"
 
 
