@@ -64,7 +64,7 @@ def measure(runner: Runner, runs: Sequence[Run], outputs: Interface) -> Measured
     variants: Mapping[str, Infer] = getattr(runner, "variants", {})
     ways = {**variants, NUDGED: _nudged(runner.infer)}
     within = min((run for run in runs if _several_rows(run)), key=lambda run: _elements(run[0]), default=runs[0])
-    beyond = [run for run in runs if run[0].kind == EDGE and not run[0].group]
+    beyond = [run for run in runs if _has_other_values(run)]
     found: dict[str, dict[str, float]] = {}
     by_rung: dict[str, dict[str, float]] = {}
     for way, infer in ways.items():
@@ -108,6 +108,11 @@ def _nudged(infer: Infer) -> Infer:
         return np.asarray(moved, array.dtype)
 
     return lambda inputs: infer({name: nudge(array) for name, array in inputs.items()})
+
+
+def _has_other_values(run: Run) -> bool:
+    """Say whether a rung's values, and not only its sizes, are beyond the samples': noise is measured there anew."""
+    return run[0].kind == EDGE and not run[0].group
 
 
 def _several_rows(run: Run) -> bool:
@@ -194,6 +199,6 @@ def unfit(measured: Measured, run: Run) -> str:
 
 def carried(measured: Measured, run: Run) -> dict[str, float]:
     """Return the noise floor that holds on a rung's inputs: its own where it was measured there."""
-    if run[0].kind == EDGE and not run[0].group:
+    if _has_other_values(run):
         return dict(measured.by_rung.get(run[0].name, {}))
     return dict(measured.floor.outputs)
