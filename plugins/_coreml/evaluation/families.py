@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry_export_plugins._coreml.evaluation import (
+from registry_export_plugins._coreml.evaluation import (  # noqa: F401  their import declares
     activation,
     attention,
     compression,
@@ -28,29 +28,4 @@ from registry_export_plugins._coreml.evaluation import (
 )
 from registry_export_plugins._coreml.evaluation.registry import OPERATORS
 
-__all__ = ["FAMILIES", "OPERATORS"]
-
-FAMILIES = (
-    activation,
-    attention,
-    compression,
-    convolution,
-    cropping,
-    detection,
-    elementwise,
-    gathering,
-    linear,
-    lists,
-    making,
-    normalization,
-    pooling,
-    rearranging,
-    recurrent,
-    reduction,
-    resizing,
-    sampling,
-    scattering,
-    shaping,
-    slicing,
-    sorting,
-)
+__all__ = ["OPERATORS"]
