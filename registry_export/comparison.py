@@ -103,6 +103,11 @@ def size_of(array: Array) -> Size:
     return Size(largest * math.sqrt(squared / count) if count else 0.0, largest)
 
 
+def is_finite(array: Array) -> bool:
+    """Say whether nothing in an array is NaN or infinite."""
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
 def _finite_blocks(array: Array) -> Iterator[Floats]:
     for _, block, _ in _blocks(array, array):
         yield block[np.isfinite(block)]

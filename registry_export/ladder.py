@@ -21,6 +21,8 @@ _LARGER, _SMALLER = 100.0, 1e-3
 _DRAWN_ROWS = 4
 _LARGEST_VOCABULARY = 1 << 18
 """An input that takes this number is none that looks something up."""
+_AROUND_NARROWER_TYPES = (1 << 15, 1 << 7, 1 << 8, (1 << 15) - 1, (1 << 7) - 1, (1 << 8) - 1)
+"""What an integer of 8 or 16 bits still holds, and what it does not; the largest first, for inputs of few elements."""
 _SPREAD_OF_A_CONSTANT = 0.1
 
 
@@ -28,8 +30,9 @@ def edges(base: Mapping[str, Array], batch: Group | None, infer: Infer) -> Itera
     """Yield the sample with its values replaced by extreme ones, all inputs of a kind at once.
 
     Floats become zeros, a hundred times larger, a thousand times smaller (where an epsilon shows), negative;
-    numbers that look something up become the lowest and the highest that the source takes; of a mask
-    that is all ones or all zeros the later half is turned.
+    numbers that look something up become the lowest and the highest that the source takes, and where it
+    takes any, those around the ends of narrower types; of a mask that is all ones or all zeros the later half
+    is turned.
 
     Args:
         base: Arrays by input name.
@@ -50,6 +53,9 @@ def edges(base: Mapping[str, Array], batch: Group | None, infer: Infer) -> Itera
         known = {n: _beside(few[n], value, lowest[n]) for n, value in highest.items() if value is not None}
         if known:
             yield _edge("highest numbers", few, known)
+        large = {n: _around_narrower_types(few[n]) for n, value in highest.items() if value is None}
+        if large:
+            yield _edge("large numbers", few, large)
     turned = {name: _half_turned(array) for name, array in few.items() if is_mask(array) and _is_constant(array)}
     if turned:
         yield _edge("half masked", few, turned)
@@ -70,6 +76,11 @@ def _beside(array: Array, number: int, towards: int) -> Array:
     """Fill with a number and the next ones, in turn: where all are the same, all scores tie, and any order is right."""
     steps = np.arange(array.size).reshape(array.shape) % min(_NEIGHBOURS, abs(towards - number) + 1)
     return np.asarray(number + steps if towards >= number else number - steps, array.dtype)
+
+
+def _around_narrower_types(array: Array) -> Array:
+    fitting = [number for number in _AROUND_NARROWER_TYPES if number <= _largest(array)]
+    return np.resize(np.asarray(fitting, array.dtype), array.shape)
 
 
 def _times(array: Array, factor: float) -> Array:

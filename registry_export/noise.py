@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from registry_export.comparison import size_of
+from registry_export.comparison import is_finite, size_of
 from registry_export.entities import Interface, NoiseFloor, Tolerance
 from registry_export.format import Runner
 from registry_export.inference import EDGE, answered
@@ -190,7 +190,7 @@ def unfit(measured: Measured, run: Run) -> str:
     noise = carried(measured, run)
     for name, array in run[1].items():
         exact = array.dtype.kind != "f"
-        if not exact and not np.isfinite(array).all():
+        if not is_finite(array):
             return f"the source's own output {name} is not finite here"
         if too_noisy(measured.tolerance, size_of(array), noise.get(name, 0.0), exact=exact):
             return f"the source is unstable here: its output {name} differs by {noise[name]:.1e} from itself"

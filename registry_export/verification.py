@@ -12,11 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from registry_export.comparison import compare_all, named
+from registry_export.comparison import compare_all, is_finite, named
 from registry_export.differences import Sums, finite
 from registry_export.entities import Rung, Status, Tolerance, Verification, worst
 from registry_export.errors import RuntimeAbsentError
-from registry_export.format import Toolchain
+from registry_export.format import Tensors, Toolchain
 from registry_export.inference import DRAWN, EDGE, Origin, RungFiles
 from registry_export.isolation import ChildPool
 from registry_export.reference import Reference
@@ -74,8 +74,9 @@ def judge(source: Reference, replay: Replay, tolerance: Tolerance, precision: st
     rungs = []
     for files, replayed in zip(source.rungs, replay.rungs, strict=True):
         sums = Sums()
-        judged = _counts(files, replayed, precision)
-        rungs.append(replace(_judge_rung(files, replayed, tolerance, sums), judged=judged, noise=files.noise))
+        rung = _judge_rung(files, replayed, tolerance, sums)
+        judged = _counts(files, replayed, precision) and not (files.unfit and rung.status is not Status.MISMATCH)
+        rungs.append(replace(rung, judged=judged, noise=files.noise))
         if judged and files.kind != EDGE:  # what is far larger than the samples would hide what they show
             total.add(sums)
     ran = [rung for rung in rungs if rung.judged and not rung.reason.startswith(_SKIPPED)]
@@ -110,9 +111,9 @@ def _counts(files: RungFiles, replayed: ReplayedRung, precision: str) -> bool:
 
     Overflow and saturation beyond the samples' range are the nature of the reduced precisions; int8's ranges
     are those of the samples themselves, and values drawn one by one are none of them. A size at the edge that
-    an export refuses in words misleads nobody.
+    an export refuses in words misleads nobody; values that the source takes are not an export's to refuse.
     """
-    if files.unfit or (files.kind == EDGE and replayed.error):
+    if files.kind == EDGE and files.group and replayed.error:
         return False
     return files.kind not in (EDGE, DRAWN) or precision == FINEST or (files.kind == DRAWN and precision != "int8")
 
@@ -130,13 +131,23 @@ def _judge_rung(files: RungFiles, replayed: ReplayedRung, tolerance: Tolerance, 
         total.add(comparison.sums)
     total.worst = named(total.worst, files.name)
     metrics = {name: finite(comparison.sums.metrics()) for name, comparison in compared.items()}
-    if files.unfit:
+    if files.unfit and not (problem := _no_number(expected, actual)):
         return Rung(files.name, Status.UNVERIFIED, files.unfit, metrics)
     if problem:
         return Rung(files.name, Status.MISMATCH, problem, metrics)
     if not any(comparison.sums.elements for comparison in compared.values()):
         return Rung(files.name, Status.UNVERIFIED, "nothing finite to compare", metrics)
     return Rung(files.name, Status.VERIFIED, outputs=metrics)
+
+
+def _no_number(expected: Tensors, actual: Tensors) -> str:
+    """Name an output that is NaN or infinite in an export of a source that is finite all over.
+
+    Where a source jumps, no value can be asked of its exports; but none at all is wrong on either side of a jump.
+    """
+    if not all(is_finite(array) for array in expected.values()):
+        return ""
+    return next((f"output {n} is not finite where the source is" for n, a in actual.items() if not is_finite(a)), "")
 
 
 def _reason(ran: Sequence[Rung], status: Status) -> str:

@@ -64,6 +64,13 @@ def test_an_input_that_looks_nothing_up_has_no_highest_number():
     assert "highest numbers" not in by_name({"ids": TOKENS})
 
 
+def test_numbers_of_any_size_are_tried_where_narrower_integers_end():
+    found = by_name({"n": TOKENS})["large numbers"]["n"]
+    assert found.tolist() == [[32768, 128, 256], [32767, 127, 255]]
+    assert by_name({"n": TOKENS.astype(np.int16)})["large numbers"]["n"].max() == 32767
+    assert by_name({"n": TOKENS.astype(np.int8)})["large numbers"]["n"].tolist() == [[127] * 3] * 2
+
+
 def test_small_integers_are_not_asked_beyond_their_type():
     assert highest_number({"ids": TOKENS.astype(np.int8)}, "ids", vocabulary(100)) == 99
 

@@ -50,3 +50,31 @@ def test_the_record_says_that_an_evaluator_answered_in_the_runtimes_place(tmp_pa
     verification = judge(source, replayed, Tolerance(1e-5, 1e-3))
     assert (verification.status, verification.by) == (Status.VERIFIED, "evaluator")
     assert (judge(source, replace(replayed, by="runtime"), Tolerance(1e-5, 1e-3))).by == "runtime"
+
+
+def judged_at_an_edge(folder, actual, group="", **of_rung):
+    """A rung that agrees beside an edge on which the export answered `actual`, or refused (None)."""
+    x = np.ones(3, np.float32)
+    arrays = {"inputs": x, "expected": x, "actual": actual if actual is not None else x}
+    for name, array in arrays.items():
+        write_tensors(folder / name, {"x": array})
+    at = (str(folder / "inputs"), str(folder / "expected"))
+    rungs = (RungFiles("example", "", *at), RungFiles("zeros", group, *at, kind="edge", **of_rung))
+    source = Reference(Interface(()), rungs, "", "example")
+    edge = ReplayedRung(actual=str(folder / "actual")) if actual is not None else ReplayedRung(error="not possible")
+    return judge(source, Replay((ReplayedRung(actual=str(folder / "expected")), edge), ""), Tolerance(1e-5, 1e-3))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_where_the_source_jumps_an_export_still_must_answer_with_numbers(tmp_path, value):
+    wrong = judged_at_an_edge(tmp_path, np.array([1, value, 1], np.float32), unfit="it jumps")
+    assert (wrong.status, wrong.reason) == (Status.MISMATCH, "zeros: output x is not finite where the source is")
+    other = judged_at_an_edge(tmp_path, np.array([1, 5, 1], np.float32), unfit="it jumps")
+    assert other.status is Status.VERIFIED
+    assert not other.rungs[1].judged
+
+
+def test_values_that_an_export_refuses_are_a_failure_and_sizes_at_the_edge_are_none(tmp_path):
+    assert judged_at_an_edge(tmp_path, None).status is Status.FAILED
+    assert judged_at_an_edge(tmp_path, None, group="batch").status is Status.VERIFIED
+    assert judged_at_an_edge(tmp_path, None, unfit="it jumps").status is Status.VERIFIED
