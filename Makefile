@@ -42,8 +42,11 @@ gpu: $(READY)  ## Run TensorRT engines on the GPU that is here, next to PyTorch
 macos: $(READY)  ## Run Core ML packages on macOS, next to PyTorch
 	$(PYTEST) tests/macos
 
-bench: $(READY)  ## What the hook costs a promotion, as a ratio measured in one run
-	$(PYTEST) tests/benchmarks -s -q
+bench: $(READY)  ## Every figure beside its limit and its baseline, into docs/benchmarks.md (ONLY=words of tests)
+	failed=0; \
+	$(PYTEST) tests/benchmarks -s -q $(if $(ONLY),-k '$(ONLY)',) || failed=1; \
+	$(BIN)/python -m tests.benchmarks.table docs/benchmarks.md || failed=1; \
+	exit $$failed
 
 matrix: $(READY)  ## Every source against every target, measured, into docs/matrix.md; resumes where it stopped
 	$(BIN)/python -m tests.matrix docs/matrix.md
