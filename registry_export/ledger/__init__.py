@@ -1,7 +1,7 @@
 """The ledger: every export that was asked for, who works on it, and what became of it.
 
 `Ledger` owns every query on jobs, `Promotions` what the reconciler remembers, `Reversions` what is put back,
-`Verifications` when each version was verified last. Several
+`Verifications` when each version was verified last, `KnownExports` what need not be made twice. Several
 workers share one database and never talk to each other: a claim is a conditional UPDATE, held by a lease that lapses
 with its worker, and every time in it is the database's own.
 """
@@ -9,6 +9,7 @@ with its worker, and every time in it is the database's own.
 from registry_export.ledger.database import Database
 from registry_export.ledger.heartbeat import Heartbeat
 from registry_export.ledger.jobs import SETTLED, VERIFY, WAITING, Job, JobState
+from registry_export.ledger.known_exports import KnownExport, KnownExports
 from registry_export.ledger.ledger import Ledger
 from registry_export.ledger.outbox_reader import OutboxReader
 from registry_export.ledger.promotions import Promotion, Promotions
@@ -24,6 +25,8 @@ __all__ = [
     "History",
     "Job",
     "JobState",
+    "KnownExport",
+    "KnownExports",
     "Ledger",
     "OutboxReader",
     "Promotion",

@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     inspect,
     select,
     text,
@@ -92,6 +93,22 @@ own_promotions = Table(
 )
 """What a worker is about to promote itself, from before it asks the registry until the reversion has ended."""
 
+known_exports = Table(
+    "registry_export_known_exports",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    # Digest of everything that the export depends on; several versions may have exports of one key.
+    Column("key", String(64), nullable=False, index=True),
+    Column("workspace", String(63), nullable=False),
+    Column("model_name", String(256), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("variant", String(256), nullable=False),
+    Column("manifest_sha256", String(64), nullable=False),
+    Column("used_at_ms", BigInteger, nullable=False, index=True),
+    UniqueConstraint("workspace", "model_name", "version", "variant"),
+)
+"""Verified exports that are published; see `known_exports.py`."""
+
 cursors = Table(
     "registry_export_cursors",
     metadata,
@@ -102,7 +119,7 @@ cursors = Table(
 schema = Table("registry_export_schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
 
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = ()
-"""Steps from schema version 1 on: the first leads from 1 to 2."""
+"""Steps from schema version 1 on: the first leads from 1 to 2. A new table needs none: it is made where absent."""
 
 SCHEMA_VERSION = 1 + len(MIGRATIONS)
 
@@ -133,6 +150,7 @@ def migrate(database: Database) -> None:
             )
         for step in MIGRATIONS[found - 1 :]:
             step(connection)
+        metadata.create_all(connection)
         connection.execute(schema.update().values(version=SCHEMA_VERSION))
 
 
