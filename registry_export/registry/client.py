@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from registry_export.entities import ModelVersionRef
 from registry_export.errors import ModelVersionNotFoundError
-from registry_export.registry.location import Location, locate, logged_model_in, split_model_uri
+from registry_export.registry.location import Location, logged_model_in, split_model_uri
 from registry_export.registry.runs import ExportRuns
 from registry_export.registry.version_files import VersionFiles
 
@@ -87,7 +87,7 @@ class Registry(VersionFiles, ExportRuns):
         """
         with self._calls(f"read {ref}"):
             found = self._client.get_model_version(ref.name, ref.version)
-            place = locate(self._client, found)
+            place = self._place(ref, found)
         return _info(found, place)
 
     def versions_changed_since(self, timestamp_ms: int) -> Iterator[VersionInfo]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from registry_export.entities import ModelVersionRef
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 
 class Connection:
@@ -25,6 +28,7 @@ class Connection:
         use_client_defaults()
         self._given_uri = tracking_uri
         self._connected: MlflowClient | None = None
+        self._places: dict[ModelVersionRef, Location] | None = None
 
     @property
     def tracking_uri(self) -> str:
@@ -46,7 +50,30 @@ class Connection:
     def _calls(self, doing: str) -> AbstractContextManager[None]:
         return registry_calls(doing, self.tracking_uri)
 
+    @contextlib.contextmanager
+    def keeping_places(self) -> Iterator[None]:
+        """Find each version's folder once for as long as the block lasts, as one job's many calls may.
+
+        Not for longer: a registered model that is deleted and made anew counts its versions from 1 again.
+        """
+        self._places = {}
+        try:
+            yield
+        finally:
+            self._places = None
+
     def location(self, ref: ModelVersionRef) -> Location:
         """Find the folder that holds a version's files."""
+        if self._places is not None and ref in self._places:
+            return self._places[ref]
         with self._calls(f"find the files of {ref}"):
-            return locate(self._client, self._client.get_model_version(ref.name, ref.version))
+            return self._place(ref, self._client.get_model_version(ref.name, ref.version))
+
+    def _place(self, ref: ModelVersionRef, version: ModelVersion) -> Location:
+        """Return the folder of a version that was just read."""
+        places = self._places
+        if places is None:
+            return locate(self._client, version)
+        if ref not in places:
+            places[ref] = locate(self._client, version)
+        return places[ref]

@@ -57,7 +57,10 @@ class JobRunner:
 
     def _attempt(self, job: Job) -> None:
         try:
-            with Heartbeat(self._ledger, job, LEASE_S, self._parts.pool.cancel) as heartbeat:
+            with (
+                Heartbeat(self._ledger, job, LEASE_S, self._parts.pool.cancel) as heartbeat,
+                self._registry.keeping_places(),
+            ):
                 if job.verifies:
                     self._verify(job)
                 else:

@@ -17,7 +17,8 @@ from registry_export.errors import (
     RegistryUnavailableError,
     SamplesError,
 )
-from registry_export.registry import Registry
+from registry_export.registry import Registry, connection
+from registry_export.registry.location import locate
 from tests.support.server import MlflowServer, free_port
 from tests.support.versions import FILES, KINDS, Versions
 
@@ -153,6 +154,24 @@ def test_a_version_that_was_deleted_is_not_found_whatever_is_asked_of_it(registr
     ):
         with pytest.raises(ModelVersionNotFoundError, match="deleted"):
             call()
+
+
+def test_the_folder_of_a_version_is_found_once_for_a_job_and_anew_for_the_next(registry, versions, monkeypatch):
+    found = []
+    monkeypatch.setattr(connection, "locate", lambda *asked: found.append(asked) or locate(*asked))
+    ref = versions.logged_model("remade")
+    with registry.keeping_places():
+        first = registry.location(ref)
+        assert registry.version(ref).logged_model_id == first.logged_model_id
+        registry.list_artifacts(ref)
+        assert len(found) == 1
+        versions.client.delete_model_version(ref.name, ref.version)
+        with pytest.raises(ModelVersionNotFoundError):
+            registry.version(ref)
+    versions.client.delete_registered_model(ref.name)
+    assert versions.logged_model("remade") == ref
+    with registry.keeping_places():
+        assert registry.location(ref).uri != first.uri
 
 
 def test_a_version_whose_files_are_gone_says_so(registry, versions, mlflow_server, tmp_path):
