@@ -14,17 +14,14 @@ from __future__ import annotations
 
 import functools
 import logging
-import uuid
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, Table
+    from sqlalchemy import Connection, Engine
 
 _logger = logging.getLogger(__name__)
-
-_PROMPT_TAG = "mlflow.prompt.is_prompt"
 
 _Listener = Callable[[Any, "Connection", Any], None]
 
@@ -143,43 +140,17 @@ def _queue(
     previous: str | None = None,
     pending_tags: dict[str, Any] | None = None,
 ) -> None:
-    """Write the outbox row and the `queued` tag, both or neither, without harm to the transaction around them."""
-    from registry_export.outbox import STATUS_TAG, outbox
+    """Queue a promotion without harm to the transaction around it."""
+    from registry_export.queueing import queue
 
     _begin_where_the_driver_has_not(connection)
     _prepare(connection)
     try:
-        with connection.begin_nested():
-            tags = _tags_of(connection, target)
-            if _PROMPT_TAG in tags or _PROMPT_TAG in (pending_tags or {}):
-                return
-            pending = (pending_tags or {}).get(STATUS_TAG)
-            row = {
-                "event": uuid.uuid4().hex,
-                "workspace": getattr(target, "workspace", None),
-                "model_name": target.name,
-                "version": str(target.version),
-                "trigger": trigger,
-                "previous_status": pending.value if pending is not None else tags.get(STATUS_TAG),
-                "previous": previous,
-            }
-            _insert(connection, outbox, row)
-            if pending is not None:
-                # A copied version brings its source's tags, which are inserted after it: writing the row here as
-                # well would break the copy.
-                pending.value = "queued"
-            else:
-                _set_tag(connection, target, STATUS_TAG, "queued")
+        queue(connection, target, trigger, previous, pending_tags or {})
     except BaseException:
         _prepared.discard(connection.engine)
         raise
     _logger.info("Queued the promotion of %s/%s (%s).", target.name, target.version, trigger)
-
-
-def _insert(connection: Connection, outbox: Table, row: dict[str, str | None]) -> None:
-    from registry_export.outbox import database_now_ms
-
-    connection.execute(outbox.insert().inline().values(**row, created_at_ms=database_now_ms()))
 
 
 def _begin_where_the_driver_has_not(connection: Connection) -> None:
@@ -219,52 +190,6 @@ def _prepare(connection: Connection) -> None:
     except SQLAlchemyError:
         # Another server created it in the meantime; where nobody did, the insert that follows says why.
         _logger.debug("The outbox could not be created here.", exc_info=True)
-
-
-def _tag_key(target: Any) -> dict[str, Any]:
-    key = {"name": target.name, "version": target.version}
-    if hasattr(target, "workspace"):
-        key["workspace"] = target.workspace
-    return key
-
-
-def _tags_of(connection: Connection, target: Any) -> dict[str, str | None]:
-    """The version's tags that matter here, as the database has them."""
-    from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag
-    from sqlalchemy import select
-
-    from registry_export.outbox import STATUS_TAG
-
-    table: Table = SqlModelVersionTag.__table__
-    query = select(table.c.key, table.c.value).where(table.c.key.in_((STATUS_TAG, _PROMPT_TAG)))
-    for column, value in _tag_key(target).items():
-        query = query.where(table.c[column] == value)
-    return {key: value for key, value in connection.execute(query)}  # noqa: C416 - rows are no pairs to a type checker
-
-
-def _set_tag(connection: Connection, target: Any, key: str, value: str) -> None:
-    """Insert or overwrite a tag in one statement, so that a worker that sets the same tag now is no error."""
-    from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag
-
-    table: Table = SqlModelVersionTag.__table__
-    row = {**_tag_key(target), "key": key, "value": value}
-    dialect = connection.dialect.name
-    if dialect in ("mysql", "mariadb"):
-        from sqlalchemy.dialects import mysql
-
-        connection.execute(mysql.insert(table).values(row).on_duplicate_key_update(value=value))
-    elif dialect in ("sqlite", "postgresql"):
-        from sqlalchemy.dialects import postgresql, sqlite
-
-        insert: Any = sqlite.insert if dialect == "sqlite" else postgresql.insert
-        primary_key = [column.name for column in table.primary_key]
-        connection.execute(
-            insert(table).values(row).on_conflict_do_update(index_elements=primary_key, set_={"value": value})
-        )
-    else:
-        same = [table.c[column] == row[column] for column in row if column != "value"]
-        if connection.execute(table.update().where(*same).values(value=value)).rowcount == 0:
-            connection.execute(table.insert().values(row))
 
 
 try:

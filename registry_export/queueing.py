@@ -1,0 +1,173 @@
+"""Queue a promotion in as few statements as its database allows, made once and handed to the driver as they are.
+
+The hook stands in the way of a person's request, so it asks nothing that a statement can find out itself: what the
+status tag said, and whether the version is a prompt. SQLite needs two statements between SAVEPOINT and RELEASE, and no
+network; PostgreSQL takes everything in one message where its driver is psycopg2, which alone can send several
+statements with parameters. All other databases and drivers go the hook's general way.
+"""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Insert, bindparam, exists, literal, select
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+
+from registry_export.outbox import STATUS_TAG, database_now_ms, outbox
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Table
+
+PROMPT_TAG = "mlflow.prompt.is_prompt"
+"""MLflow keeps prompts in the registry as well; this tag on a version says that it is one."""
+
+QUEUED = "queued"
+
+_BEGIN, _KEEP, _UNDO = (f"{verb} registry_export_hook" for verb in ("SAVEPOINT", "RELEASE SAVEPOINT", "ROLLBACK TO"))
+
+
+@dataclass(frozen=True)
+class _Statement:
+    """One statement as the driver takes it, with the parameters that never change."""
+
+    text: str
+    constants: dict[str, Any]
+
+
+def queue(
+    connection: Connection, target: Any, trigger: str, previous: str | None, pending_tags: Mapping[str, Any]
+) -> None:
+    """Write the outbox row and the `queued` tag, both or neither; for a prompt neither.
+
+    Args:
+        connection: The promotion's own; its transaction goes on, whatever is raised here.
+        target: MLflow's model version or alias: what names the version.
+        trigger: `stage:Staging`, `alias:champion`, `copied:digits/3`.
+        previous: What the promotion replaced; None: nothing, or not known.
+        pending_tags: MLflow's tags that this transaction has yet to insert for the version, by key.
+    """
+    if PROMPT_TAG in pending_tags:
+        return
+    row = {
+        "event": uuid.uuid4().hex,
+        "workspace": getattr(target, "workspace", None),
+        "model_name": target.name,
+        "version": str(target.version),
+        "trigger": trigger,
+        "previous": previous,
+    }
+    pending = pending_tags.get(STATUS_TAG)
+    if pending is None and connection.dialect.driver in ("pysqlite", "psycopg2"):
+        _queue_at_once(connection, {**row, "number": target.version})
+    else:
+        with connection.begin_nested():
+            _queue_step_by_step(connection, target, row, pending)
+
+
+def _queue_at_once(connection: Connection, parameters: dict[str, Any]) -> None:
+    cursor = connection.connection.cursor()
+    try:
+        if connection.dialect.name == "postgresql":
+            both = _for_postgresql()
+            cursor.execute(f"{_BEGIN}; {both.text}; {_KEEP}", {**both.constants, **parameters})
+        else:
+            cursor.execute(_BEGIN)
+            first, second = _for_sqlite()
+            cursor.execute(first.text, {**first.constants, **parameters})
+            if cursor.rowcount:
+                cursor.execute(second.text, {**second.constants, **parameters})
+            cursor.execute(_KEEP)
+    except BaseException:
+        cursor.execute(_UNDO)
+        cursor.execute(_KEEP)
+        raise
+    finally:
+        cursor.close()
+
+
+def _queue_step_by_step(connection: Connection, target: Any, row: dict[str, Any], pending: Any) -> None:
+    tags, _ = _tags()
+    key = {name: getattr(target, name) for name in ("name", "version", "workspace") if name in tags.c}
+    query = select(tags.c.key, tags.c.value).where(tags.c.key.in_((STATUS_TAG, PROMPT_TAG)))
+    for column, value in key.items():
+        query = query.where(tags.c[column] == value)
+    present = {name: value for name, value in connection.execute(query)}  # noqa: C416 - rows are no pairs to a type checker
+    if PROMPT_TAG in present:
+        return
+    status = pending.value if pending is not None else present.get(STATUS_TAG)
+    values = {**row, "previous_status": status, "created_at_ms": database_now_ms()}
+    connection.execute(outbox.insert().inline().values(values))
+    if pending is not None:
+        # A copied version brings its source's tags, which are inserted after it: writing the row here as well would
+        # break the copy.
+        pending.value = QUEUED
+    else:
+        _set_tag(connection, tags, {**key, "key": STATUS_TAG})
+
+
+def _set_tag(connection: Connection, tags: Table, key: dict[str, Any]) -> None:
+    """Insert or overwrite the status tag; in one statement, where it can be, lest a worker sets it in between."""
+    insert: Any = {"mysql": mysql, "mariadb": mysql, "postgresql": postgresql, "sqlite": sqlite}.get(
+        connection.dialect.name
+    )
+    if insert is None:
+        same = [tags.c[column] == value for column, value in key.items()]
+        if connection.execute(tags.update().where(*same).values(value=QUEUED)).rowcount == 0:
+            connection.execute(tags.insert().values({**key, "value": QUEUED}))
+        return
+    statement = insert.insert(tags).values({**key, "value": QUEUED})
+    if insert is mysql:
+        connection.execute(statement.on_duplicate_key_update(value=QUEUED))
+    else:
+        connection.execute(_overwriting(statement, tags))
+
+
+def _overwriting(statement: Any, tags: Table) -> Any:
+    return statement.on_conflict_do_update(index_elements=list(tags.primary_key), set_={"value": QUEUED})
+
+
+@functools.cache
+def _for_postgresql() -> _Statement:
+    tags, key = _tags()
+    promotion = _row(tags, key).returning(outbox.c.id).cte("promotion")
+    values = {**key, "key": literal(STATUS_TAG), "value": literal(QUEUED)}
+    insert = postgresql.insert(tags).from_select(list(values), select(*values.values()).select_from(promotion))
+    psycopg2: Any = postgresql.psycopg2
+    compiled = _overwriting(insert.add_cte(promotion), tags).compile(dialect=psycopg2.dialect())
+    return _Statement(str(compiled), dict(compiled.params))
+
+
+@functools.cache
+def _for_sqlite() -> tuple[_Statement, _Statement]:
+    tags, key = _tags()
+    upsert = _overwriting(sqlite.insert(tags).values({**key, "key": STATUS_TAG, "value": QUEUED}), tags)
+    by_name = sqlite.dialect(paramstyle="named")
+    row, tag = (statement.compile(dialect=by_name) for statement in (_row(tags, key), upsert))
+    return _Statement(str(row), dict(row.params)), _Statement(str(tag), dict(tag.params))
+
+
+def _tags() -> tuple[Table, dict[str, Any]]:
+    """Return MLflow's table of version tags, and what names a version in it."""
+    from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag
+
+    tags: Table = SqlModelVersionTag.__table__
+    key: dict[str, Any] = {"name": bindparam("model_name"), "version": bindparam("number")}
+    if "workspace" in tags.c:  # older MLflow has none
+        key["workspace"] = bindparam("workspace")
+    return tags, key
+
+
+def _row(tags: Table, key: dict[str, Any]) -> Insert:
+    """Insert the outbox row with what the status tag says now, unless the version is a prompt."""
+    same = [tags.c[column] == value for column, value in key.items()]
+    values: dict[str, Any] = {
+        **{name: bindparam(name) for name in ("event", "workspace", "model_name", "version", "trigger", "previous")},
+        "previous_status": select(tags.c.value).where(*same, tags.c.key == STATUS_TAG).scalar_subquery(),
+        "created_at_ms": database_now_ms(),
+    }
+    is_prompt = exists().where(*same, tags.c.key == PROMPT_TAG)
+    return outbox.insert().from_select(list(values), select(*values.values()).where(~is_prompt))
