@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry_export.discovery import install_command, missing_requirements
-from registry_export.entities import Interface, SourceRecord, TensorSpec
+from registry_export.entities import FileRecord, Interface, SourceRecord, TensorSpec
 from registry_export.errors import MissingPackageError, SourceError, UnsupportedSourceError
 from registry_export.format import Format
 from registry_export.inference import Origin, heeded
@@ -32,6 +32,8 @@ class Checkpoint:
         path: The checkpoint's file or folder.
         files: The MLmodel's account: flavors, signature, input example, code.
         record: The same for the report.
+        content_sha256: Digest of what steps read of it: as `record.sha256`, but for where and when it was logged. The
+            same model that is logged twice has the same.
         setup: What a rule says of how it is loaded.
     """
 
@@ -39,6 +41,7 @@ class Checkpoint:
     path: Path
     files: ModelFiles
     record: SourceRecord
+    content_sha256: str
     setup: ModelSetup = NO_SETUP
 
     @property
@@ -117,7 +120,14 @@ def read_checkpoint(folder: Path, formats: Mapping[str, Format], setup: ModelSet
         checkpoint_bytes=sum(file.stat().st_size for file in _files(path)),
         notes=(*files.notes, *notes, *_setup_notes(format_, setup)),
     )
-    return Checkpoint(format_, path, files, record, setup)
+    return Checkpoint(format_, path, files, record, _content_digest(records, files), setup)
+
+
+def _content_digest(records: Sequence[FileRecord], files: ModelFiles) -> str:
+    if not files.mlmodel_sha256:
+        return combined_digest(records)
+    said = files.mlmodel_sha256
+    return combined_digest([replace(one, sha256=said) if one.path == "MLmodel" else one for one in records])
 
 
 def _files(path: Path) -> Iterator[Path]:

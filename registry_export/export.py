@@ -24,16 +24,18 @@ from registry_export.entities import (
 )
 from registry_export.errors import ExportCancelledError, RegistryExportError
 from registry_export.format import Format
-from registry_export.graph import ExportPlan, PlannedTarget, plan_export
+from registry_export.graph import ExportPlan, PlannedTarget, Step, plan_export
 from registry_export.inference import Origin
 from registry_export.isolation import ChildPool
+from registry_export.ledger import KnownExports
 from registry_export.manifest import combined_digest, export_key, file_records, tool_versions, write_artifact
 from registry_export.model_setup import NO_SETUP, ModelSetup
-from registry_export.publishing import exported_before, publish, publish_failure
+from registry_export.publishing import publish, publish_failure
 from registry_export.reference import Reference
 from registry_export.registry import Registry
 from registry_export.regressions import compared_with
 from registry_export.reporter import SILENT, Reporter
+from registry_export.reuse import Kept, Shelf, forget, known_export, remember
 from registry_export.targets import export_targets
 from registry_export.tensors import write_tensors
 from registry_export.timing import time_exports
@@ -53,12 +55,13 @@ def export_model_version(
     force: bool = False,
     latency: bool = True,
     earlier: ModelVersionRef | None = None,
+    index: KnownExports | None = None,
     reporter: Reporter = SILENT,
 ) -> ExportReport:
     """Export a model version into every target, verify each one, and publish what came out.
 
-    One failed target leaves its siblings alive; it is in the report. What was verified before, and
-    depends on nothing that has changed, is kept.
+    One failed target leaves its siblings alive; it is in the report. What was verified before, for this version or
+    for another one with the same content, and depends on nothing that has changed, is kept.
 
     Args:
         ref: What to export.
@@ -73,6 +76,7 @@ def export_model_version(
         force: Convert and verify anew even what is verified already.
         latency: Whether the source and the exports are timed.
         earlier: The version that was exported before for the same stage or alias, to compare with.
+        index: Where exports of other versions are found; None: only this version's own are kept.
         reporter: Hears of every step.
 
     Returns:
@@ -84,7 +88,7 @@ def export_model_version(
     try:
         with work_folder() as work:
             bench = Bench(formats, pool, work, tolerance, reporter, latency=latency)
-            return _export(_Job(ref, targets, trigger, registry, samples, setup, force, earlier), bench)
+            return _export(_Job(ref, targets, trigger, registry, samples, setup, force, earlier, index), bench)
     except RegistryExportError as error:
         if not error.transient and not isinstance(error, ExportCancelledError):
             with contextlib.suppress(RegistryExportError):
@@ -102,6 +106,7 @@ class _Job:
     setup: ModelSetup
     force: bool
     earlier: ModelVersionRef | None
+    index: KnownExports | None
 
 
 def _export(job: _Job, bench: Bench) -> ExportReport:
@@ -111,32 +116,39 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
     sample, evidence = first_inputs(job.registry, job.samples, checkpoint, bench.work)
     plan = plan_export(checkpoint.format, job.targets, bench.formats, samples=bool(sample))
     keys = {p.target.variant: _key(bench, checkpoint, plan, p, sample) for p in plan.targets}
-    results = _exported_before(job, bench, keys, plan)
+    kept = _kept(job, bench, keys)
+    results, folders = dict(kept.results), dict(kept.folders)
     missing = [planned for planned in plan.targets if planned.target.variant not in results]
-    source, folders = checkpoint.record, dict[str, Path]()
+    source = checkpoint.record
+    if kept.source is not None:
+        source = replace(kept.source, sha256=source.sha256, size_bytes=source.size_bytes)
     if missing:
         reference = run_reference(bench, checkpoint.origin, sample, evidence, job.targets)
         made = export_targets(bench, checkpoint.origin, plan, missing, reference)
-        folders = {variant: folder for variant, (_, folder) in made.items() if folder is not None}
-        exports = {v: (made[v][0], _origin(bench, made[v][0], folder)) for v, folder in folders.items()}
+        new = {variant: folder for variant, (_, folder) in made.items() if folder is not None}
+        exports = {v: (made[v][0], _origin(bench, made[v][0], folder)) for v, folder in new.items()}
+        folders |= new
         latency, timed = time_exports(bench, checkpoint.origin, reference, exports)
-        source = learnt(source, reference, latency)
+        source = learnt(checkpoint.record, reference, latency)
         found = {variant: timed.get(variant, result) for variant, (result, _) in made.items()}
         results |= {variant: replace(result, key=keys[variant]) for variant, result in found.items()}
     report = ExportReport(
         model_version=job.ref,
         trigger=job.trigger,
         source=source,
-        targets=tuple(results[planned.target.variant] for planned in plan.targets),
-        status=worst(tuple(result.status for result in results.values() if result.required)),
+        targets=tuple(replace(results[p.target.variant], required=p.target.required) for p in plan.targets),
+        status=worst(tuple(results[p.target.variant].status for p in plan.targets if p.target.required)),
         created_at=now(),
         tools=tool_versions(),
     )
     report = replace(report, compared_with=compared_with(job.registry, report, job.earlier))
-    for variant, folder in folders.items():
-        write_artifact(folder, report, results[variant], checkpoint.files)
+    manifests = [write_artifact(f, report, results[variant], checkpoint.files) for variant, f in folders.items()]
+    forget(job.index, job.ref, folders)
     with bench.step("publish"):
-        return publish(job.registry, report, folders)
+        report = publish(job.registry, report, folders)
+    known = (known_export(job.ref, manifest) for manifest in manifests)
+    remember(job.index, (*kept.known, *filter(None, known)))
+    return report
 
 
 def learnt(source: SourceRecord, reference: Reference, latency: Latency | None) -> SourceRecord:
@@ -157,18 +169,15 @@ def _origin(bench: Bench, result: TargetResult, folder: Path) -> Origin:
     return Origin(result.format, str(folder / bench.formats[result.format].filename), interface)
 
 
-def _exported_before(job: _Job, bench: Bench, keys: Mapping[str, str], plan: ExportPlan) -> dict[str, TargetResult]:
-    """Find what was verified before and depends on nothing that has changed since.
-
-    Whether a target is required is no part of its result: that is asked for anew each time.
-    """
+def _kept(job: _Job, bench: Bench, keys: Mapping[str, str]) -> Kept:
+    """Find what was verified before and depends on nothing that has changed since."""
     if job.force:
-        return {}
-    known = exported_before(job.registry, job.ref, keys)
-    for variant in known:
-        bench.reporter.step_finished("look up", variant, "verified before, unchanged", 0.0)
-    required = {planned.target.variant: planned.target.required for planned in plan.targets}
-    return {variant: replace(result, reused=True, required=required[variant]) for variant, result in known.items()}
+        return Kept()
+    kept = Shelf(job.registry, job.ref, job.index, bench.work / "kept", bench.reporter).look_up(keys)
+    for variant, result in kept.results.items():
+        there = f"taken over from {result.taken_from}" if variant in kept.folders else "verified before, unchanged"
+        bench.reporter.step_finished("look up", variant, there, 0.0)
+    return kept
 
 
 def first_inputs(registry: Registry, samples: str | None, checkpoint: Checkpoint, work: Path) -> tuple[str, str]:
@@ -196,15 +205,17 @@ def _key(bench: Bench, checkpoint: Checkpoint, plan: ExportPlan, planned: Planne
     steps = [plan.steps[route] for route in planned.routes]
     toolchains = [
         checkpoint.format.toolchain,
-        *(bench.formats[step.format].conversions[step.conversion].toolchain for step in steps),
+        bench.formats[planned.target.format].toolchain,
+        *(bench.formats[step.format].conversions[step.conversion].toolchain for step in _ways(plan, steps)),
     ]
     return export_key(
-        source_sha256=checkpoint.record.sha256,
+        source_sha256=checkpoint.content_sha256,
         code_sha256=checkpoint.code_digest(
             str(planned.target.options[option.name])
             for option in bench.formats[planned.target.format].options
             if option.code and planned.target.options.get(option.name)
         ),
+        allow_pickle=checkpoint.setup.allow_pickle,
         samples_sha256=combined_digest(file_records(Path(sample))) if sample else "",
         format=planned.target.format,
         options=planned.target.options,
@@ -213,6 +224,13 @@ def _key(bench: Bench, checkpoint: Checkpoint, plan: ExportPlan, planned: Planne
         tolerance=bench.tolerance,
         tools=tool_versions(),
     )
+
+
+def _ways(plan: ExportPlan, steps: Sequence[Step]) -> Iterator[Step]:
+    """Yield steps, and all that they read from."""
+    for step in steps:
+        yield step
+        yield from _ways(plan, [plan.steps[step.parent]] if step.parent else [])
 
 
 @contextlib.contextmanager

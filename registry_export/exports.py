@@ -162,7 +162,7 @@ def fetch(registry: Registry, ref: ModelVersionRef, result: TargetResult, work: 
             f"{result.variant} of {ref} is not what report.json speaks of: its files are of another export.",
             remedy="An export may be under way; try again, or export it again.",
         )
-    _drop_strangers(folder, manifest)
+    drop_strangers(folder, manifest)
     return folder, manifest
 
 
@@ -188,7 +188,7 @@ def _published(ref: ModelVersionRef, variant: str, report: ExportReport | None) 
     return result
 
 
-def _drop_strangers(folder: Path, manifest: Manifest) -> None:
+def drop_strangers(folder: Path, manifest: Manifest) -> None:
     """Remove files that the manifest does not name: left in the store by an earlier export, or put there."""
     known = {record.path for record in manifest.files} | OWN_FILES
     for path in sorted(folder.rglob("*"), reverse=True):

@@ -17,7 +17,7 @@ from pathlib import Path
 from registry_export.differences import NUMBERS
 from registry_export.entities import ExportReport, Metrics, ModelVersionRef, SourceRecord, Status, TargetResult, worst
 from registry_export.errors import ArtifactError, RegistryError, RegistryExportError, to_record
-from registry_export.manifest import MANIFEST, Manifest, write_manifest
+from registry_export.manifest import Manifest, write_manifest
 from registry_export.registry import EXPORTS_FOLDER, Registry, VersionInfo
 from registry_export.report import (
     description_block,
@@ -170,31 +170,6 @@ def publish_failure(registry: Registry, ref: ModelVersionRef, trigger: str, erro
     registry.set_tags(ref, {TRIGGER_TAG: trigger, ERROR_TAG: text, STATUS_TAG: Status.FAILED})
 
 
-def exported_before(registry: Registry, ref: ModelVersionRef, keys: Mapping[str, str]) -> dict[str, TargetResult]:
-    """Find what is verified already and need not be made again.
-
-    Args:
-        registry: Where to look.
-        ref: The version.
-        keys: The key that each variant would have now.
-
-    Returns:
-        Results by variant: verified, with that key, and with their files still there.
-    """
-    report = read_report(registry, ref)
-    if report is None:
-        return {}
-    candidates = {
-        result.variant: result
-        for result in report.targets
-        if result.status is Status.VERIFIED and result.key and keys.get(result.variant) == result.key
-    }
-    if not candidates:
-        return {}
-    stored = set(registry.list_artifacts(ref, EXPORTS_FOLDER))
-    return {variant: result for variant, result in candidates.items() if _is_complete(stored, variant)}
-
-
 def read_report(registry: Registry, ref: ModelVersionRef) -> ExportReport | None:
     """Read the report that a version has, or None; a damaged one counts as none, with a warning."""
     with tempfile.TemporaryDirectory(prefix="registry-export-") as folder:
@@ -229,17 +204,6 @@ def _merged_source(previous: SourceRecord | None, source: SourceRecord | None) -
     if source is None or (previous is not None and previous.sha256 == source.sha256 and not source.evidence):
         return previous
     return source
-
-
-def _is_complete(stored: set[str], variant: str) -> bool:
-    """Whether a variant's folder is there.
-
-    Its files are complete as long as the report names it, because `_withdraw` takes it from the
-    report before a file is touched; but people delete folders by hand.
-    """
-    folder = f"{EXPORTS_FOLDER}/{variant}/"
-    names = {path.removeprefix(folder) for path in stored if path.startswith(folder)}
-    return MANIFEST in names and "MLmodel" in names and len(names) > len({MANIFEST, "MLmodel"})
 
 
 def _withdraw(registry: Registry, previous: ExportReport | None, info: VersionInfo, variants: frozenset[str]) -> None:

@@ -11,7 +11,7 @@ from registry_export.config import FACTORY_TAG, TARGETS_TAG
 from registry_export.errors import ExportCancelledError, LedgerError, PublishError, RegistryExportError
 from registry_export.export import export_model_version
 from registry_export.isolation import ChildPool, Limits
-from registry_export.ledger import VERIFY, Ledger
+from registry_export.ledger import VERIFY, KnownExports, Ledger
 from registry_export.outbox import STATUS_TAG
 from registry_export.publishing import ERROR_TAG, RUN_TAG, TAG_PREFIX, TRIGGER_TAG, publish_failure
 from registry_export.reverification import reverify_model_version
@@ -79,7 +79,7 @@ def run_recorded(
         RegistryExportError: The export failed as a whole; `ExportCancelledError` where a person cancelled the job.
     """
 
-    def run(pool: ChildPool) -> ExportReport:
+    def run(pool: ChildPool, index: KnownExports | None) -> ExportReport:
         with _tagged_as_running(registry, request.version):
             return export_model_version(
                 request.version.ref,
@@ -93,6 +93,7 @@ def run_recorded(
                 setup=request.setup,
                 force=force,
                 latency=settings.latency,
+                index=index,
                 reporter=reporter,
             )
 
@@ -130,7 +131,7 @@ def verify_recorded(
     The version's status stands until there is a new one.
     """
 
-    def run(pool: ChildPool) -> ExportReport:
+    def run(pool: ChildPool, index: KnownExports | None) -> ExportReport:
         return reverify_model_version(
             request.version.ref,
             variants=request.variants,
@@ -141,6 +142,7 @@ def verify_recorded(
             tolerance=request.tolerance,
             setup=request.setup,
             latency=settings.latency,
+            index=index,
             reporter=reporter,
         )
 
@@ -154,7 +156,7 @@ class _Work:
     version: VersionInfo
     trigger: str
     targets: str
-    run: Callable[[ChildPool], ExportReport]
+    run: Callable[[ChildPool, KnownExports | None], ExportReport]
 
 
 def _recorded(settings: Settings, work: _Work, reporter: Reporter) -> ExportReport:
@@ -165,11 +167,11 @@ def _recorded(settings: Settings, work: _Work, reporter: Reporter) -> ExportRepo
             job = _begin(ledger, work, settings.workspace, reporter)
         except LedgerError as error:
             reporter.note(f"Works alone, so that `jobs` will not show this. {error}")
-            return work.run(pool)
+            return work.run(pool, None)
 
         def run_when_free() -> ExportReport:
             _await_checkpoint(ledger, job, work.version, pool, reporter)
-            return work.run(pool)
+            return work.run(pool, KnownExports(ledger.database, settings.workspace))
 
         reporter.note(f"This is job {job.id}.")
         return run_begun_job(ledger, job, pool, run_when_free)

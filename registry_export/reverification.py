@@ -37,12 +37,14 @@ from registry_export.findings import proven, shown_dimensions
 from registry_export.format import Format
 from registry_export.inference import Origin
 from registry_export.isolation import ChildPool
+from registry_export.ledger import KnownExports
 from registry_export.manifest import MANIFEST, Manifest, versions_of
 from registry_export.model_setup import NO_SETUP, ModelSetup
 from registry_export.publishing import publish_verdicts, read_report
 from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.reporter import SILENT, Reporter
+from registry_export.reuse import forget, known_export, remember
 from registry_export.timing import time_exports
 
 _CHECK = "check files"
@@ -61,6 +63,7 @@ def reverify_model_version(
     tolerance: Tolerance | None = None,
     setup: ModelSetup = NO_SETUP,
     latency: bool = True,
+    index: KnownExports | None = None,
     reporter: Reporter = SILENT,
 ) -> ExportReport:
     """Check the stored exports of a version against its source again, without converting.
@@ -78,6 +81,7 @@ def reverify_model_version(
         tolerance: In place of the precision's default.
         setup: How the checkpoint becomes the model that was exported.
         latency: Whether the source and the exports are timed.
+        index: What the ledger knows of verified exports.
         reporter: Hears of every step.
 
     Returns:
@@ -90,7 +94,7 @@ def reverify_model_version(
     """
     with work_folder() as work:
         bench = Bench(formats, pool, work, tolerance, reporter, latency=latency)
-        job = _Job(ref, registry, tuple(variants), samples, setup)
+        job = _Job(ref, registry, tuple(variants), samples, setup, index)
         report = _published(job)
         intact, results = _check_files(job, bench, _chosen(job, report))
         try:
@@ -111,6 +115,7 @@ class _Job:
     variants: tuple[str, ...]
     samples: str | None
     setup: ModelSetup
+    index: KnownExports | None
 
 
 @dataclass(frozen=True)
@@ -273,5 +278,17 @@ def _publish(
         for variant, stored in intact.items()
         if variant in results
     }
+    forget(job.index, job.ref, results)
     with bench.step("publish"):
-        return publish_verdicts(job.registry, replace(report, targets=targets, status=status), results, manifests)
+        report = publish_verdicts(job.registry, replace(report, targets=targets, status=status), results, manifests)
+    again = (manifest for v, manifest in manifests.items() if _is_as_good(manifest.verification, intact[v].result))
+    remember(job.index, filter(None, (known_export(job.ref, manifest) for manifest in again)))
+    return report
+
+
+def _is_as_good(verification: Verification | None, before: TargetResult) -> bool:
+    """Whether a verdict stands for the key of the one before: where a rule has changed, the terms are others."""
+    was = before.verification
+    if verification is None or was is None or before.status is not Status.VERIFIED:
+        return False
+    return (verification.tolerance, verification.evidence) == (was.tolerance, was.evidence)

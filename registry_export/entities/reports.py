@@ -51,6 +51,7 @@ class TargetResult:
         reused: Whether an earlier verified export was found and kept.
         exported_at: When, in UTC, ISO 8601.
         precision: The coarsest on the way to the file, by which it is judged.
+        taken_from: The version that it was made and verified for, where that is another one with the same content.
         one_sided: Why agreeing inputs do not make it verified: a trace on the way has kept one side of a decision.
     """
 
@@ -76,6 +77,7 @@ class TargetResult:
     exported_at: str = ""
     precision: str = ""
     one_sided: str = ""
+    taken_from: ModelVersionRef | None = None
 
 
 @dataclass(frozen=True)

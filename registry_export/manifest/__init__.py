@@ -3,7 +3,7 @@
 `manifest.json` lies beside the model files, and so does the `MLmodel` that lets MLflow load and serve them.
 """
 
-from registry_export.manifest.files import combined_digest, file_records
+from registry_export.manifest.files import combined_digest, file_records, sha256_of
 from registry_export.manifest.mlmodel import signature_of, write_artifact, write_mlmodel
 from registry_export.manifest.provenance import export_key, reproduce_command, target_text, tool_versions, versions_of
 from registry_export.manifest.record import (
@@ -12,7 +12,9 @@ from registry_export.manifest.record import (
     SCHEMA_VERSION,
     Manifest,
     make_manifest,
+    manifest_digest,
     read_manifest,
+    result_of,
     verify_files,
     write_manifest,
 )
@@ -26,8 +28,11 @@ __all__ = [
     "export_key",
     "file_records",
     "make_manifest",
+    "manifest_digest",
     "read_manifest",
     "reproduce_command",
+    "result_of",
+    "sha256_of",
     "signature_of",
     "target_text",
     "tool_versions",

@@ -7,16 +7,16 @@ import hashlib
 import importlib.metadata
 import platform
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from registry_export.discovery import discover_formats
+from registry_export.discovery import GROUP, discover_formats
 from registry_export.entities import ModelVersionRef, OptionValue, Tolerance
 from registry_export.format import Format, PythonEnvironment
 
 _RECIPE_VERSION = 1
-"""Raised when the same tools would make other files from the same source."""
+"""Raised when the same tools would make other files from the same source, or judge them otherwise."""
 
 
 def target_text(format_name: str, options: Mapping[str, OptionValue], defaults: Mapping[str, OptionValue]) -> str:
@@ -45,6 +45,7 @@ def export_key(
     *,
     source_sha256: str,
     code_sha256: str = "",
+    allow_pickle: bool = True,
     samples_sha256: str,
     format: str,  # noqa: A002
     options: Mapping[str, OptionValue],
@@ -56,13 +57,15 @@ def export_key(
     """Digest everything that a target's result depends on; results with one key are interchangeable.
 
     Args:
-        source_sha256: Digest of the downloaded model folder: checkpoint, signature, input example, code.
+        source_sha256: Digest of what steps read of the downloaded model folder: checkpoint, signature, input example,
+            code. No version, run or time is in it: whatever holds the same has the same key.
         code_sha256: Digest of the factory's, the wrapper's and the options' code; empty without them.
+        allow_pickle: Whether the rule lets pickled code be loaded: what one refuses, another's result must not bring.
         samples_sha256: Digest of the samples in use; empty when they are drawn.
         format: The target's format.
         options: Its options, defaults filled in.
         routes: The chains of formats that would be tried, in order.
-        environments: Environments of their own that the source or a last step is run in.
+        environments: Environments of their own that the source, a step or the export's runner is run in.
         tolerance: The tolerance asked for; None for the default.
         tools: Versions of the packages in use, by name.
 
@@ -73,6 +76,7 @@ def export_key(
         "recipe": _RECIPE_VERSION,
         "source": source_sha256,
         "setup": code_sha256,
+        "pickle": allow_pickle,
         "samples": samples_sha256,
         "format": format,
         "options": options,
@@ -80,12 +84,13 @@ def export_key(
         "environments": environments,
         "tolerance": tolerance,
         "tools": tools,
+        "machine": f"{platform.system()} {platform.machine()}",
     }
     return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
 
 def tool_versions() -> Mapping[str, str]:
-    """Return the versions of Python, of this package, and of whatever the installed formats need."""
+    """Return the versions of Python, of this package, of those that bring formats, and of whatever the formats need."""
     return dict(_tool_versions())
 
 
@@ -99,11 +104,12 @@ def _tool_versions() -> tuple[tuple[str, str], ...]:
     formats = discover_formats().values()
     own = (requirement for format_ in formats for requirement in format_.requirements)
     edges = (edge for format_ in formats for edge in format_.conversions)
-    return _versions((*own, *(requirement for edge in edges for requirement in edge.requirements)))
+    plugins = {entry.dist.name for entry in importlib.metadata.entry_points(group=GROUP) if entry.dist is not None}
+    return _versions((*own, *(requirement for edge in edges for requirement in edge.requirements)), plugins)
 
 
-def _versions(requirements: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    names = {"registry-export", "mlflow", "numpy"}
+def _versions(requirements: Iterable[str], plugins: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
+    names = {"registry-export", "mlflow", "numpy", *plugins}
     owners = importlib.metadata.packages_distributions()
     for requirement in requirements:
         names.update(owners.get(requirement.partition(".")[0], ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,9 +49,11 @@ class Manifest:
         dynamic_dimensions: Input name -> axis -> name, of those shown to vary.
         path: The chain of formats that led here.
         tools: Versions of the packages used, by name.
+        judged_as: The coarsest precision on the way to the file, by which it is judged.
         command: Makes the artifact again.
         key: Digest of everything that the artifact depends on.
         exported_at: When, in UTC, ISO 8601.
+        taken_from: The version that it was made for, where that is another one with the same content.
     """
 
     schema_version: int
@@ -71,6 +74,7 @@ class Manifest:
     ir_version: int | None = None
     format_version: str | None = None
     precision: str = "fp32"
+    judged_as: str = ""
     details: Mapping[str, str] = field(default_factory=dict)
     verification: Verification | None = None
     source: SourceRecord | None = None
@@ -82,6 +86,7 @@ class Manifest:
     command: str = ""
     key: str = ""
     exported_at: str = ""
+    taken_from: ModelVersionRef | None = None
 
     @property
     def interface(self) -> Interface:
@@ -124,6 +129,7 @@ def make_manifest(folder: Path, report: ExportReport, result: TargetResult) -> M
         ir_version=description.ir_version,
         format_version=result.format_version,
         precision=description.precision,
+        judged_as=result.precision,
         details=description.details,
         verification=result.verification,
         source=report.source,
@@ -135,12 +141,56 @@ def make_manifest(folder: Path, report: ExportReport, result: TargetResult) -> M
         command=reproduce_command(report.model_version, result.format, result.options),
         key=result.key,
         exported_at=result.exported_at or report.created_at,
+        taken_from=result.taken_from,
+    )
+
+
+def result_of(manifest: Manifest) -> TargetResult:
+    """Return what a manifest says of its export as an entry of a report, where it stands reused."""
+    return TargetResult(
+        variant=manifest.variant,
+        format=manifest.format,
+        options=manifest.options,
+        status=manifest.status,
+        opset_version=manifest.opset_version,
+        format_version=manifest.format_version,
+        size_bytes=manifest.size_bytes,
+        sha256=manifest.sha256,
+        dynamic_dimensions=manifest.dynamic_dimensions,
+        verification=manifest.verification,
+        path=manifest.path,
+        attempts=manifest.attempts,
+        notes=manifest.notes,
+        convert_seconds=manifest.convert_seconds,
+        description=Description(
+            interface=manifest.interface,
+            opset_version=manifest.opset_version,
+            opset_imports=manifest.opset_imports,
+            ir_version=manifest.ir_version,
+            format_version=manifest.format_version,
+            precision=manifest.precision,
+            details=manifest.details,
+        ),
+        key=manifest.key,
+        reused=True,
+        exported_at=manifest.exported_at,
+        precision=manifest.judged_as,
+        taken_from=manifest.taken_from,
     )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`."""
-    (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    (folder / MANIFEST).write_bytes(_text(manifest))
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Return the SHA-256, in hex, of `manifest.json` as it is written."""
+    return hashlib.sha256(_text(manifest)).hexdigest()
+
+
+def _text(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
 def read_manifest(folder: Path) -> Manifest:

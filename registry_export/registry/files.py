@@ -39,17 +39,17 @@ def list_folder(repository: ArtifactRepository, path: str = "") -> tuple[FileInf
     return entries
 
 
-def walk(repository: ArtifactRepository, entries: Iterable[FileInfo]) -> tuple[str, ...]:
-    """List every file at and below some entries; each path is checked as in `list_folder`."""
-    files: list[str] = []
+def walk(repository: ArtifactRepository, entries: Iterable[FileInfo]) -> tuple[FileInfo, ...]:
+    """List every file at and below some entries, sorted; each path is checked as in `list_folder`."""
+    files: list[FileInfo] = []
     waiting = list(entries)
     while waiting:
         entry = waiting.pop()
         if entry.is_dir:
             waiting.extend(list_folder(repository, entry.path))
         else:
-            files.append(entry.path)
-    return tuple(sorted(files))
+            files.append(entry)
+    return tuple(sorted(files, key=lambda entry: entry.path))
 
 
 def fetch(repository: ArtifactRepository, entries: Iterable[FileInfo], destination: Path) -> None:

@@ -5,6 +5,7 @@ Only YAML and JSON are read here; nothing of the checkpoint is loaded.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     Example = tuple[tuple[str, NDArray[np.generic]], ...]
 
+_OF_THE_LOGGING = frozenset({"artifact_path", "model_id", "model_uuid", "run_id", "utc_time_created"})
+"""Entries of an MLmodel file that say where and when the model was logged, and nothing of the model."""
+
 
 @dataclass(frozen=True)
 class ModelFiles:
@@ -36,6 +40,8 @@ class ModelFiles:
         code_paths: Folders to put on `sys.path` before the checkpoint is loaded.
         signature: The MLmodel's `signature` entry as it stands, or None.
         notes: Sentences about what could not be used.
+        mlmodel_sha256: Digest of what its MLmodel says of the model, in hex; where and when that was logged is left
+            out. Empty for plain files.
     """
 
     flavors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -44,6 +50,7 @@ class ModelFiles:
     code_paths: tuple[Path, ...] = ()
     signature: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    mlmodel_sha256: str = ""
 
 
 def read_model(folder: Path) -> ModelFiles:
@@ -64,7 +71,13 @@ def read_model(folder: Path) -> ModelFiles:
     notes: list[str] = []
     example = _example(folder, document.get("saved_input_example_info"), interface, notes)
     signature = document.get("signature") if interface is not None else None
-    return ModelFiles(flavors, interface, example, _code_paths(folder, flavors), signature, tuple(notes))
+    paths = _code_paths(folder, flavors)
+    return ModelFiles(flavors, interface, example, paths, signature, tuple(notes), _digest(document))
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    said = {str(name): value for name, value in document.items() if name not in _OF_THE_LOGGING}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _document(path: Path) -> Mapping[str, Any]:

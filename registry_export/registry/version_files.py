@@ -64,7 +64,14 @@ class VersionFiles(Connection):
         place = self.location(ref)
         with self._calls(f"list the files of {ref}"):
             repository = open_repository(place.uri, self.tracking_uri)
-            return walk(repository, list_folder(repository, path))
+            return tuple(entry.path for entry in walk(repository, list_folder(repository, path)))
+
+    def list_sizes(self, ref: ModelVersionRef, path: str = "") -> dict[str, int | None]:
+        """List files as `list_artifacts`, with their sizes in bytes; None where the store does not tell."""
+        place = self.location(ref)
+        with self._calls(f"list the files of {ref}"):
+            repository = open_repository(place.uri, self.tracking_uri)
+            return {entry.path: entry.file_size for entry in walk(repository, list_folder(repository, path))}
 
     def download_artifact(self, ref: ModelVersionRef, path: str, destination: Path) -> Path:
         """Fetch one file or folder of a version's folder.

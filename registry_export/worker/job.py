@@ -102,6 +102,7 @@ class JobRunner:
             setup=setup,
             latency=parts.latency,
             earlier=self._ledger.exported_before(job),
+            index=parts.index,
             reporter=LogReporter(job.model_version, parts.pool),
         )
         revert = wants_reversion(parts, job, report.status)
@@ -127,6 +128,7 @@ class JobRunner:
             tolerance=rule.tolerance if rule else None,
             setup=requested_setup(rule, tags, str(job.model_version)),
             latency=parts.latency,
+            index=parts.index,
             reporter=LogReporter(job.model_version, parts.pool),
         )
         self._ledger.complete(job, verified.status, verified.run_id)

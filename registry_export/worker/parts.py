@@ -14,7 +14,7 @@ from registry_export.entities import ExportReport, ModelVersionRef, Target, Tole
 from registry_export.errors import ConfigurationError
 from registry_export.format import Format
 from registry_export.isolation import ChildPool
-from registry_export.ledger import Ledger, OutboxReader
+from registry_export.ledger import KnownExports, Ledger, OutboxReader
 from registry_export.model_setup import ModelSetup
 from registry_export.registry import Registry
 from registry_export.reporter import Reporter
@@ -41,6 +41,7 @@ class Exporter(Protocol):
         setup: ModelSetup,
         latency: bool,
         earlier: ModelVersionRef | None,
+        index: KnownExports,
         reporter: Reporter,
     ) -> ExportReport:
         """Export one version; raises RegistryExportError when it failed as a whole."""
@@ -62,6 +63,7 @@ class Verifier(Protocol):
         tolerance: Tolerance | None,
         setup: ModelSetup,
         latency: bool,
+        index: KnownExports,
         reporter: Reporter,
     ) -> ExportReport:
         """Verify the stored exports of one version again; raises RegistryExportError when that cannot be done."""
@@ -95,6 +97,11 @@ class Parts:
     outbox: OutboxReader | None = None
     workspace: str | None = None
     latency: bool = True
+
+    @property
+    def index(self) -> KnownExports:
+        """The verified exports that the ledger knows."""
+        return KnownExports(self.ledger.database, self.workspace)
 
 
 def worker_name() -> str:

@@ -22,9 +22,11 @@ from registry_export.errors import (
     VerificationError,
 )
 from registry_export.exports import load, pull
-from registry_export.publishing import exported_before, publish, publish_failure, read_report
+from registry_export.publishing import publish, publish_failure, read_report
 from registry_export.recorded import _tagged_as_running
 from registry_export.registry import Registry
+from registry_export.reporter import SILENT
+from registry_export.reuse import Shelf
 from tests.support import affine
 from tests.support.versions import KINDS, Versions
 
@@ -208,7 +210,7 @@ def test_publishing_that_breaks_off_promises_nothing_that_is_not_there(registry,
     if at != "metrics":
         with pytest.raises(ArtifactError):
             pull(ref.uri, "affine", tmp_path / "out", registry=registry)
-        assert exported_before(registry, ref, {"affine": "key of affine"}) == {}
+        assert kept(registry, ref, tmp_path, affine="key of affine") == {}
     runs = versions.client.search_runs([registry.location(ref).experiment_id])
     assert {run.info.status for run in runs} <= {"FINISHED", "FAILED"}
 
@@ -218,20 +220,25 @@ def test_publishing_that_breaks_off_promises_nothing_that_is_not_there(registry,
         np.testing.assert_array_equal(model.infer({"x": X})["y"], 5 * X + 1)
 
 
-def test_what_was_verified_is_found_again_by_its_key(registry, export, ref):
+def kept(registry, ref, folder, **keys):
+    """What would not be made again."""
+    return Shelf(registry, ref, None, folder / "kept", SILENT).look_up(keys).results
+
+
+def test_what_was_verified_is_found_again_by_its_key(registry, export, ref, tmp_path):
     published = export(ref, affine.result(), affine.result("affine-d3", Status.MISMATCH), FAILED)
     keys = {"affine": "key of affine", "affine-d3": "key of affine-d3", "affine-d9": "key of affine-d9"}
-    assert exported_before(registry, ref, keys) == {"affine": published.targets[0]}
-    assert exported_before(registry, ref, {"affine": "another key"}) == {}
-    assert exported_before(registry, ref, {}) == {}
+    assert kept(registry, ref, tmp_path, **keys) == {"affine": replace(published.targets[0], reused=True)}
+    assert kept(registry, ref, tmp_path, affine="another key") == {}
+    assert kept(registry, ref, tmp_path) == {}
 
 
-def test_a_copy_of_the_version_has_the_exports_of_its_checkpoint(registry, versions, export, ref):
+def test_a_copy_of_the_version_has_the_exports_of_its_checkpoint(registry, versions, export, ref, tmp_path):
     published = export(ref, affine.result())
     copy = versions.client.copy_model_version(ref.uri, f"{ref.name}-copy")
     copied = replace(ref, name=copy.name, version=str(copy.version))
-    known = exported_before(registry, copied, {"affine": "key of affine"})
-    assert known == {"affine": published.targets[0]}
+    known = kept(registry, copied, tmp_path, affine="key of affine")
+    assert known == {"affine": replace(published.targets[0], reused=True)}
     report = affine.report(copied, *known.values(), trigger=f"copied:{ref}")
     publish(registry, report, {})
     assert registry.version(copied).tags["registry_export.affine"].startswith("verified")
@@ -239,10 +246,10 @@ def test_a_copy_of_the_version_has_the_exports_of_its_checkpoint(registry, versi
         assert model.manifest.model_version == ref
 
 
-def test_an_export_deleted_by_hand_is_not_taken_for_verified(registry, export, ref):
+def test_an_export_deleted_by_hand_is_not_taken_for_verified(registry, export, ref, tmp_path):
     export(ref, affine.result())
     registry.delete_artifacts(ref, "exports/affine")
-    assert exported_before(registry, ref, {"affine": "key of affine"}) == {}
+    assert kept(registry, ref, tmp_path, affine="key of affine") == {}
 
 
 def test_files_of_an_earlier_export_do_not_stay_among_the_new_ones(registry, export, ref, tmp_path):

@@ -60,7 +60,7 @@ class PlantedVersions:
         run = self.client.create_run(experiment_id)
         with tempfile.TemporaryDirectory() as folder:
             planted.save(Path(folder, "model"), scale=scale)
-            (Path(folder, "model") / "MLmodel").write_text(_MLMODEL)
+            (Path(folder, "model") / "MLmodel").write_text(f"{_MLMODEL}run_id: {run.info.run_id}\n")
             self.client.log_artifacts(run.info.run_id, str(Path(folder, "model")), "model")
         source = f"{run.info.artifact_uri}/model"
         return ModelVersionRef(name, str(self.client.create_model_version(name, source, run.info.run_id).version))

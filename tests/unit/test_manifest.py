@@ -13,15 +13,21 @@ import yaml
 from registry_export.config import parse_targets
 from registry_export.entities import Description, FileRecord, Interface, ModelVersionRef, Status, TensorSpec, Tolerance
 from registry_export.errors import ArtifactError
+from registry_export.format import PythonEnvironment
 from registry_export.manifest import (
     Manifest,
     combined_digest,
     export_key,
     file_records,
+    manifest_digest,
+    provenance,
     read_manifest,
     reproduce_command,
+    result_of,
+    sha256_of,
     signature_of,
     target_text,
+    tool_versions,
     verify_files,
     write_artifact,
     write_manifest,
@@ -150,6 +156,9 @@ KEY = {
     "change",
     [
         {"source_sha256": "c"},
+        {"code_sha256": "c"},
+        {"allow_pickle": False},
+        {"environments": [PythonEnvironment("3.11", ("mxnet==1.9.1",))]},
         {"samples_sha256": ""},
         {"format": "tflite"},
         {"options": {"opset_version": 18, "optimize": True}},
@@ -160,6 +169,29 @@ KEY = {
 )
 def test_the_key_changes_with_everything_that_a_result_depends_on(change):
     assert export_key(**KEY) != export_key(**(KEY | change))
+
+
+@pytest.mark.parametrize("part", ["machine", "system"])
+def test_the_key_is_another_on_another_kind_of_machine(monkeypatch, part):
+    here = export_key(**KEY)
+    monkeypatch.setattr(f"platform.{part}", lambda: "another")
+    assert export_key(**KEY) != here
+
+
+def test_the_packages_that_bring_formats_are_among_the_tools(artifact):
+    provenance._tool_versions.cache_clear()
+    try:
+        assert tool_versions()["affine-export"] == "1.0"
+    finally:
+        provenance._tool_versions.cache_clear()
+
+
+def test_a_manifest_says_of_its_export_what_the_report_said(tmp_path, artifact):
+    told = affine.result(precision="fp16", taken_from=ModelVersionRef("digits", "2"), notes=("a note",))
+    outcome = affine.made(tmp_path / "told", REF, told)
+    manifest = read_manifest(tmp_path / "told")
+    assert result_of(manifest) == replace(outcome, reused=True)
+    assert manifest_digest(manifest) == sha256_of(tmp_path / "told" / "manifest.json")
 
 
 def test_the_key_does_not_depend_on_the_order_of_mappings():

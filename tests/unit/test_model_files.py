@@ -179,3 +179,25 @@ def test_an_mlmodel_cannot_run_code(tmp_path):
     (tmp_path / "MLmodel").write_text("flavors: !!python/object/apply:os.system ['touch /tmp/owned']")
     with pytest.raises(SourceError, match="not YAML"):
         read_model(tmp_path)
+
+
+def test_a_model_that_is_logged_twice_says_the_same_of_itself(tmp_path):
+    """What is in the file besides is the model: none of it may be left out."""
+
+    def digest(**changes):
+        own = {"flavors": {"pytorch": {"data": "data"}}, "model_uuid": "m-1", "run_id": "1", "artifact_path": "model"}
+        own |= {"utc_time_created": "2026-11-20", "model_id": "m-1", "signature": {"inputs": "[]"}} | changes
+        (tmp_path / "MLmodel").write_text(yaml.safe_dump(own))
+        return read_model(tmp_path).mlmodel_sha256
+
+    once = digest()
+    again = {
+        "model_uuid": "m-2",
+        "run_id": "2",
+        "artifact_path": "other",
+        "utc_time_created": "2027",
+        "model_id": "m-2",
+    }
+    assert digest(**again) == once
+    changes = {"signature": {}, "flavors": {"pytorch": {"data": "x"}}, "metadata": {"a": 1}, "mlflow_version": "3"}
+    assert len({once, *(digest(**{name: value}) for name, value in changes.items())}) == 1 + len(changes)

@@ -1,0 +1,232 @@
+"""What need not be made again: verified exports of this version, and of any other with the same content.
+
+The ledger tells where they are. What stands in this version's own folder stays there; what was made for another
+version is fetched, and becomes files of this one. Anybody may write into an artifact store, so nothing there is
+believed without the digest that the ledger has of it; what is gone, changed or in doubt is made anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from registry_export.entities import ModelVersionRef, SourceRecord, Status, TargetResult
+from registry_export.errors import ArtifactError, LedgerError, RegistryError
+from registry_export.exports import drop_strangers, fetch
+from registry_export.ledger import KnownExport, KnownExports
+from registry_export.manifest import (
+    MANIFEST,
+    Manifest,
+    manifest_digest,
+    read_manifest,
+    result_of,
+    sha256_of,
+    verify_files,
+)
+from registry_export.publishing import read_report
+from registry_export.registry import EXPORTS_FOLDER, Registry
+from registry_export.reporter import Reporter
+
+_AT_ONCE = 4
+_MOST_PLACES = 3
+"""So many versions are asked for one export before it is made anew."""
+
+_log = logging.getLogger(__name__)
+
+Places = Mapping[str, tuple[KnownExport, ...]]
+"""By key: where the ledger knows an export."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What need not be made again.
+
+    Attributes:
+        results: By variant; `required` is for the caller to say.
+        folders: Of those that were made for another version, the files; to be published for this one.
+        known: Of the others, what the ledger should know.
+        source: What running the same checkpoint for another version has shown; None: nothing was taken over.
+    """
+
+    results: dict[str, TargetResult] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+    known: tuple[KnownExport, ...] = ()
+    source: SourceRecord | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """One of them, with the digest of its manifest; the folder and the source's record where it was fetched."""
+
+    result: TargetResult
+    manifest_sha256: str
+    source: SourceRecord | None = None
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where exports are looked for.
+
+    Attributes:
+        registry: Has the files.
+        ref: The version that they are wanted for.
+        index: What the ledger knows; None where there is no ledger: only the version's own exports are found then.
+        work: A folder to download to.
+        reporter: Hears of what is in doubt.
+    """
+
+    registry: Registry
+    ref: ModelVersionRef
+    index: KnownExports | None
+    work: Path
+    reporter: Reporter
+
+    def look_up(self, keys: Mapping[str, str]) -> Kept:
+        """Find what is verified already.
+
+        Args:
+            keys: The key of each variant that is wanted.
+
+        Raises:
+            RegistryUnavailableError: The registry or its artifact store does not answer.
+        """
+        places: Places = {}
+        if self.index is not None:
+            try:
+                places = self.index.find(set(keys.values()))
+            except LedgerError as error:
+                self.reporter.note(f"What was exported before is not known: {error}")
+        own = _in_place(self, keys, places)
+        missing = {variant: key for variant, key in keys.items() if variant not in own}
+        taken = _taken_over(self, missing, places)
+        return Kept(
+            results={variant: found.result for variant, found in (*own.items(), *taken.items())},
+            folders={variant: found.folder for variant, found in taken.items() if found.folder is not None},
+            known=tuple(KnownExport(keys[v], self.ref, v, found.manifest_sha256) for v, found in own.items()),
+            source=next((found.source for found in taken.values()), None),
+        )
+
+    def attempt(self, variant: str, ref: ModelVersionRef, look: Callable[[], Found]) -> Found | None:
+        """Look at one export; what is gone or in doubt is forgotten, and said in a note."""
+        try:
+            return look()
+        except (ArtifactError, RegistryError) as error:
+            if error.transient:
+                raise
+            self.reporter.note(f"{variant} of {ref} is not used again: {error}")
+            forget(self.index, ref, [variant])
+            return None
+
+
+def forget(index: KnownExports | None, ref: ModelVersionRef, variants: Iterable[str]) -> None:
+    """Take exports back whose files are about to be replaced; a ledger that does not answer is only logged."""
+    _tell(lambda: index.forget(ref, list(variants)) if index is not None else None)
+
+
+def remember(index: KnownExports | None, exports: Iterable[KnownExport]) -> None:
+    """Let the ledger know of exports that are published; one that does not answer is only logged."""
+    _tell(lambda: index.remember(list(exports)) if index is not None else None)
+
+
+def known_export(ref: ModelVersionRef, manifest: Manifest) -> KnownExport | None:
+    """Return what the ledger should know of a published export; None where that is not verified."""
+    if manifest.status is not Status.VERIFIED or not manifest.key:
+        return None
+    return KnownExport(manifest.key, ref, manifest.variant, manifest_digest(manifest))
+
+
+def _tell(act: Callable[[], None]) -> None:
+    try:
+        act()
+    except LedgerError as error:
+        _log.warning("What is exported could not be noted; it may be made once more. %s", error)
+
+
+def _in_place(shelf: Shelf, keys: Mapping[str, str], places: Places) -> dict[str, Found]:
+    """Find the exports that stand in the version's own folder."""
+    report = read_report(shelf.registry, shelf.ref)
+    # The report is the first to be changed before a file is: what it does not name may be torn.
+    named = {result.variant: result for result in report.targets} if report is not None else {}
+    wanted = [
+        result
+        for variant, result in named.items()
+        if result.status is Status.VERIFIED and result.key and keys.get(variant) == result.key
+    ]
+    if not wanted:
+        return {}
+    sizes = shelf.registry.list_sizes(shelf.ref, EXPORTS_FOLDER)
+
+    def look(result: TargetResult) -> Found | None:
+        trusted = {known.manifest_sha256 for known in places.get(result.key, ())}
+        return shelf.attempt(result.variant, shelf.ref, lambda: _standing(shelf, result, trusted, sizes))
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = zip(wanted, pool.map(look, wanted), strict=True)
+        return {result.variant: one for result, one in found if one is not None}
+
+
+def _standing(shelf: Shelf, result: TargetResult, trusted: set[str], sizes: Mapping[str, int | None]) -> Found:
+    """Check an export where it stands.
+
+    With a manifest that a worker on this ledger wrote, the sizes of its files are compared: no byte of them goes
+    anywhere now, and whoever loads them checks the digests. Without, every byte is fetched and looked at.
+    """
+    folder = f"{EXPORTS_FOLDER}/{result.variant}"
+    if f"{folder}/{MANIFEST}" not in sizes or f"{folder}/MLmodel" not in sizes:
+        raise ArtifactError("it is gone.")
+    path = shelf.registry.download_artifact(shelf.ref, f"{folder}/{MANIFEST}", shelf.work / "standing")
+    digest = sha256_of(path)
+    if digest in trusted:
+        manifest = _verified(read_manifest(path.parent), result.key)
+        listed = {record.path: sizes.get(f"{folder}/{record.path}", -1) for record in manifest.files}
+        wrong = [r.path for r in manifest.files if listed[r.path] not in (r.size_bytes, None)]
+        if wrong:
+            raise ArtifactError(f"{wrong[0]} is missing, or not the file that was verified.")
+        if None not in listed.values() and manifest.sha256 == result.sha256:
+            return Found(result_of(manifest), digest)
+    whole, manifest = fetch(shelf.registry, shelf.ref, result, shelf.work / "fetched")
+    _verified(manifest, result.key)
+    return Found(replace(result, reused=True), sha256_of(whole / MANIFEST))
+
+
+def _verified(manifest: Manifest, key: str) -> Manifest:
+    if manifest.status is not Status.VERIFIED or manifest.key != key:
+        raise ArtifactError(f"its {MANIFEST} speaks of another export.")
+    return manifest
+
+
+def _taken_over(shelf: Shelf, keys: Mapping[str, str], places: Places) -> dict[str, Found]:
+    """Fetch exports that were made for other versions."""
+
+    def look(variant: str) -> Found | None:
+        others = [known for known in places.get(keys[variant], ()) if known.model_version != shelf.ref]
+        for known in others[:_MOST_PLACES]:
+            found = shelf.attempt(known.variant, known.model_version, partial(_fetched, shelf, known, variant))
+            if found is not None:
+                return found
+        return None
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = zip(keys, pool.map(look, keys), strict=True)
+        return {variant: one for variant, one in found if one is not None}
+
+
+def _fetched(shelf: Shelf, known: KnownExport, variant: str) -> Found:
+    """Fetch one export of another version, and check every byte of it."""
+    if known.variant != variant:
+        raise ArtifactError(f"its files are called {known.variant}.")
+    place = shelf.work / "taken" / f"{known.model_version.version}-{known.manifest_sha256[:16]}"
+    folder = shelf.registry.download_artifact(known.model_version, f"{EXPORTS_FOLDER}/{variant}", place)
+    path = folder / MANIFEST
+    if not path.is_file() or path.is_symlink() or sha256_of(path) != known.manifest_sha256:
+        raise ArtifactError(f"its {MANIFEST} is not the one that was published.")
+    manifest = _verified(verify_files(folder), known.key)
+    drop_strangers(folder, manifest)
+    made_for = manifest.taken_from or known.model_version
+    result = replace(result_of(manifest), taken_from=None if made_for == shelf.ref else made_for)
+    return Found(result, known.manifest_sha256, manifest.source, folder)

@@ -1,0 +1,235 @@
+"""Nothing is made twice: what is taken over from other versions, what is kept, and what is made anew all the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import mlflow
+import numpy as np
+import pytest
+
+from registry_export.entities import Status, Tolerance
+from registry_export.exports import load
+from registry_export.ledger import KnownExports, Ledger
+from registry_export.ledger.tables import known_exports
+from registry_export.model_setup import ModelSetup
+from registry_export.publishing import read_report
+from tests.support import planted
+from tests.support.planted_versions import Steps, planted_versions
+
+
+@pytest.fixture(scope="module")
+def versions(mlflow_server, tmp_path_factory):
+    with planted_versions(mlflow_server.uri, tmp_path_factory.mktemp("planted-site")) as versions:
+        yield versions
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger.migrate()
+    yield ledger
+    ledger.dispose()
+
+
+@pytest.fixture
+def index(ledger):
+    return KnownExports(ledger.database)
+
+
+@pytest.fixture
+def name(request):
+    return request.node.name.removeprefix("test_")[:60]
+
+
+def count(versions, ref, targets="planted", **rest):
+    """Export, and say how many conversions that took."""
+    steps = Steps()
+    report = versions.export(ref, targets, reporter=steps, **rest)
+    return report, steps.names.count("convert"), steps
+
+
+def test_another_version_with_the_same_bytes_converts_and_runs_nothing(versions, name, index):
+    first, second = versions.register(name), versions.register(name)
+    before = versions.export(first, "planted, planted_next", index=index)
+    report, conversions, steps = count(versions, second, "planted, planted_next", index=index)
+    assert (conversions, report.status) == (0, Status.VERIFIED)
+    assert "reference" not in steps.names
+    for result, made in zip(report.targets, before.targets, strict=True):
+        assert (result.reused, result.taken_from) == (True, first)
+        assert result == replace(made, reused=True, taken_from=first)
+    assert replace(report.source, sha256=before.source.sha256, size_bytes=before.source.size_bytes) == before.source
+    assert read_report(versions.registry, second) == report
+    tags = versions.tags(second)
+    assert tags["status"] == "verified"
+    assert tags["planted"] == versions.tags(first)["planted"]
+    assert mlflow.MlflowClient(versions.uri).get_run(report.run_id).data.metrics["planted/cosine"] == 1
+
+
+def test_what_is_taken_over_speaks_of_its_new_version_and_can_be_used_there(versions, name, index):
+    first, second = versions.register(name), versions.register(name)
+    versions.export(first, index=index)
+    versions.export(second, index=index)
+    manifest = json.loads(versions.stored(second, "exports/planted/manifest.json"))
+    assert manifest["model_version"] == {"name": name, "version": "2"}
+    assert manifest["taken_from"] == {"name": name, "version": "1"}
+    assert f"models:/{name}/2" in manifest["command"]
+    assert f"models:/{name}/2" in versions.stored(second, "exports/planted/MLmodel").decode()
+    assert f"models:/{name}/1" not in versions.stored(second, "exports/planted/MLmodel").decode()
+    with load(second.uri, "planted", registry=versions.registry, formats=versions.formats) as model:
+        x = np.ones((2, 3), np.float32)
+        np.testing.assert_array_equal(model.infer({"x": x})["y"], 2 * x + np.float32(0.5))
+
+
+def test_another_model_takes_over_and_a_third_names_the_version_that_it_was_made_for(versions, name, index):
+    first, second, third = (versions.register(f"{name}-{letter}") for letter in "abc")
+    versions.export(first, index=index)
+    for ref in (second, third):
+        report, conversions, _ = count(versions, ref, index=index)
+        assert conversions == 0
+        assert report.targets[0].taken_from == first
+    back, conversions, _ = count(versions, first, index=index)
+    assert (conversions, back.targets[0].taken_from) == (0, None)
+
+
+def test_other_bytes_other_terms_and_force_are_made_anew(versions, name, index, tmp_path):
+    samples = tmp_path / "samples.npz"
+    np.savez(samples, x=np.ones((2, 3), np.float32))
+    versions.export(versions.register(name), index=index)
+    other = versions.register(name, scale=3.0)
+    assert count(versions, other, index=index)[1] == 1
+    same = versions.register(name)
+    for terms in (
+        {"targets": "planted:fault=static"},
+        {"tolerance": Tolerance(1.0, 1.0)},
+        {"samples": str(samples)},
+        {"setup": ModelSetup(allow_pickle=False)},
+        {"index": None},
+        {"force": True},
+    ):
+        assert count(versions, same, **({"index": index} | terms))[1] == 1, terms
+    assert count(versions, same, index=index)[1] == 0, "all of it is kept beside each other"
+
+
+@pytest.mark.parametrize("file", ["model.planted", "manifest.json"])
+def test_a_changed_byte_is_never_taken_over(versions, name, index, file):
+    first, second = versions.register(name), versions.register(name)
+    versions.export(first, index=index)
+    whole = versions.stored(first, f"exports/planted/{file}")
+    changed = whole.replace(b'"verified"', b'"verifieD"') if file == "manifest.json" else whole[:-1] + b"!"
+    assert len(changed) == len(whole)
+    assert changed != whole
+    versions.store(first, f"exports/planted/{file}", changed)
+    report, conversions, steps = count(versions, second, index=index)
+    assert (conversions, report.status) == (1, Status.VERIFIED)
+    assert report.targets[0].taken_from is None
+    assert any(f"planted of {first} is not used again" in note for note in steps.notes), steps.notes
+    (known,) = index.find([report.targets[0].key])[report.targets[0].key]
+    assert known.model_version == second, "the doubtful one is forgotten"
+
+
+def test_a_manifest_that_fits_forged_files_is_not_believed(versions, name, index):
+    """Whoever may write into the store may write a manifest as well; the ledger has the digest of ours."""
+    first, forged, second = versions.register(name), versions.register(f"{name}-forged", scale=7.0), None
+    versions.export(first, index=index)
+    versions.export(forged)
+    own = json.loads(versions.stored(first, "exports/planted/manifest.json"))
+    theirs = json.loads(versions.stored(forged, "exports/planted/manifest.json"))
+    theirs |= {"key": own["key"], "model_version": own["model_version"]}
+    versions.store(first, "exports/planted/manifest.json", json.dumps(theirs).encode())
+    versions.store(first, "exports/planted/model.planted", versions.stored(forged, "exports/planted/model.planted"))
+    second = versions.register(name)
+    assert count(versions, second, index=index)[1] == 1
+
+
+@pytest.mark.parametrize("gone", ["version", "files"])
+def test_what_is_gone_is_made_anew(versions, name, index, gone):
+    first, second = versions.register(name), versions.register(name)
+    versions.export(first, index=index)
+    if gone == "version":
+        versions.client.delete_model_version(first.name, first.version)
+    else:
+        versions.registry.delete_artifacts(first, "exports/planted")
+    report, conversions, _ = count(versions, second, index=index)
+    assert (conversions, report.status) == (1, Status.VERIFIED)
+    third = versions.register(name)
+    assert count(versions, third, index=index)[1] == 0
+
+
+def test_what_is_not_verified_is_made_anew(versions, name, index):
+    first, second = versions.register(name), versions.register(name)
+    versions.export(first, "planted:fault=wrong, planted", index=index)
+    report, conversions, _ = count(versions, second, "planted:fault=wrong, planted", index=index)
+    assert conversions == 1
+    assert [(result.status, result.reused) for result in report.targets] == [
+        (Status.MISMATCH, False),
+        (Status.VERIFIED, True),
+    ]
+
+
+def test_a_version_that_is_promoted_again_keeps_its_own_files(versions, name, index, ledger):
+    ref = versions.register(name)
+    first = versions.export(ref, index=index)
+    uploaded = versions.registry.list_artifacts(ref, "exports/planted"), versions.stored(ref, "exports/planted/MLmodel")
+    again, conversions, _ = count(versions, ref, index=index, trigger="alias:champion")
+    assert conversions == 0
+    assert again.targets == (replace(first.targets[0], reused=True),)
+    assert again.source == first.source
+    now = versions.registry.list_artifacts(ref, "exports/planted"), versions.stored(ref, "exports/planted/MLmodel")
+    assert now == uploaded
+    assert versions.tags(ref)["trigger"] == "alias:champion"
+
+
+@pytest.mark.parametrize("known_here", [True, False])
+def test_a_torn_export_of_the_version_itself_is_made_anew(versions, name, index, ledger, known_here):
+    ref = versions.register(name)
+    versions.export(ref, index=index)
+    whole = versions.stored(ref, "exports/planted/model.planted")
+    # A manifest that the ledger does not know has every byte looked at; one that it knows has the sizes compared.
+    versions.store(ref, "exports/planted/model.planted", whole + b"!" if known_here else whole[:-1] + b"!")
+    if not known_here:
+        with ledger.database.write() as connection:
+            connection.execute(known_exports.delete())
+    report, conversions, _ = count(versions, ref, index=index)
+    assert (conversions, report.status) == (1, Status.VERIFIED)
+    assert versions.stored(ref, "exports/planted/model.planted") == whole
+
+
+def test_what_the_ledger_had_forgotten_it_knows_again_after_the_next_promotion(versions, name, index, ledger):
+    ref = versions.register(name)
+    versions.export(ref)
+    assert count(versions, versions.register(name), index=index)[1] == 1
+    with ledger.database.write() as connection:
+        connection.execute(known_exports.delete())
+    assert count(versions, ref, index=index)[1] == 0
+    assert count(versions, versions.register(name), index=index)[1] == 0
+
+
+def test_an_export_that_was_verified_again_is_taken_over_with_its_new_date(versions, name, index):
+    first, second = versions.register(name), versions.register(name)
+    versions.export(first, index=index)
+    again = versions.verify(first, index=index)
+    report, conversions, _ = count(versions, second, index=index)
+    assert conversions == 0
+    assert report.targets[0].verification == again.targets[0].verification
+
+
+def test_an_export_that_fails_when_verified_again_is_not_taken_over(versions, name, index):
+    first, second = versions.register(name), versions.register(name)
+    versions.export(first, "planted:fault=drifts", index=index)
+    planted.switch("drifted")
+    try:
+        assert versions.verify(first, index=index).status is Status.MISMATCH
+    finally:
+        planted.switch("drifted", on=False)
+    assert count(versions, second, "planted:fault=drifts", index=index)[1] == 1
+
+
+def test_a_ledger_that_does_not_answer_costs_a_conversion_and_no_export(versions, name, ledger):
+    ref = versions.register(name)
+    with ledger.database.write() as connection:
+        known_exports.drop(connection)
+    report, conversions, steps = count(versions, ref, index=KnownExports(ledger.database))
+    assert (conversions, report.status) == (1, Status.VERIFIED)
+    assert any("not known" in note for note in steps.notes)
