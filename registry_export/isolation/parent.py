@@ -76,7 +76,8 @@ class Parent:
                 return
             connection = self._connections.pop(pid, None)
             if connection is not None:
-                _send(connection, Ended(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
+                cpu = usage.ru_utime + usage.ru_stime
+                _send(connection, Ended(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024, cpu))
                 connection.close()
 
     def _kill_all(self) -> None:

@@ -38,12 +38,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came home from a child: its value as JSON, its warnings, seconds and peak memory in bytes."""
+    """What came home from a child: its value as JSON, its warnings, seconds, peak memory in bytes, processor seconds."""
 
     value: Any
     warnings: tuple[str, ...]
     seconds: float
     peak_bytes: int
+    cpu_seconds: float = 0.0
 
 
 class ChildPool:
@@ -107,7 +108,7 @@ class ChildPool:
                 parent.active -= 1
                 parent.last_used = time.monotonic()
         answer = read_answer(ended, work, limits)
-        return Outcome(answer.value, answer.warnings, time.monotonic() - started, ended.peak_bytes)
+        return Outcome(answer.value, answer.warnings, time.monotonic() - started, ended.peak_bytes, ended.cpu_seconds)
 
     def cancel(self) -> None:
         """Make every running and future call raise `ExportCancelledError`."""

@@ -43,10 +43,11 @@ class Started:
 
 @dataclass(frozen=True)
 class Ended:
-    """The child's wait status (`os.waitstatus_to_exitcode`), and its peak memory."""
+    """The child's wait status (`os.waitstatus_to_exitcode`), its peak memory, and what it took of all cores."""
 
     exit_code: int
     peak_bytes: int
+    cpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
