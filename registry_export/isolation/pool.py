@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came home from a child: its value as JSON, its warnings, seconds, peak memory in bytes, processor seconds."""
+    """What came home from a child: its value as JSON, its warnings, seconds, peak memory in bytes, CPU seconds."""
 
     value: Any
     warnings: tuple[str, ...]

@@ -43,7 +43,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Ended:
-    """The child's wait status (`os.waitstatus_to_exitcode`), its peak memory, and what it took of all cores."""
+    """The child's wait status (`os.waitstatus_to_exitcode`), its peak memory, and its CPU seconds on all cores."""
 
     exit_code: int
     peak_bytes: int

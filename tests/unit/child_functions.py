@@ -45,6 +45,11 @@ def leave(arguments):
     os._exit(7)
 
 
+def compute(arguments):
+    while time.process_time() < arguments["seconds"]:
+        pass
+
+
 def hang(arguments):
     time.sleep(600)
 

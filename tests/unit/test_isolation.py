@@ -58,6 +58,20 @@ def test_credentials_do_not_reach_a_child(monkeypatch, tmp_path):
     assert environment["HOME"].startswith(str(tmp_path))
 
 
+def test_threads_of_a_child_wait_asleep_unless_its_surroundings_say_otherwise(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    with ChildPool() as pool:
+        environment = pool.call(PLAIN, HERE + "environment", {}, tmp_path).value
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert environment["OPENBLAS_NUM_THREADS"] == "3"
+
+
+def test_what_a_child_computed_is_counted(pool, tmp_path):
+    assert pool.call(PLAIN, HERE + "compute", {"seconds": 0.3}, tmp_path).cpu_seconds >= 0.3
+    assert pool.call(PLAIN, HERE + "echo", {}, tmp_path).cpu_seconds < 0.3
+
+
 def test_an_error_of_ours_keeps_its_class_its_remedy_and_its_step(pool, tmp_path):
     with pytest.raises(UnsupportedModelError, match=r"No Foo here\. Use Bar\.") as caught:
         pool.call(PLAIN, HERE + "refuse", {}, tmp_path)
