@@ -3,26 +3,31 @@
 It works through the registry's REST API alone: where no hook can be installed it is the trigger, elsewhere the
 safety net. It finds stage changes, aliases and copies, whenever they happened, and exports that were deleted by hand.
 
-What it costs grows with what changed. MLflow lists versions by their latest update, and a stage change is one. Aliases
-come with the registered models, one call for a thousand of them. A few promotions, those longest not
-looked at, are looked at anew in each sweep.
+What it costs grows with what changed. MLflow lists versions by their latest update, and a stage change is one: these
+are found in each sweep. Aliases come with the registered models, some pages in each sweep; of the known promotions
+those longest not looked at are looked at anew, a few in each sweep, so that both have come round within an hour.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
-from collections.abc import Collection, Mapping
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
-from registry_export.config import Configuration, requested_targets
+from registry_export.config import TARGETS_TAG, Configuration, requested_targets
 from registry_export.entities import ModelVersionRef, Status
 from registry_export.errors import ConfigurationError, ModelVersionNotFoundError, RegistryError, RegistryExportError
 from registry_export.format import Format
 from registry_export.ledger import WAITING, Job, JobState, Ledger, OutboxReader, Promotion, Promotions
 from registry_export.outbox import STATUS_TAG, UNPROMOTED_STAGES, VERIFIED_ALIAS_SUFFIX, copied_from
 from registry_export.publishing import TAG_PREFIX, publish_failure
-from registry_export.registry import EXPORTS_FOLDER, Registry, VersionInfo
+from registry_export.registry import EXPORTS_FOLDER, ROUND_S, AliasRounds, Registry, VersionInfo
 
 _logger = logging.getLogger(__name__)
 
@@ -30,7 +35,12 @@ PREFIX = "reconciled:"
 # A promotion takes its time from a server's clock before it commits: look back far enough to see it.
 _OVERLAP_MS = 120_000
 _LOOK_AGAIN = 10
+_LOOK_AGAIN_MEANWHILE = 2
+_TOGETHER = 1000
 _TARGETS_TAG_IS_WRONG = "?"
+
+_LacksFiles = Callable[[tuple[str, ...]], tuple[str, ...]]
+"""Returns those of a version's files that are not stored."""
 
 
 class Reconciler:
@@ -61,93 +71,148 @@ class Reconciler:
         self._outbox = outbox
         self._workspace = workspace
         self._promotions = Promotions(ledger.database, workspace)
+        self._alias_rounds = AliasRounds(registry)
+        self._interval_s = self._ask_again = 0.0
+        # What is true of one sweep alone: the models' targets tags, and what is to be remembered as looked at.
+        self._model_targets: Mapping[str, str] | None = None
+        self._looked_at: list[Promotion] = []
         # Other rules begin anew: what was nobody's business may be somebody's now.
         self._cursor = f"versions {_digest({repr(configuration.rules)})[:16]}"
 
     def take_turn(self, interval_s: float) -> bool:
         """Whether a sweep is due and this worker's to make; the workers on one ledger take turns."""
+        now = time.monotonic()
+        if now < self._ask_again:
+            return False
+        # The look takes the ledger's write lock; a sweep may be late by a sixth of the interval.
+        self._interval_s, self._ask_again = interval_s, now + interval_s / 6
         return self._promotions.take_turn(interval_s)
 
-    def sweep(self) -> int:
+    def sweep(self, *, whole: bool = False) -> int:
         """Compare once, and return how many exports were queued.
+
+        Args:
+            whole: Read every alias, which may be many: for who does not come back in a while.
 
         Raises:
             RegistryUnavailableError: the server does not answer; the next sweep begins where this one began.
             LedgerUnavailableError: the ledger does not answer.
         """
         began_ms = self._promotions.now_ms()
-        queued = self._changed_versions(began_ms) + self._aliases(began_ms) + self._look_again(began_ms)
+        self._model_targets = None
+        try:
+            queued = (
+                self._changed_versions(began_ms) + self._aliases(began_ms, whole) + self._look_again(began_ms, whole)
+            )
+        finally:
+            self._remember()
         if queued:
             _logger.info("Reconciled: %d promotions had no export.", queued)
         return queued
 
+    def _remember(self) -> None:
+        looked_at, self._looked_at = self._looked_at, []
+        # The last word on each.
+        self._promotions.put_all({(old.model_version, old.promotion): old for old in looked_at}.values())
+
     def _changed_versions(self, began_ms: int) -> int:
         """Find stage changes and copies since the last sweep."""
         since = self._promotions.cursor(self._cursor)
+        changed = self._registry.versions_changed_since(max(0, since - _OVERLAP_MS))
         newest, queued = since, 0
-        for info in self._registry.versions_changed_since(max(0, since - _OVERLAP_MS)):
-            newest = max(newest, info.last_updated_ms)
-            seen = {promotion.promotion: promotion for promotion in self._promotions.of_version(info.ref)}
+        while infos := tuple(islice(changed, _TOGETHER)):
+            newest = max(newest, *(info.last_updated_ms for info in infos))
+            queued += self._compare_changed(began_ms, since, infos)
+            self._remember()
+        if newest != since:
+            self._promotions.set_cursor(self._cursor, newest)
+        return queued
+
+    def _compare_changed(self, began_ms: int, since: int, infos: Sequence[VersionInfo]) -> int:
+        queued = 0
+        seen: dict[ModelVersionRef, dict[str, Promotion]] = defaultdict(dict)
+        for old in self._promotions.of_models({info.ref.name for info in infos}):
+            seen[old.model_version][old.promotion] = old
+        for info in infos:
+            known = seen.get(info.ref, {})
             now = tuple(name for name in _stages_and_copies(info) if self._is_wanted(info.ref, name))
-            gone = [old for name, old in seen.items() if not name.startswith("alias:") and name not in now]
+            gone = [old for name, old in known.items() if not name.startswith("alias:") and name not in now]
             self._promotions.forget(gone)
             for name in now:
                 # What lies before `since` was compared by the last sweep, unless it was committed late.
-                if name not in seen or info.last_updated_ms > since:
-                    queued += self._compare(began_ms, info, seen.get(name, Promotion(info.ref, name)))
-        self._promotions.set_cursor(self._cursor, newest)
+                if name not in known or info.last_updated_ms > since:
+                    queued += self._compare(began_ms, info, known.get(name, Promotion(info.ref, name)))
         return queued
 
-    def _aliases(self, began_ms: int) -> int:
-        """Find aliases that were set or moved since the last sweep."""
-        seen = {(promotion.model_version, promotion.promotion) for promotion in self._promotions.of_kind("alias")}
+    def _aliases(self, began_ms: int, whole: bool) -> int:
+        """Find aliases that were set or moved since they were read last."""
+        page, is_everything = self._alias_rounds.turn(whole=whole)
+        # A model that was deleted is on no page: those that know of it look again some time.
+        known = self._promotions.of_kind("alias") if is_everything else self._promotions.of_models(page.models)
+        seen = {(old.model_version, old.promotion) for old in known if old.promotion.startswith("alias:")}
         now = {
             (ref, f"alias:{alias}")
-            for ref, alias in self._registry.aliases()
+            for ref, alias in page.aliases
             if not alias.endswith(VERIFIED_ALIAS_SUFFIX) and self._is_wanted(ref, f"alias:{alias}")
         }
         self._promotions.forget([Promotion(ref, name) for ref, name in seen - now])
-        fresh = sorted(now - seen, key=lambda pair: (str(pair[0]), pair[1]))
-        return sum(self._visit(began_ms, Promotion(ref, name), files=False) for ref, name in fresh)
+        fresh: dict[ModelVersionRef, list[Promotion]] = defaultdict(list)
+        for ref, name in sorted(now - seen, key=lambda pair: (str(pair[0]), pair[1])):
+            fresh[ref].append(Promotion(ref, name))
+        return sum(self._visit(began_ms, ref, promotions, files=False) for ref, promotions in fresh.items())
 
-    def _look_again(self, began_ms: int) -> int:
-        """Look at a few known promotions, files and all: exports may have been deleted."""
-        return sum(self._visit(began_ms, old, files=True) for old in self._promotions.longest_unchecked(_LOOK_AGAIN))
+    def _look_again(self, began_ms: int, whole: bool) -> int:
+        """Look at some known promotions, files and all: exports may have been deleted."""
+        self._remember()
+        due = math.ceil(self._promotions.count() * self._interval_s / ROUND_S)
+        count = max(due, _LOOK_AGAIN if whole else _LOOK_AGAIN_MEANWHILE)
+        oldest = self._promotions.longest_unchecked(count)
+        versions = dict.fromkeys(old.model_version for old in oldest)
+        together: dict[ModelVersionRef, list[Promotion]] = defaultdict(list)
+        for known in self._promotions.of_models({ref.name for ref in versions}):
+            together[known.model_version].append(known)
+        return sum(self._visit(began_ms, ref, together[ref], files=True) for ref in versions)
 
-    def _visit(self, began_ms: int, promotion: Promotion, *, files: bool) -> bool:
+    def _visit(self, began_ms: int, ref: ModelVersionRef, promotions: Sequence[Promotion], *, files: bool) -> int:
+        """Compare promotions of one version, which is read anew."""
         try:
-            info = self._registry.version(promotion.model_version)
+            info = self._registry.glance(ref)
         except RegistryError as error:
             if error.transient:
                 raise
             if isinstance(error, ModelVersionNotFoundError):
-                self._promotions.forget([promotion])
+                self._promotions.forget(promotions)
             else:
-                _logger.warning("%s could not be read: %s", promotion.model_version, error)
-                self._promotions.put(promotion)
-            return False
-        if promotion.promotion not in _promotions_of(info) or not self._is_wanted(info.ref, promotion.promotion):
-            self._promotions.forget([promotion])
-            return False
-        return self._compare(began_ms, info, promotion, files=files)
+                _logger.warning("%s could not be read: %s", ref, error)
+                self._looked_at.extend(promotions)
+            return 0
+        held = _promotions_of(info)
+        stands = [old for old in promotions if old.promotion in held and self._is_wanted(ref, old.promotion)]
+        self._promotions.forget([old for old in promotions if old not in stands])
+        lacks = functools.cache(lambda paths: self._registry.lacks_files(ref, paths)) if files else None
+        return sum(self._compare(began_ms, info, promotion, lacks) for promotion in stands)
 
-    def _compare(self, began_ms: int, info: VersionInfo, promotion: Promotion, *, files: bool = False) -> bool:
+    def _compare(
+        self, began_ms: int, info: VersionInfo, promotion: Promotion, lacks_files: _LacksFiles | None = None
+    ) -> bool:
         """Compare one promotion; one that the registry refuses to show is no reason to leave out the others."""
         try:
-            return self._queue_if_missing(began_ms, info, promotion, files=files)
+            return self._queue_if_missing(began_ms, info, promotion, lacks_files)
         except RegistryError as error:
             if error.transient:
                 raise
             _logger.warning("%s could not be compared: %s", info.ref, error)
-            self._promotions.put(promotion)
+            self._looked_at.append(promotion)
             return False
 
-    def _queue_if_missing(self, began_ms: int, info: VersionInfo, promotion: Promotion, *, files: bool = False) -> bool:
+    def _queue_if_missing(
+        self, began_ms: int, info: VersionInfo, promotion: Promotion, lacks_files: _LacksFiles | None
+    ) -> bool:
         """Queue an export for a promotion if something that its rule asks for is missing; whether one was."""
-        missing = self._missing(info, promotion, files=files)
+        missing = self._missing(info, promotion, lacks_files)
         unsettled = info.tags.get(STATUS_TAG) in (Status.QUEUED, Status.RUNNING)
         if not missing and not unsettled:
-            self._promotions.put(replace(promotion, missing=""))
+            self._looked_at.append(replace(promotion, missing=""))
             return False
         if self._outbox is not None:
             # The registry was read before this: whatever the hook wrote about it is in the ledger from here on.
@@ -171,21 +236,26 @@ class Reconciler:
     def _is_wanted(self, ref: ModelVersionRef, promotion: str) -> bool:
         return self._configuration.rule_for(ref.name, promotion) is not None
 
-    def _missing(self, info: VersionInfo, promotion: Promotion, *, files: bool) -> frozenset[str]:
+    def _missing(self, info: VersionInfo, promotion: Promotion, lacks_files: _LacksFiles | None) -> frozenset[str]:
         """Return the variants that the rule asks for and the version has not."""
         rule = self._configuration.rule_for(info.ref.name, promotion.promotion)
         try:
-            tags = {**self._registry.model_tags(info.ref.name), **info.tags}
+            tags = {TARGETS_TAG: self._targets_of_model(info.ref.name), **info.tags}
             targets = requested_targets(rule, tags, str(info.ref), self._formats) or ()
         except ConfigurationError:
             return frozenset({_TARGETS_TAG_IS_WRONG})  # the job says on the version's page what is wrong with it
         wanted = {target.variant: info.tags.get(f"{TAG_PREFIX}{target.variant}") for target in targets}
         missing = {variant for variant, line in wanted.items() if line is None}
         verified = {variant for variant, line in wanted.items() if line and line.startswith(Status.VERIFIED)}
-        if files and verified:
-            stored = set(self._registry.list_artifacts(info.ref, EXPORTS_FOLDER))
-            missing |= {v for v in verified if f"{EXPORTS_FOLDER}/{v}/manifest.json" not in stored}
+        if lacks_files is not None and verified:
+            manifests = {f"{EXPORTS_FOLDER}/{variant}/manifest.json": variant for variant in sorted(verified)}
+            missing |= {manifests[path] for path in lacks_files(tuple(manifests))}
         return frozenset(missing)
+
+    def _targets_of_model(self, name: str) -> str:
+        if self._model_targets is None:
+            self._model_targets = self._registry.models_with_tag(TARGETS_TAG)
+        return self._model_targets.get(name, "")
 
     def _queue(self, info: VersionInfo, promotion: Promotion) -> None:
         # First the tag: once the job is there, a worker may be faster than we are.

@@ -11,6 +11,8 @@ from registry_export.entities import ModelVersionRef
 from registry_export.ledger.database import Database
 from registry_export.outbox import create_outbox, outbox, outbox_exists
 
+_ANY = select(outbox.c.id).limit(1)
+
 
 @dataclass(frozen=True)
 class OutboxRow:
@@ -59,6 +61,11 @@ class OutboxReader:
             )
             for row in rows
         )
+
+    def is_empty(self) -> bool:
+        """Whether nothing waits: a look that costs little."""
+        with self._database.read() as connection:
+            return connection.execute(_ANY).first() is None
 
     def delete(self, rows: Iterable[OutboxRow]) -> None:
         """Delete rows; those that another worker has deleted already are no error."""

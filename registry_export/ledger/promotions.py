@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 
 from registry_export.entities import ModelVersionRef
@@ -87,6 +87,16 @@ class Promotions:
         """Return what was seen of one version."""
         return self._select(promotions.c.model_name == ref.name, promotions.c.version == ref.version)
 
+    def of_models(self, names: Collection[str]) -> tuple[Promotion, ...]:
+        """Return what was seen of the versions of some registered models."""
+        return self._select(promotions.c.model_name.in_(names))
+
+    def count(self) -> int:
+        """Return how many were seen."""
+        query = select(func.count()).select_from(promotions).where(promotions.c.workspace == self._workspace)
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
     def all(self) -> tuple[Promotion, ...]:
         """Return everything that was seen as promoted."""
         return self._select()
@@ -102,20 +112,36 @@ class Promotions:
             if connection.execute(promotions.update().where(*self._is(promotion)).values(values)).rowcount == 0:
                 self._insert(connection, promotion, values)
 
+    def put_all(self, seen: Collection[Promotion]) -> None:
+        """Remember promotions, as `put` does each, in one transaction."""
+        if not seen:
+            return
+        rows = [{**self._key(promotion), "missing": promotion.missing} for promotion in seen]
+        # In executemany each statement is sent once, with all its parameters behind it.
+        same = [column == bindparam(f"the_{column.name}") for column in promotions.primary_key]
+        keys = [{f"the_{name}": value for name, value in self._key(promotion).items()} for promotion in seen]
+        with self._database.write() as connection:
+            connection.execute(promotions.delete().where(*same), keys)
+            connection.execute(promotions.insert().values(checked_at_ms=database_now_ms()), rows)
+
     def forget(self, gone: Collection[Promotion]) -> None:
         """Forget promotions that hold no longer."""
+        if not gone:
+            return
         with self._database.write() as connection:
             for promotion in gone:
                 connection.execute(promotions.delete().where(*self._is(promotion)))
 
     def _insert(self, connection: Connection, promotion: Promotion, values: dict[str, object]) -> None:
-        key = {
+        connection.execute(promotions.insert().values(**self._key(promotion), **values))
+
+    def _key(self, promotion: Promotion) -> dict[str, str]:
+        return {
             "workspace": self._workspace,
             "model_name": promotion.model_version.name,
             "version": promotion.model_version.version,
             "promotion": promotion.promotion,
         }
-        connection.execute(promotions.insert().values(**key, **values))
 
     def _is(self, promotion: Promotion) -> tuple[ColumnElement[bool], ...]:
         return (

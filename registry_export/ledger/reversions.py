@@ -37,6 +37,9 @@ class Reversions:
         """
         now = database_now_ms()
         due = (jobs.c.workspace == self._workspace, jobs.c.reversion_due_at_ms <= now)
+        with self._database.read() as connection:  # seldom is there any: nobody is kept from writing for a look
+            if connection.execute(select(jobs.c.id).where(*due).limit(1)).first() is None:
+                return None
         with self._database.write() as connection:
             row = connection.execute(select(jobs).where(*due).order_by(jobs.c.id).limit(1)).first()
             if row is None:

@@ -4,9 +4,19 @@
 folder. MLflow is imported inside functions, because importing it takes seconds.
 """
 
+from registry_export.registry.alias_rounds import ROUND_S, AliasRounds
 from registry_export.registry.client import Registry, VersionInfo
 from registry_export.registry.location import Location
 from registry_export.registry.model_files import ModelFiles, read_model
 from registry_export.registry.version_files import EXPORTS_FOLDER
 
-__all__ = ["EXPORTS_FOLDER", "Location", "ModelFiles", "Registry", "VersionInfo", "read_model"]
+__all__ = [
+    "EXPORTS_FOLDER",
+    "ROUND_S",
+    "AliasRounds",
+    "Location",
+    "ModelFiles",
+    "Registry",
+    "VersionInfo",
+    "read_model",
+]

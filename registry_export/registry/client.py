@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
-_PAGE = 100
+_FIRST_PAGE, _PAGE = 100, 1000
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,21 @@ class VersionInfo:
     experiment_id: str | None = None
     last_updated_ms: int = 0
     status: str = "READY"
+
+
+@dataclass(frozen=True)
+class AliasPage:
+    """Some registered models' aliases.
+
+    Attributes:
+        models: Which were read, with aliases or without.
+        aliases: Their aliases, each with the version it points to.
+        next_token: Where the next page begins; None: there is none.
+    """
+
+    models: frozenset[str]
+    aliases: frozenset[tuple[ModelVersionRef, str]]
+    next_token: str | None = None
 
 
 class Registry(VersionFiles, ExportRuns):
@@ -90,6 +105,15 @@ class Registry(VersionFiles, ExportRuns):
             place = self._place(ref, found)
         return _info(found, place)
 
+    def glance(self, ref: ModelVersionRef) -> VersionInfo:
+        """Read a version in one call: as `version` does, without looking up its experiment.
+
+        Raises:
+            ModelVersionNotFoundError: It does not exist, or was deleted.
+        """
+        with self._calls(f"read {ref}"):
+            return _info(self._client.get_model_version(ref.name, ref.version))
+
     def versions_changed_since(self, timestamp_ms: int) -> Iterator[VersionInfo]:
         """Yield versions updated at or after a time, newest first; the cost grows with their number.
 
@@ -100,31 +124,48 @@ class Registry(VersionFiles, ExportRuns):
             timestamp_ms: Milliseconds since the epoch, by the server's clock.
         """
         token: str | None = None
+        count = _FIRST_PAGE  # is seldom followed by another; where it is, the rest comes in few calls
         while True:
             with self._calls("list model versions"):
                 page = self._client.search_model_versions(
-                    max_results=_PAGE, order_by=["last_updated_timestamp DESC"], page_token=token
+                    max_results=count, order_by=["last_updated_timestamp DESC"], page_token=token
                 )
             for found in page:
                 if int(found.last_updated_timestamp or 0) < timestamp_ms:
                     return
                 yield _info(found)
-            token = page.token
+            token, count = page.token, _PAGE
             if not token:
                 return
 
-    def aliases(self) -> Iterator[tuple[ModelVersionRef, str]]:
-        """Yield every alias in the registry with the version it points to."""
+    def alias_page(self, token: str | None = None) -> AliasPage:
+        """Read the aliases of the next hundred registered models.
+
+        Args:
+            token: Where the page before ended; None for the first.
+        """
+        with self._calls("list registered models"):
+            page = self._client.search_registered_models(max_results=_FIRST_PAGE, page_token=token)
+        aliases = {
+            (ModelVersionRef(model.name, str(version)), str(alias))
+            for model in page
+            for alias, version in dict(model.aliases or {}).items()
+        }
+        return AliasPage(frozenset(model.name for model in page), frozenset(aliases), page.token or None)
+
+    def models_with_tag(self, tag: str) -> dict[str, str]:
+        """Return the value that a tag has on each registered model that has it."""
+        found: dict[str, str] = {}
         token: str | None = None
         while True:
             with self._calls("list registered models"):
-                page = self._client.search_registered_models(max_results=_PAGE, page_token=token)
-            for model in page:
-                for alias, version in sorted(dict(model.aliases or {}).items()):
-                    yield ModelVersionRef(model.name, str(version)), str(alias)
+                page = self._client.search_registered_models(
+                    filter_string=f"tags.`{tag}` LIKE '%'", max_results=_PAGE, page_token=token
+                )
+            found |= {str(model.name): str(model.tags.get(tag, "")) for model in page}
             token = page.token
             if not token:
-                return
+                return found
 
     def model_tags(self, name: str) -> dict[str, str]:
         """Read the tags of a registered model.

@@ -105,6 +105,18 @@ def locate(client: MlflowClient, version: ModelVersion) -> Location:
     return Location(uri)
 
 
+def folder_uri(client: MlflowClient, name: str, version: str) -> str:
+    """Find the artifact URI alone of a version's folder, in as few calls as that takes."""
+    uri = str(client.get_model_version_download_uri(name, version))
+    model_id = logged_model_in(uri)
+    if model_id is not None:
+        return str(client.get_logged_model(model_id).artifact_location)
+    if urlparse(uri).scheme == "runs":
+        run_id, _, path = urlparse(uri).path.lstrip("/").partition("/")
+        return _of_run(client, run_id, path).uri
+    return uri
+
+
 def _of_logged_model(client: MlflowClient, model_id: str) -> Location:
     model = client.get_logged_model(model_id)
     return Location(model.artifact_location, logged_model_id=model_id, experiment_id=model.experiment_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from registry_export.entities import ModelVersionRef
 from registry_export.errors import ArtifactError, RegistryError
 from registry_export.registry.connection import Connection
 from registry_export.registry.files import fetch, list_folder, open_repository, walk
+from registry_export.registry.location import folder_uri
 from registry_export.registry.sample_files import read_arrays
 
 if TYPE_CHECKING:
@@ -72,6 +74,14 @@ class VersionFiles(Connection):
         with self._calls(f"list the files of {ref}"):
             repository = open_repository(place.uri, self.tracking_uri)
             return {entry.path: entry.file_size for entry in walk(repository, list_folder(repository, path))}
+
+    def lacks_files(self, ref: ModelVersionRef, paths: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some files of a version's folder that are not stored; one call for each of their folders."""
+        with self._calls(f"list the files of {ref}"):
+            repository = open_repository(folder_uri(self._client, ref.name, ref.version), self.tracking_uri)
+            folders = {path.rpartition("/")[0] for path in paths}
+            stored = {entry.path for folder in folders for entry in list_folder(repository, folder)}
+        return tuple(path for path in paths if path not in stored)
 
     def download_artifact(self, ref: ModelVersionRef, path: str, destination: Path) -> Path:
         """Fetch one file or folder of a version's folder.

@@ -6,6 +6,7 @@ import itertools
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,7 @@ _logger = logging.getLogger(__name__)
 _RECONCILE_S = 30.0
 _LONGEST_PAUSE_S = 30.0
 _IDLE_TOOLCHAIN_S = 600.0
+_GLANCE_S = 0.2
 
 
 def run_worker(
@@ -45,7 +47,7 @@ def run_worker(
     Args:
         settings: Where things are.
         once: Do what is there to do now, then return.
-        poll_s: Pause between looks at the outbox and the ledger, in seconds.
+        poll_s: Pause between looks at the ledger, in seconds; at the outbox alone it looks more often.
         reconcile_s: Pause between comparisons of the registry with what has been exported, in seconds.
         reverify_s: After so many seconds the exports of a promoted version are verified again, while no job waits;
             None: never.
@@ -100,7 +102,7 @@ class Worker:
         """
         pause_s = poll_s
         if once:
-            self._reconciler.sweep()
+            self._reconciler.sweep(whole=True)
         while not self.stop.is_set():
             try:
                 worked = self.step(None if once else reconcile_s)
@@ -118,7 +120,20 @@ class Worker:
                 self._say_what_waits()
                 return
             self._parts.pool.stop_idle(_IDLE_TOOLCHAIN_S)
-            self.stop.wait(poll_s)
+            self._wait(poll_s)
+
+    def _wait(self, seconds: float) -> None:
+        """Pause until the time has passed, the worker is stopped, or the hook has written something."""
+        outbox = self._parts.outbox
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self.stop.wait(left if outbox is None else min(left, _GLANCE_S)):
+                return
+            try:
+                if outbox is not None and not outbox.is_empty():
+                    return
+            except RegistryExportError:
+                return  # the next look at everything says what is wrong
 
     def step(self, reconcile_s: float | None) -> bool:
         """Do one thing that is there to do; whether there was any."""

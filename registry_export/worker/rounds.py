@@ -157,7 +157,7 @@ class Rounds:
 
     def _variant_tags(self, ref: ModelVersionRef) -> tuple[str, ...]:
         """Return the tags of a version that each speak of one export."""
-        tags = self._parts.registry.version(ref).tags
+        tags = self._parts.registry.glance(ref).tags
         ours = {name.removeprefix(TAG_PREFIX): line for name, line in tags.items() if name.startswith(TAG_PREFIX)}
         return tuple(line for variant, line in ours.items() if variant.partition("-")[0] in self._parts.formats)
 

@@ -680,6 +680,39 @@ def test_promotions_are_remembered_per_workspace(ledger):
     assert promotions.of_kind("alias") == ()
 
 
+def test_promotions_put_together_are_remembered_as_those_put_one_by_one(ledger):
+    promotions, others = Promotions(ledger.database), Promotions(ledger.database, "team")
+    old, other = Promotion(DIGITS, "stage:Staging", "abc"), Promotion(ModelVersionRef("letters", "2"), "alias:a")
+    promotions.put(old)
+    others.put(old)
+    promotions.put_all([other, Promotion(DIGITS, "stage:Staging", "")])
+    assert set(promotions.all()) == {other, Promotion(DIGITS, "stage:Staging", "")}
+    assert promotions.of_models(["letters", "nobody"]) == (other,)
+    assert (promotions.count(), others.count()) == (2, 1)
+    assert others.all() == (old,), "another workspace has its own"
+    promotions.put_all([])
+
+
+def test_a_promotion_put_with_others_was_looked_at_just_now(ledger):
+    promotions = Promotions(ledger.database)
+    first, second = Promotion(DIGITS, "stage:Staging"), Promotion(DIGITS, "alias:champion")
+    for promotion in (first, second):
+        promotions.put(promotion)
+        time.sleep(0.01)
+    promotions.put_all([first])
+    assert promotions.longest_unchecked(1) == (second,)
+
+
+def test_an_outbox_with_a_row_is_not_empty(ledger, make_uri):
+    uri = make_uri()
+    reader = OutboxReader(uri)
+    reader.create()
+    assert reader.is_empty()
+    promote(uri, "stage:Staging")
+    assert not reader.is_empty()
+    reader.dispose()
+
+
 def test_cursors_are_remembered(ledger):
     promotions = Promotions(ledger.database)
     assert promotions.cursor("stages") == 0

@@ -396,6 +396,23 @@ def test_a_worker_that_keeps_running_exports_within_seconds_and_stops_when_told(
     assert not thread.is_alive()
 
 
+def test_what_the_hook_writes_ends_a_long_pause(settings, client, name):
+    version = version_of(client, name)
+    stop, exporter = threading.Event(), Exporter()
+    thread = threading.Thread(
+        target=run_worker, args=(settings,), kwargs={"stop": stop, "export": exporter, "poll_s": 300.0}
+    )
+    thread.start()
+    try:
+        time.sleep(5)  # it pauses by now
+        client.transition_model_version_stage(name, version, "Staging")
+        wait_until(lambda: exporter.calls == [("1", "stage:Staging")])
+    finally:
+        stop.set()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
 def test_a_worker_waits_for_a_server_that_is_down(tmp_path, caplog, impatient):
     config = tmp_path / "registry-export.yaml"
     config.write_text(MODEL_YAML.format(name="digits"))
