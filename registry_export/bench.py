@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from registry_export.admission import Admission
+from registry_export.children import PlacedChildren
+from registry_export.costs import Expectations
 from registry_export.entities import Target, Tolerance, Verification
 from registry_export.errors import RegistryExportError
 from registry_export.format import DYNAMIC_DIMENSIONS, Format
@@ -18,14 +21,16 @@ from registry_export.inference import Origin
 from registry_export.isolation import ChildPool
 from registry_export.reference import Reference, ReferenceRequest
 from registry_export.reporter import SILENT, Reporter
+from registry_export.schedule import verifying
 from registry_export.verification import default_tolerance, verify
 
 
 @dataclass
 class StepEnd:
-    """How a step ended, in a word."""
+    """How a step ended: in a word, and after how many seconds where that is not the time since it began."""
 
     outcome: str = "done"
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Bench:
         reporter: Hears of every step.
         explain: Whether the place is looked for where an export does not match.
         latency: Whether calls are timed.
+        expected: What steps take.
+        queue: Where children wait for their places.
     """
 
     formats: Mapping[str, Format]
@@ -49,19 +56,34 @@ class Bench:
     reporter: Reporter = SILENT
     explain: bool = True
     latency: bool = True
+    expected: Expectations = field(default_factory=Expectations)
+    queue: Admission = field(default_factory=Admission)
 
     @contextlib.contextmanager
     def step(self, name: str, variant: str = "") -> Iterator[StepEnd]:
-        """Report a step's beginning and its end, the failed one too; what it yields may say how it ended."""
-        began = time.monotonic()
+        """Report a step's beginning and its end, the failed one too; what it yields may say how it ended.
+
+        What a thread waits in the queue is no part of its step's time.
+        """
+        began = time.monotonic() - self.queue.waited
         end = StepEnd()
         self.reporter.step_started(name, variant)
         try:
             yield end
         except RegistryExportError as error:
-            self.reporter.step_finished(name, variant, f"failed: {error}", time.monotonic() - began)
+            self.reporter.step_finished(name, variant, f"failed: {error}", self._since(began))
             raise
-        self.reporter.step_finished(name, variant, end.outcome, time.monotonic() - began)
+        seconds = self._since(began) if end.seconds is None else end.seconds
+        self.reporter.step_finished(name, variant, end.outcome, seconds)
+
+    def _since(self, began: float) -> float:
+        return time.monotonic() - self.queue.waited - began
+
+    def children(
+        self, step: str, variant: str, work: str, seconds: float | None = None, effort: float = 1.0
+    ) -> PlacedChildren:
+        """Return who runs the children of a step; arguments as for `PlacedChildren`."""
+        return PlacedChildren(self.pool, self.queue, self.expected, self.reporter, step, variant, work, seconds, effort)
 
 
 def run_reference(bench: Bench, source: Origin, sample: str, evidence: str, targets: Sequence[Target]) -> Reference:
@@ -81,10 +103,9 @@ def run_reference(bench: Bench, source: Origin, sample: str, evidence: str, targ
     folder.mkdir()
     request = ReferenceRequest(source, str(folder), sample, evidence, _asked(targets))
     toolchain = bench.formats[source.format].toolchain
+    children = bench.children("reference", "", f"reference {source.format}")
     with bench.step("reference"):
-        outcome = bench.pool.call(
-            toolchain, "registry_export.reference:reference", msgspec.to_builtins(request), folder
-        )
+        outcome = children.call(toolchain, "registry_export.reference:reference", msgspec.to_builtins(request), folder)
         reference = msgspec.convert(outcome.value, Reference)
     for note in (*reference.notes, *filter(None, [reference.unstable, reference.noisy, reference.stand_in])):
         bench.reporter.note(note)
@@ -102,11 +123,14 @@ def _asked(targets: Sequence[Target]) -> dict[str, dict[str, str]]:
     return union
 
 
-def verify_artifact(bench: Bench, artifact: Origin, precision: str, reference: Reference, work: Path) -> Verification:
+def verify_artifact(
+    bench: Bench, variant: str, artifact: Origin, precision: str, reference: Reference, work: Path
+) -> Verification:
     """Run an artifact on the source's inputs and judge it.
 
     Args:
         bench: What to work with.
+        variant: The target's.
         artifact: The exported files.
         precision: The coarsest on the way to them.
         reference: The source's answers.
@@ -118,7 +142,8 @@ def verify_artifact(bench: Bench, artifact: Origin, precision: str, reference: R
     """
     tolerance = bench.tolerance or default_tolerance(precision)
     toolchain = bench.formats[artifact.format].toolchain
-    verification = verify(bench.pool, toolchain, artifact, reference, tolerance, work, precision)
+    children = bench.children("verify", variant, verifying(variant))
+    verification = verify(children, toolchain, artifact, reference, tolerance, work, precision)
     return replace(verification, verified_at=now())
 
 

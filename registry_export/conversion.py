@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +15,13 @@ from typing import Any
 
 import msgspec
 
+from registry_export.children import Children
 from registry_export.discovery import discover_formats, format_named
 from registry_export.entities import Description, Dimension, Interface, OptionValue, TensorSpec
 from registry_export.errors import ConversionError, RegistryExportError, SourceError
 from registry_export.format import DYNAMIC_DIMENSIONS, ConversionRequest, ConversionResult, Format
 from registry_export.graph import ExportPlan, Step
 from registry_export.inference import Origin, one_line
-from registry_export.isolation import ChildPool
 from registry_export.tensors import read_tensors
 
 
@@ -210,7 +210,7 @@ class PlanRun:
 
     plan: ExportPlan
     formats: Mapping[str, Format]
-    pool: ChildPool
+    children: Callable[[Step], Children]
     source: Origin
     interface: Interface
     samples: str
@@ -262,7 +262,7 @@ class PlanRun:
             self.calibration,
         )
         before = _fingerprint(Path(origin.path))
-        outcome = self.pool.call(
+        outcome = self.children(step).call(
             conversion.toolchain, "registry_export.conversion:convert", msgspec.to_builtins(request), work
         )
         if _fingerprint(Path(origin.path)) != before:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import msgspec
 
+from registry_export.children import Children
 from registry_export.divergence import Place, locate
 from registry_export.entities import Divergence, Hop, Rung, Status, Tolerance, Verification, WorstElement
 from registry_export.errors import ExportCancelledError, RegistryExportError
 from registry_export.format import Format
 from registry_export.inference import Origin, RungFiles
-from registry_export.isolation import ChildPool, Limits
+from registry_export.isolation import Limits
 from registry_export.reference import Reference
 from registry_export.tracing import Trace, Traced, TraceRequest
 from registry_export.verification import verify
@@ -25,6 +26,9 @@ from registry_export.verification import verify
 _SECONDS = 300.0
 _LOOKING_SECONDS = 120.0
 _MOST_NAMED = 4
+
+DIAGNOSING = "diagnose"
+"""The name of a search in what is learnt of steps."""
 
 
 @dataclass
@@ -40,7 +44,7 @@ class Diagnosis:
     """
 
     formats: Mapping[str, Format]
-    pool: ChildPool
+    pool: Children
     source: Origin
     reference: Reference
     folder: Path

@@ -108,6 +108,10 @@ class ChildOutOfMemoryError(ChildError):
     """A child process exceeded its memory limit, or an allocation in it failed."""
 
 
+class StepTooLargeError(ChildError):
+    """A step needs more memory than this machine has, and was not begun."""
+
+
 class ConversionError(RegistryExportError):
     """A converter refused the model, or what it wrote is not what was asked for."""
 

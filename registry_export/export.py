@@ -11,6 +11,7 @@ from pathlib import Path
 
 from registry_export.bench import Bench, now, run_reference
 from registry_export.checkpoint import Checkpoint, read_checkpoint
+from registry_export.costs import Expectations, StepCosts
 from registry_export.entities import (
     ExportReport,
     Interface,
@@ -54,6 +55,7 @@ def export_model_version(
     setup: ModelSetup = NO_SETUP,
     force: bool = False,
     latency: bool = True,
+    costs: StepCosts | None = None,
     earlier: ModelVersionRef | None = None,
     index: KnownExports | None = None,
     reporter: Reporter = SILENT,
@@ -75,6 +77,7 @@ def export_model_version(
         setup: How the checkpoint becomes the model to export.
         force: Convert and verify anew even what is verified already.
         latency: Whether the source and the exports are timed.
+        costs: What is remembered of the steps of all exports; None: nothing.
         earlier: The version that was exported before for the same stage or alias, to compare with.
         index: Where exports of other versions are found; None: only this version's own are kept.
         reporter: Hears of every step.
@@ -88,7 +91,7 @@ def export_model_version(
     try:
         with work_folder() as work:
             bench = Bench(formats, pool, work, tolerance, reporter, latency=latency)
-            return _export(_Job(ref, targets, trigger, registry, samples, setup, force, earlier, index), bench)
+            return _export(_Job(ref, targets, trigger, registry, samples, setup, force, earlier, index, costs), bench)
     except RegistryExportError as error:
         if not error.transient and not isinstance(error, ExportCancelledError):
             with contextlib.suppress(RegistryExportError):
@@ -107,12 +110,14 @@ class _Job:
     force: bool
     earlier: ModelVersionRef | None
     index: KnownExports | None
+    costs: StepCosts | None
 
 
 def _export(job: _Job, bench: Bench) -> ExportReport:
     with bench.step("download"):
         model = job.registry.download(job.ref, bench.work / "source")
         checkpoint = read_checkpoint(model, bench.formats, job.setup)
+    bench = replace(bench, expected=Expectations(checkpoint.record.checkpoint_bytes, job.costs))
     sample, evidence = first_inputs(job.registry, job.samples, checkpoint, bench.work)
     plan = plan_export(checkpoint.format, job.targets, bench.formats, samples=bool(sample))
     keys = {p.target.variant: _key(bench, checkpoint, plan, p, sample) for p in plan.targets}

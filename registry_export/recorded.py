@@ -11,7 +11,7 @@ from registry_export.config import FACTORY_TAG, TARGETS_TAG
 from registry_export.errors import ExportCancelledError, LedgerError, PublishError, RegistryExportError
 from registry_export.export import export_model_version
 from registry_export.isolation import ChildPool, Limits
-from registry_export.ledger import VERIFY, KnownExports, Ledger
+from registry_export.ledger import VERIFY, KnownExports, LearntCosts, Ledger
 from registry_export.outbox import STATUS_TAG
 from registry_export.publishing import ERROR_TAG, RUN_TAG, TAG_PREFIX, TRIGGER_TAG, publish_failure
 from registry_export.reverification import reverify_model_version
@@ -20,6 +20,7 @@ from registry_export.worker import LEASE_S, run_begun_job, worker_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from registry_export.costs import StepCosts
     from registry_export.entities import ExportReport, Target, Tolerance
     from registry_export.format import Format
     from registry_export.ledger import Job
@@ -79,7 +80,7 @@ def run_recorded(
         RegistryExportError: The export failed as a whole; `ExportCancelledError` where a person cancelled the job.
     """
 
-    def run(pool: ChildPool, index: KnownExports | None) -> ExportReport:
+    def run(pool: ChildPool, index: KnownExports | None, costs: StepCosts | None) -> ExportReport:
         with _tagged_as_running(registry, request.version):
             return export_model_version(
                 request.version.ref,
@@ -94,6 +95,7 @@ def run_recorded(
                 force=force,
                 latency=settings.latency,
                 index=index,
+                costs=costs,
                 reporter=reporter,
             )
 
@@ -131,7 +133,7 @@ def verify_recorded(
     The version's status stands until there is a new one.
     """
 
-    def run(pool: ChildPool, index: KnownExports | None) -> ExportReport:
+    def run(pool: ChildPool, index: KnownExports | None, costs: StepCosts | None) -> ExportReport:
         return reverify_model_version(
             request.version.ref,
             variants=request.variants,
@@ -143,6 +145,7 @@ def verify_recorded(
             setup=request.setup,
             latency=settings.latency,
             index=index,
+            costs=costs,
             reporter=reporter,
         )
 
@@ -156,7 +159,7 @@ class _Work:
     version: VersionInfo
     trigger: str
     targets: str
-    run: Callable[[ChildPool, KnownExports | None], ExportReport]
+    run: Callable[[ChildPool, KnownExports | None, StepCosts | None], ExportReport]
 
 
 def _recorded(settings: Settings, work: _Work, reporter: Reporter) -> ExportReport:
@@ -167,11 +170,11 @@ def _recorded(settings: Settings, work: _Work, reporter: Reporter) -> ExportRepo
             job = _begin(ledger, work, settings.workspace, reporter)
         except LedgerError as error:
             reporter.note(f"Works alone, so that `jobs` will not show this. {error}")
-            return work.run(pool, None)
+            return work.run(pool, None, None)
 
         def run_when_free() -> ExportReport:
             _await_checkpoint(ledger, job, work.version, pool, reporter)
-            return work.run(pool, KnownExports(ledger.database, settings.workspace))
+            return work.run(pool, KnownExports(ledger.database, settings.workspace), LearntCosts(ledger.database))
 
         reporter.note(f"This is job {job.id}.")
         return run_begun_job(ledger, job, pool, run_when_free)

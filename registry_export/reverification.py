@@ -12,7 +12,8 @@ from pathlib import Path
 
 from registry_export.bench import Bench, now, run_reference, verify_artifact
 from registry_export.checkpoint import read_checkpoint
-from registry_export.diagnosis import Diagnosis
+from registry_export.costs import Expectations, StepCosts
+from registry_export.diagnosis import DIAGNOSING, Diagnosis
 from registry_export.discovery import missing_requirements
 from registry_export.entities import (
     ExportReport,
@@ -64,6 +65,7 @@ def reverify_model_version(
     setup: ModelSetup = NO_SETUP,
     latency: bool = True,
     index: KnownExports | None = None,
+    costs: StepCosts | None = None,
     reporter: Reporter = SILENT,
 ) -> ExportReport:
     """Check the stored exports of a version against its source again, without converting.
@@ -82,6 +84,7 @@ def reverify_model_version(
         setup: How the checkpoint becomes the model that was exported.
         latency: Whether the source and the exports are timed.
         index: What the ledger knows of verified exports.
+        costs: What is remembered of the steps of all exports; None: nothing.
         reporter: Hears of every step.
 
     Returns:
@@ -94,7 +97,7 @@ def reverify_model_version(
     """
     with work_folder() as work:
         bench = Bench(formats, pool, work, tolerance, reporter, latency=latency)
-        job = _Job(ref, registry, tuple(variants), samples, setup, index)
+        job = _Job(ref, registry, tuple(variants), samples, setup, index, costs)
         report = _published(job)
         intact, results = _check_files(job, bench, _chosen(job, report))
         try:
@@ -116,6 +119,7 @@ class _Job:
     samples: str | None
     setup: ModelSetup
     index: KnownExports | None
+    costs: StepCosts | None
 
 
 @dataclass(frozen=True)
@@ -192,10 +196,12 @@ def _judge(
     with bench.step("download"):
         model = job.registry.download(job.ref, bench.work / "source")
         checkpoint = read_checkpoint(model, bench.formats, job.setup)
+    bench = replace(bench, expected=Expectations(checkpoint.record.checkpoint_bytes, job.costs))
     sample, evidence = first_inputs(job.registry, job.samples, checkpoint, bench.work)
     targets = [_target(stored.result) for stored in intact.values()]
     reference = run_reference(bench, checkpoint.origin, sample, evidence, targets)
-    diagnosis = Diagnosis(bench.formats, bench.pool, checkpoint.origin, reference, bench.work / "diagnosis")
+    children = bench.children("diagnose", "", DIAGNOSING)
+    diagnosis = Diagnosis(bench.formats, children, checkpoint.origin, reference, bench.work / "diagnosis")
     judged = {v: _judge_one(bench, stored, diagnosis, checkpoint.format) for v, stored in intact.items()}
     fresh = {v: (result, intact[v].origin) for v, result in judged.items() if result is not intact[v].result}
     taken, timed = time_exports(bench, checkpoint.origin, reference, fresh)
@@ -242,7 +248,7 @@ def _verification(bench: Bench, stored: _Stored, reference: Reference, work: Pat
         return Verification(
             Status.UNVERIFIED, evidence=reference.evidence, reason=absent, absent=True, verified_at=now()
         )
-    return verify_artifact(bench, stored.origin, stored.precision, reference, work)
+    return verify_artifact(bench, stored.result.variant, stored.origin, stored.precision, reference, work)
 
 
 def _absent(bench: Bench, name: str) -> str:

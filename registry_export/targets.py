@@ -6,15 +6,15 @@ files go out.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry_export.bench import Bench, now, verify_artifact
+from registry_export.children import PlacedChildren
 from registry_export.conversion import PlanRun, StepResult
-from registry_export.diagnosis import Diagnosis
+from registry_export.diagnosis import DIAGNOSING, Diagnosis
 from registry_export.entities import (
     VERDICTS,
     Attempt,
@@ -32,21 +32,33 @@ from registry_export.findings import (
     static_notes,
     way,
 )
-from registry_export.graph import ExportPlan, PlannedTarget
+from registry_export.graph import ExportPlan, PlannedTarget, Step
 from registry_export.inference import Origin
 from registry_export.manifest import combined_digest, file_records
 from registry_export.reference import Reference
-
-_WORKERS = 2
+from registry_export.schedule import Schedule
 
 Made = tuple[TargetResult, Path | None]
 """A target's result, and the folder of its files where there are any."""
 
 
 def export_targets(
-    bench: Bench, source: Origin, plan: ExportPlan, planned: Sequence[PlannedTarget], reference: Reference
+    bench: Bench,
+    source: Origin,
+    plan: ExportPlan,
+    planned: Sequence[PlannedTarget],
+    reference: Reference,
+    judged: Callable[[TargetResult, Path | None], None] | None = None,
 ) -> dict[str, Made]:
     """Export targets side by side; a failed one leaves its siblings alive.
+
+    Args:
+        bench: What to work with.
+        source: The checkpoint.
+        plan: The steps.
+        planned: Those of its targets that are to be made.
+        reference: The source's answers.
+        judged: Told of every target as soon as there is a verdict on it, in the target's own thread.
 
     Returns:
         By variant: the result, and the folder of its files.
@@ -54,75 +66,109 @@ def export_targets(
     Raises:
         ExportCancelledError: A person stopped it.
     """
-    folder = bench.work / "steps"
-    folder.mkdir()
-    run = PlanRun(
-        plan=plan,
-        formats=bench.formats,
-        pool=bench.pool,
-        source=source,
-        interface=reference.interface,
-        samples=reference.trace,
-        folder=folder,
-        optional=reference.optional,
-        calibration=reference.calibration,
-    )
-    diagnosis = Diagnosis(bench.formats, bench.pool, reference.origin or source, reference, bench.work / "diagnosis")
-    with ThreadPoolExecutor(max_workers=min(_WORKERS, os.cpu_count() or 1)) as executor:
-        futures = {
-            p.target.variant: executor.submit(_export_target, bench, run, p, reference, diagnosis) for p in planned
-        }
+    makers = _Makers.of(bench, source, plan, reference, judged)
+    # A thread for each target costs nothing: it waits in the queue, or for a step that another one runs.
+    with ThreadPoolExecutor(max_workers=max(len(planned), 1)) as executor:
+        ordered = makers.schedule.longest_first(list(planned))
+        futures = {one.target.variant: executor.submit(makers.make, one) for one in ordered}
         try:
-            return {variant: future.result() for variant, future in futures.items()}
+            return {one.target.variant: futures[one.target.variant].result() for one in planned}
         except BaseException:
             bench.pool.cancel()  # so that the threads end now: a Ctrl-C must not wait for a converter
             executor.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _export_target(
-    bench: Bench, run: PlanRun, planned: PlannedTarget, reference: Reference, diagnosis: Diagnosis
-) -> Made:
-    """Try a target's routes until one is verified; keep the best."""
-    target = planned.target
-    blank = TargetResult(
-        variant=target.variant,
-        format=target.format,
-        options=target.options,
-        status=Status.FAILED,
-        required=target.required,
-        error=planned.error,
-        exported_at=now(),
-    )
-    best: Made | None = None
-    taken = ""
-    attempts: list[Attempt] = []
-    for route in planned.routes:
-        made = _try_route(bench, run, route, blank, reference)
-        good = made[0].status in (Status.VERIFIED, Status.UNVERIFIED)
-        problem = "" if good else _problem(made[0])
-        repeated = problem and any(attempt.error == problem for attempt in attempts)
-        attempts.append(Attempt(" → ".join(run.plan.steps[route].path), "the same" if repeated else problem))
-        if best is None or _rank(made) < _rank(best):
-            best, taken = made, route
-        if good:
-            break
-    result, folder = best or (blank, None)
-    if result.status is Status.MISMATCH and bench.explain:
-        result = _explained(bench, run, taken, result, diagnosis)
-    told = attempts if len(attempts) > 1 or any(attempt.error for attempt in attempts) else []
-    return replace(result, attempts=(*told, *result.attempts)), folder
+@dataclass(frozen=True)
+class _Makers:
+    """What the threads of all targets share."""
 
+    bench: Bench
+    run: PlanRun
+    schedule: Schedule
+    reference: Reference
+    diagnosis: Diagnosis
+    judged: Callable[[TargetResult, Path | None], None] | None
 
-def _explained(bench: Bench, run: PlanRun, route: str, result: TargetResult, diagnosis: Diagnosis) -> TargetResult:
-    """Say of a mismatch where it goes wrong."""
-    step = run.result(route)
-    if result.verification is None:
-        return result
-    artifacts = [made.origin for made in way(run, step)][::-1]
-    with bench.step("diagnose", result.variant):
-        verification = diagnosis.explained(result.verification, artifacts, precision_of(run, step))
-    return replace(result, verification=verification)
+    @classmethod
+    def of(
+        cls,
+        bench: Bench,
+        source: Origin,
+        plan: ExportPlan,
+        reference: Reference,
+        judged: Callable[[TargetResult, Path | None], None] | None,
+    ) -> _Makers:
+        schedule = Schedule(plan, bench.formats, bench.expected)
+
+        def children(step: Step) -> PlacedChildren:
+            made = step.id.rpartition("/")[2]
+            work, seconds = schedule.work(step), schedule.seconds_from(step)
+            return bench.children("convert", made, work, seconds, schedule.effort(step))
+
+        folder = bench.work / "steps"
+        folder.mkdir()
+        run = PlanRun(
+            plan=plan,
+            formats=bench.formats,
+            children=children,
+            source=source,
+            interface=reference.interface,
+            samples=reference.trace,
+            folder=folder,
+            optional=reference.optional,
+            calibration=reference.calibration,
+        )
+        origin = reference.origin or source
+        looking = bench.children("diagnose", "", DIAGNOSING)
+        diagnosis = Diagnosis(bench.formats, looking, origin, reference, bench.work / "diagnosis")
+        return cls(bench, run, schedule, reference, diagnosis, judged)
+
+    def make(self, planned: PlannedTarget) -> Made:
+        """Try a target's routes until one is verified; keep the best."""
+        target = planned.target
+        blank = TargetResult(
+            variant=target.variant,
+            format=target.format,
+            options=target.options,
+            status=Status.FAILED,
+            required=target.required,
+            error=planned.error,
+            exported_at=now(),
+        )
+        best: Made | None = None
+        taken = ""
+        attempts: list[Attempt] = []
+        for route in planned.routes:
+            self.schedule.follow(target.variant, route)
+            made = _try_route(self.bench, self.run, route, blank, self.reference)
+            good = made[0].status in (Status.VERIFIED, Status.UNVERIFIED)
+            problem = "" if good else _problem(made[0])
+            repeated = problem and any(attempt.error == problem for attempt in attempts)
+            attempts.append(Attempt(" → ".join(self.run.plan.steps[route].path), "the same" if repeated else problem))
+            if best is None or _rank(made) < _rank(best):
+                best, taken = made, route
+            if good:
+                break
+        result, folder = best or (blank, None)
+        if result.status is Status.MISMATCH and self.bench.explain:
+            result = self._explained(taken, result)
+        told = attempts if len(attempts) > 1 or any(attempt.error for attempt in attempts) else []
+        result = replace(result, attempts=(*told, *result.attempts))
+        if self.judged is not None:
+            self.judged(result, folder)
+        return result, folder
+
+    def _explained(self, route: str, result: TargetResult) -> TargetResult:
+        """Say of a mismatch where it goes wrong."""
+        step = self.run.result(route)
+        if result.verification is None:
+            return result
+        artifacts = [made.origin for made in way(self.run, step)][::-1]
+        with self.bench.step("diagnose", result.variant):
+            precision = precision_of(self.run, step)
+            verification = self.diagnosis.explained(result.verification, artifacts, precision)
+        return replace(result, verification=verification)
 
 
 def _rank(made: Made) -> int:
@@ -139,8 +185,9 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
     variant = blank.variant
     path = run.plan.steps[route].path
     try:
-        with bench.step("convert", variant):
+        with bench.step("convert", variant) as end:
             step = run.result(route)
+            end.seconds = step.seconds  # its own, whoever ran it, and without what it is made from
             result = replace(_described(blank, step), precision=precision_of(run, step), one_sided=one_sided(run, step))
     except ExportCancelledError:
         raise
@@ -148,7 +195,7 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
         return replace(blank, error=to_record(error), path=path), None
     try:
         with bench.step("verify", variant) as end:
-            verification = proven(_verify(bench, run, route, step, reference), result)
+            verification = proven(_verify(bench, run, route, variant, step, reference), result)
             end.outcome = verification.status
     except ExportCancelledError:
         raise
@@ -188,7 +235,9 @@ def _described(blank: TargetResult, step: StepResult) -> TargetResult:
     )
 
 
-def _verify(bench: Bench, run: PlanRun, route: str, step: StepResult, reference: Reference) -> Verification:
+def _verify(
+    bench: Bench, run: PlanRun, route: str, variant: str, step: StepResult, reference: Reference
+) -> Verification:
     work = run.folder / f"verify-{list(run.plan.steps).index(route)}"
     work.mkdir()
-    return verify_artifact(bench, step.origin, precision_of(run, step), reference, work)
+    return verify_artifact(bench, variant, step.origin, precision_of(run, step), reference, work)

@@ -83,7 +83,8 @@ class _Watch:
         request = LatencyRequest(origin, self._reference.rungs[rung].inputs)
         toolchain = self._bench.formats[origin.format].toolchain
         with self._bench.step(_STEP, variant) as end:
-            outcome = self._bench.pool.call(toolchain, TIMED, msgspec.to_builtins(request), work)
+            children = self._bench.children(_STEP, variant, f"{_STEP} {origin.format}")
+            outcome = children.call(toolchain, TIMED, msgspec.to_builtins(request), work)
             taken = msgspec.convert(outcome.value, Latency)
             end.outcome = f"{taken.median_ms:.3g} ms"
         return taken

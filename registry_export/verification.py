@@ -12,13 +12,13 @@ from pathlib import Path
 
 import msgspec
 
+from registry_export.children import Children
 from registry_export.comparison import compare_all, is_finite, named
 from registry_export.differences import Sums, finite
 from registry_export.entities import Rung, Status, Tolerance, Verification, worst
 from registry_export.errors import RuntimeAbsentError
 from registry_export.format import Tensors, Toolchain
 from registry_export.inference import DRAWN, EDGE, Origin, RungFiles
-from registry_export.isolation import ChildPool
 from registry_export.reference import Reference
 from registry_export.replay import Replay, ReplayedRung, ReplayRequest
 from registry_export.tensors import read_tensors
@@ -30,7 +30,7 @@ _SKIPPED = "not run: "
 
 
 def verify(
-    pool: ChildPool,
+    pool: Children,
     toolchain: Toolchain,
     artifact: Origin,
     source: Reference,

@@ -1,7 +1,8 @@
 """The ledger: every export that was asked for, who works on it, and what became of it.
 
 `Ledger` owns every query on jobs, `Promotions` what the reconciler remembers, `Reversions` what is put back,
-`Verifications` when each version was verified last, `KnownExports` what need not be made twice. Several
+`Verifications` when each version was verified last, `KnownExports` what need not be made twice, `LearntCosts` what
+the steps of exports take. Several
 workers share one database and never talk to each other: a claim is a conditional UPDATE, held by a lease that lapses
 with its worker, and every time in it is the database's own.
 """
@@ -14,6 +15,7 @@ from registry_export.ledger.ledger import Ledger
 from registry_export.ledger.outbox_reader import OutboxReader
 from registry_export.ledger.promotions import Promotion, Promotions
 from registry_export.ledger.reversions import Reversions
+from registry_export.ledger.step_costs import LearntCosts
 from registry_export.ledger.verifications import History, Verifications
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "JobState",
     "KnownExport",
     "KnownExports",
+    "LearntCosts",
     "Ledger",
     "OutboxReader",
     "Promotion",

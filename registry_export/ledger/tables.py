@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
+    Float,
     Index,
     Integer,
     MetaData,
@@ -115,6 +116,19 @@ cursors = Table(
     Column("name", String(128), primary_key=True),
     Column("value_ms", BigInteger, nullable=False),
 )
+
+step_costs = Table(
+    "registry_export_step_costs",
+    metadata,
+    # A step's name among all of its kind, and the class of the checkpoint's size.
+    Column("work", String(255), primary_key=True),
+    Column("size_class", Integer, primary_key=True, autoincrement=False),
+    Column("seconds", Float, nullable=False),
+    Column("peak_bytes", BigInteger, nullable=False),
+    Column("times", Integer, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+)
+"""What steps took, for the scheduler of the next export."""
 
 schema = Table("registry_export_schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
 

@@ -101,6 +101,7 @@ class JobRunner:
             tolerance=rule.tolerance if rule else None,
             setup=setup,
             latency=parts.latency,
+            costs=parts.costs,
             earlier=self._ledger.exported_before(job),
             index=parts.index,
             reporter=LogReporter(job.model_version, parts.pool),
@@ -129,6 +130,7 @@ class JobRunner:
             setup=requested_setup(rule, tags, str(job.model_version)),
             latency=parts.latency,
             index=parts.index,
+            costs=parts.costs,
             reporter=LogReporter(job.model_version, parts.pool),
         )
         self._ledger.complete(job, verified.status, verified.run_id)

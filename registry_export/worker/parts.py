@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from registry_export.config import Configuration, load_configuration
+from registry_export.costs import StepCosts
 from registry_export.discovery import discover_formats
 from registry_export.entities import ExportReport, ModelVersionRef, Target, Tolerance
 from registry_export.errors import ConfigurationError
 from registry_export.format import Format
 from registry_export.isolation import ChildPool
-from registry_export.ledger import KnownExports, Ledger, OutboxReader
+from registry_export.ledger import KnownExports, LearntCosts, Ledger, OutboxReader
 from registry_export.model_setup import ModelSetup
 from registry_export.registry import Registry
 from registry_export.reporter import Reporter
@@ -40,6 +41,7 @@ class Exporter(Protocol):
         tolerance: Tolerance | None,
         setup: ModelSetup,
         latency: bool,
+        costs: StepCosts | None,
         earlier: ModelVersionRef | None,
         index: KnownExports,
         reporter: Reporter,
@@ -64,6 +66,7 @@ class Verifier(Protocol):
         setup: ModelSetup,
         latency: bool,
         index: KnownExports,
+        costs: StepCosts | None,
         reporter: Reporter,
     ) -> ExportReport:
         """Verify the stored exports of one version again; raises RegistryExportError when that cannot be done."""
@@ -85,6 +88,7 @@ class Parts:
         outbox: The hook's end; None: the registry is reached through HTTP alone.
         workspace: The MLflow workspace to work in.
         latency: Whether sources and exports are timed.
+        costs: What is remembered of the steps of all exports.
     """
 
     ledger: Ledger
@@ -97,6 +101,7 @@ class Parts:
     outbox: OutboxReader | None = None
     workspace: str | None = None
     latency: bool = True
+    costs: StepCosts | None = None
 
     @property
     def index(self) -> KnownExports:
@@ -148,4 +153,5 @@ def gather_parts(settings: Settings, pool: ChildPool, export: Exporter | None) -
         outbox=outbox,
         workspace=settings.workspace,
         latency=settings.latency,
+        costs=LearntCosts(ledger.database),
     )

@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy
 
+from registry_export.costs import StepCost
 from registry_export.entities import ModelVersionRef, Status
 from registry_export.errors import ExportCancelledError, LedgerError, LedgerUnavailableError, StaleLeaseError
 from registry_export.ledger import (
     Database,
     JobState,
+    LearntCosts,
     Ledger,
     OutboxReader,
     Promotion,
@@ -787,3 +789,52 @@ def test_the_version_exported_before_is_that_of_the_same_stage_or_alias_and_mode
     assert ledger.exported_before(settle_at_once(ledger, version("7"), "stage:Staging")) is None
     settle_at_once(ledger, version("8"), "alias:champion")
     assert ledger.exported_before(job) == version("2"), "what came later is no predecessor"
+
+
+# What steps take.
+
+
+def test_what_a_step_takes_is_a_mean_that_the_last_measurements_move(ledger):
+    costs = LearntCosts(ledger.database)
+    assert costs.known() == {}
+    for seconds in (2.0, 4.0):
+        costs.learn("verify onnx", 20, seconds, 1000)
+    costs.learn("verify onnx", 21, 9.0, 5000)
+    known = costs.known()
+    assert known["verify onnx", 20] == StepCost(3.0, 1000, 2)
+    assert known["verify onnx", 21] == StepCost(9.0, 5000, 1), "another size is learnt by itself"
+    for _ in range(40):
+        costs.learn("verify onnx", 20, 1.0, 1000)
+    assert costs.known()["verify onnx", 20].seconds == pytest.approx(1.0, abs=0.02)
+
+
+def test_the_largest_memory_of_a_step_counts_and_fades(ledger):
+    costs = LearntCosts(ledger.database)
+    for peak in (1000, 8_000_000_000, 1000):
+        costs.learn("convert torch_module to onnx", 30, 1.0, peak)
+    [after] = costs.known().values()
+    assert 6_900_000_000 < after.peak_bytes < 8_000_000_000
+
+
+def test_workers_that_learn_at_once_all_count(ledger):
+    costs = LearntCosts(ledger.database)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: costs.learn("verify onnx", 20, 2.0, 1000), range(24)))
+    assert costs.known() == {("verify onnx", 20): StepCost(2.0, 1000, 24)}
+
+
+def test_a_ledger_that_is_down_costs_no_export():
+    costs = LearntCosts(Database("postgresql+psycopg2://user:secret@127.0.0.1:1/nowhere", "ledger"))
+    assert costs.known() == {}
+    costs.learn("verify onnx", 20, 2.0, 1000)
+
+
+def test_a_ledger_from_before_costs_were_learnt_gets_their_table(ledger):
+    with ledger.database.write() as connection:
+        connection.exec_driver_sql("DROP TABLE registry_export_step_costs")
+    ledger.enqueue(DIGITS, "manual")
+    ledger.migrate()
+    ledger.migrate()
+    LearntCosts(ledger.database).learn("verify onnx", 20, 2.0, 1000)
+    assert len(LearntCosts(ledger.database).known()) == 1
+    assert len(ledger.list()) == 1

@@ -56,6 +56,6 @@ def test_no_converter_is_started_for_a_size_that_the_checkpoint_itself_fixes(tmp
     step = Step("onnx", "onnx", {"dynamic_dimensions": {"x": {"1": "width"}}}, 0, "", ("onnx",))
     plan = ExportPlan("pytorch", "torch_module", {"onnx": step}, ())
     source = Origin("pytorch", str(tmp_path), WANTED)
-    run = PlanRun(plan, formats={}, pool=None, source=source, interface=WANTED, samples="", folder=tmp_path)
+    run = PlanRun(plan, formats={}, children=None, source=source, interface=WANTED, samples="", folder=tmp_path)
     with pytest.raises(ConversionError, match="is one that the checkpoint itself fixes at 4"):
         run.result("onnx")

@@ -1,0 +1,109 @@
+"""Calls of one export's children: each waits for its place, and what it took is told and remembered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from registry_export.admission import Admission
+from registry_export.costs import Expectations
+from registry_export.errors import StepTooLargeError
+from registry_export.format import Toolchain
+from registry_export.isolation import ChildPool, Limits, Outcome
+from registry_export.reporter import ChildRun, Reporter
+
+
+class Children(Protocol):
+    """Whoever runs functions in children: a pool, or one that waits for a place first."""
+
+    @property
+    def limits(self) -> Limits:
+        """What a child may use where a call says nothing else."""
+        ...
+
+    def call(
+        self,
+        toolchain: Toolchain,
+        function: str,
+        arguments: Mapping[str, Any],
+        work: Path,
+        limits: Limits | None = None,
+    ) -> Outcome:
+        """Run a function in a fresh child, as `ChildPool.call` does."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlacedChildren:
+    """The children of one step of an export.
+
+    Attributes:
+        pool: Runs them.
+        queue: Gives them their places.
+        expected: What steps take.
+        reporter: Hears when one ends.
+        step: What is done: `convert`, `verify`, ...
+        variant: For which target; empty where it serves all of them.
+        work: The step's name in what is learnt.
+        seconds: How long the longest chain takes that begins with this step; None: the step itself.
+        effort: As for `Expectations.of`.
+    """
+
+    pool: ChildPool
+    queue: Admission
+    expected: Expectations
+    reporter: Reporter
+    step: str
+    variant: str
+    work: str
+    seconds: float | None = None
+    effort: float = 1.0
+
+    @property
+    def limits(self) -> Limits:
+        """The pool's."""
+        return self.pool.limits
+
+    def call(
+        self,
+        toolchain: Toolchain,
+        function: str,
+        arguments: Mapping[str, Any],
+        work: Path,
+        limits: Limits | None = None,
+    ) -> Outcome:
+        """Wait for a place, and run a function in a fresh child.
+
+        Raises:
+            StepTooLargeError: What it needs does not fit this machine.
+            RegistryExportError: As for `ChildPool.call`.
+        """
+        self._check_fits(limits or self.pool.limits)
+        cost = self.expected.of(self.work, self.effort)
+        seconds = cost.seconds if self.seconds is None else self.seconds
+        outcome: Outcome | None = None
+        with self.queue.place(seconds, cost.peak_bytes, self.pool.cancelled) as core:
+            began = time.monotonic()
+            try:
+                outcome = self.pool.call(toolchain, function, arguments, work, limits)
+            finally:
+                ended = time.monotonic()
+                # What comes before the call itself is the start of its toolchain.
+                started = began if outcome is None else ended - outcome.seconds
+                peak = outcome.peak_bytes if outcome is not None else None
+                run = ChildRun(self.step, self.variant, toolchain.name, core, began, started, ended, peak, cost.seconds)
+                self.reporter.child_ended(run)
+        self.expected.learn(self.work, outcome.seconds, outcome.peak_bytes)
+        return outcome
+
+    def _check_fits(self, limits: Limits) -> None:
+        least = self.expected.least_bytes(self.work)
+        if least > limits.memory:
+            raise StepTooLargeError(
+                f"It needs {least / 1e9:.1f} GB of memory at the least, and {limits.memory / 1e9:.1f} GB may be used "
+                "on this machine: it was not begun.",
+                remedy="Run a worker on a larger machine, or raise REGISTRY_EXPORT_CHILD_MEMORY where it is set.",
+            )
