@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from registry_export.bench import Bench, now, run_reference
@@ -40,6 +40,7 @@ from registry_export.reuse import Kept, Shelf, forget, known_export, remember
 from registry_export.targets import export_targets
 from registry_export.tensors import write_tensors
 from registry_export.timing import time_exports
+from registry_export.uploads import EarlyUploads
 
 
 def export_model_version(
@@ -127,20 +128,16 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
     source = checkpoint.record
     if kept.source is not None:
         source = replace(kept.source, sha256=source.sha256, size_bytes=source.size_bytes)
+    fresh = _Fresh(source)
     if missing:
         reference = run_reference(bench, checkpoint.origin, sample, evidence, job.targets)
-        made = export_targets(bench, checkpoint.origin, plan, missing, reference)
-        new = {variant: folder for variant, (_, folder) in made.items() if folder is not None}
-        exports = {v: (made[v][0], _origin(bench, made[v][0], folder)) for v, folder in new.items()}
-        folders |= new
-        latency, timed = time_exports(bench, checkpoint.origin, reference, exports)
-        source = learnt(checkpoint.record, reference, latency)
-        found = {variant: timed.get(variant, result) for variant, (result, _) in made.items()}
-        results |= {variant: replace(result, key=keys[variant]) for variant, result in found.items()}
+        fresh = _make(job, bench, checkpoint, plan, missing, reference)
+        folders |= fresh.folders
+        results |= {variant: replace(result, key=keys[variant]) for variant, result in fresh.results.items()}
     report = ExportReport(
         model_version=job.ref,
         trigger=job.trigger,
-        source=source,
+        source=fresh.source,
         targets=tuple(replace(results[p.target.variant], required=p.target.required) for p in plan.targets),
         status=worst(tuple(results[p.target.variant].status for p in plan.targets if p.target.required)),
         created_at=now(),
@@ -150,10 +147,39 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
     manifests = [write_artifact(f, report, results[variant], checkpoint.files) for variant, f in folders.items()]
     forget(job.index, job.ref, folders)
     with bench.step("publish"):
-        report = publish(job.registry, report, folders)
+        report = publish(job.registry, report, folders, fresh.stored)
     known = (known_export(job.ref, manifest) for manifest in manifests)
     remember(job.index, (*kept.known, *filter(None, known)))
     return report
+
+
+@dataclass(frozen=True)
+class _Fresh:
+    """What was made anew, the variants whose files are stored already, and what is known of the source."""
+
+    source: SourceRecord
+    results: Mapping[str, TargetResult] = field(default_factory=dict)
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    stored: Collection[str] = ()
+
+
+def _make(
+    job: _Job,
+    bench: Bench,
+    checkpoint: Checkpoint,
+    plan: ExportPlan,
+    missing: Sequence[PlannedTarget],
+    reference: Reference,
+) -> _Fresh:
+    """Convert, verify, store and time what is missing."""
+    with EarlyUploads(bench, job.registry, job.ref, lambda variant: forget(job.index, job.ref, [variant])) as uploads:
+        made = export_targets(bench, checkpoint.origin, plan, missing, reference, uploads.begin)
+        stored = uploads.settle()  # all of it: nothing else is done beside a timed call
+    folders = {variant: folder for variant, (_, folder) in made.items() if folder is not None}
+    exports = {v: (made[v][0], _origin(bench, made[v][0], folder)) for v, folder in folders.items()}
+    latency, timed = time_exports(bench, checkpoint.origin, reference, exports)
+    results = {variant: timed.get(variant, result) for variant, (result, _) in made.items()}
+    return _Fresh(learnt(checkpoint.record, reference, latency), results, folders, stored)
 
 
 def learnt(source: SourceRecord, reference: Reference, latency: Latency | None) -> SourceRecord:

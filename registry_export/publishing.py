@@ -10,14 +10,14 @@ import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from registry_export.differences import NUMBERS
 from registry_export.entities import ExportReport, Metrics, ModelVersionRef, SourceRecord, Status, TargetResult, worst
 from registry_export.errors import ArtifactError, RegistryError, RegistryExportError, to_record
-from registry_export.manifest import Manifest, write_manifest
+from registry_export.manifest import OWN_FILES, Manifest, write_manifest
 from registry_export.registry import EXPORTS_FOLDER, Registry, VersionInfo
 from registry_export.report import (
     description_block,
@@ -45,7 +45,9 @@ _REPORT = f"{EXPORTS_FOLDER}/report.json"
 _log = logging.getLogger(__name__)
 
 
-def publish(registry: Registry, report: ExportReport, artifacts: Mapping[str, Path]) -> ExportReport:
+def publish(
+    registry: Registry, report: ExportReport, artifacts: Mapping[str, Path], stored: Collection[str] = ()
+) -> ExportReport:
     """Publish an export.
 
     Args:
@@ -53,6 +55,7 @@ def publish(registry: Registry, report: ExportReport, artifacts: Mapping[str, Pa
         report: The results of this export alone.
         artifacts: Folder of each variant that has files, as `write_artifact` left it. A verified
             variant without one is published already and stays as it is. Files of those that failed are left out.
+        stored: Variants of these whose model files are stored already, with `withdraw` called before.
 
     Returns:
         The report as published: with the version's other variants, their common status, and the run.
@@ -68,12 +71,14 @@ def publish(registry: Registry, report: ExportReport, artifacts: Mapping[str, Pa
     failed = {result.variant for result in report.targets if result.status is Status.FAILED}
     files = {variant: folder for variant, folder in artifacts.items() if variant not in failed}
     registry.set_tags(ref, {STATUS_TAG: Status.RUNNING})
-    _withdraw(registry, previous, info, frozenset(files))
+    withdraw(registry, previous, info, frozenset(files).difference(stored))
     run_id = registry.create_export_run(ref, report.trigger)
     try:
         merged = replace(merged, run_id=run_id)
         for variant, folder in files.items():
-            registry.upload(ref, folder, f"{EXPORTS_FOLDER}/{variant}")
+            if variant not in stored:
+                registry.upload(ref, folder, f"{EXPORTS_FOLDER}/{variant}")
+        _upload_beside(registry, ref, {variant: files[variant] for variant in files if variant in stored})
         _upload_reports(registry, merged)
         registry.log_metrics(run_id, ref, _metrics(report.targets))
         registry.finish_run(run_id, "FINISHED")
@@ -206,17 +211,43 @@ def _merged_source(previous: SourceRecord | None, source: SourceRecord | None) -
     return source
 
 
-def _withdraw(registry: Registry, previous: ExportReport | None, info: VersionInfo, variants: frozenset[str]) -> None:
-    """Take the promises back that do not hold while files are replaced: the tags, and the report's entries."""
+def withdraw(
+    registry: Registry, previous: ExportReport | None, info: VersionInfo, variants: frozenset[str]
+) -> ExportReport | None:
+    """Take the promises back that do not hold while files are replaced: the tags, and the report's entries.
+
+    Args:
+        registry: Where they stand.
+        previous: The report that the version has.
+        info: The version, with its tags.
+        variants: Whose files are about to be replaced.
+
+    Returns:
+        The report that the version has now.
+    """
     tags = (f"{TAG_PREFIX}{variant}" for variant in sorted(variants))
     registry.delete_tags(info.ref, tuple(tag for tag in tags if tag in info.tags))
     if previous is None or not variants.intersection(result.variant for result in previous.targets):
-        return
+        return previous
     kept = tuple(result for result in previous.targets if result.variant not in variants)
-    _upload_reports(registry, replace(previous, model_version=info.ref, targets=kept))
+    left = replace(previous, model_version=info.ref, targets=kept)
+    _upload_reports(registry, left)
     for variant in sorted(variants):
         with contextlib.suppress(RegistryError):  # stores may refuse to delete; a file of the same name is replaced
             registry.delete_artifacts(info.ref, f"{EXPORTS_FOLDER}/{variant}")
+    return left
+
+
+def _upload_beside(registry: Registry, ref: ModelVersionRef, folders: Mapping[str, Path]) -> None:
+    """Store what stands beside model files that are stored already, of all variants at once."""
+    if not folders:
+        return
+    with tempfile.TemporaryDirectory(prefix="registry-export-") as tree:
+        for variant, folder in folders.items():
+            Path(tree, variant).mkdir()
+            for name in OWN_FILES:
+                shutil.copyfile(folder / name, Path(tree, variant, name))
+        registry.upload(ref, Path(tree), EXPORTS_FOLDER)
 
 
 def _upload_reports(registry: Registry, report: ExportReport) -> None:

@@ -15,6 +15,7 @@ from registry_export.ledger import VERIFY, KnownExports, LearntCosts, Ledger
 from registry_export.outbox import STATUS_TAG
 from registry_export.publishing import ERROR_TAG, RUN_TAG, TAG_PREFIX, TRIGGER_TAG, publish_failure
 from registry_export.reverification import reverify_model_version
+from registry_export.timeline import traced
 from registry_export.worker import LEASE_S, run_begun_job, worker_name
 
 if TYPE_CHECKING:
@@ -81,9 +82,11 @@ def run_recorded(
     """
 
     def run(pool: ChildPool, index: KnownExports | None, costs: StepCosts | None) -> ExportReport:
-        with _tagged_as_running(registry, request.version):
+        version = request.version
+        trace = traced(reporter, settings.trace_folder, str(version.ref))
+        with _tagged_as_running(registry, version), trace as heard:
             return export_model_version(
-                request.version.ref,
+                version.ref,
                 targets=request.targets,
                 trigger=MANUAL,
                 registry=registry,
@@ -96,7 +99,7 @@ def run_recorded(
                 latency=settings.latency,
                 index=index,
                 costs=costs,
-                reporter=reporter,
+                reporter=heard,
             )
 
     return _recorded(settings, _Work(request.version, MANUAL, request.asked, run), reporter)
@@ -134,20 +137,21 @@ def verify_recorded(
     """
 
     def run(pool: ChildPool, index: KnownExports | None, costs: StepCosts | None) -> ExportReport:
-        return reverify_model_version(
-            request.version.ref,
-            variants=request.variants,
-            registry=registry,
-            formats=formats,
-            pool=pool,
-            samples=request.samples,
-            tolerance=request.tolerance,
-            setup=request.setup,
-            latency=settings.latency,
-            index=index,
-            costs=costs,
-            reporter=reporter,
-        )
+        with traced(reporter, settings.trace_folder, str(request.version.ref)) as heard:
+            return reverify_model_version(
+                request.version.ref,
+                variants=request.variants,
+                registry=registry,
+                formats=formats,
+                pool=pool,
+                samples=request.samples,
+                tolerance=request.tolerance,
+                setup=request.setup,
+                latency=settings.latency,
+                index=index,
+                costs=costs,
+                reporter=heard,
+            )
 
     return _recorded(settings, _Work(request.version, VERIFY, ",".join(request.variants), run), reporter)
 

@@ -19,6 +19,7 @@ CONFIG = "REGISTRY_EXPORT_CONFIG"
 CHILD_TIMEOUT = "REGISTRY_EXPORT_CHILD_TIMEOUT"
 CHILD_MEMORY = "REGISTRY_EXPORT_CHILD_MEMORY"
 LATENCY = "REGISTRY_EXPORT_LATENCY"
+TRACE = "REGISTRY_EXPORT_TRACE"
 
 CONFIG_NAME = "registry-export.yaml"
 _APPLICATION = "registry-export"
@@ -38,6 +39,7 @@ class Settings:
         child_memory_bytes: Memory limit of one child process; None: four fifths of the machine's.
         workspace: The MLflow workspace to work in; None where the server has no workspaces.
         latency: Whether sources and exports are timed.
+        trace_folder: Where a trace of every export is written; None: nowhere.
     """
 
     tracking_uri: str | None
@@ -48,6 +50,7 @@ class Settings:
     child_memory_bytes: int | None = None
     workspace: str | None = None
     latency: bool = True
+    trace_folder: Path | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -69,6 +72,7 @@ class Settings:
             child_memory_bytes=None if memory is None else _parse_bytes(memory),
             workspace=environ.get(WORKSPACE) or None,
             latency=_parse_switch(environ.get(LATENCY) or "on"),
+            trace_folder=Path(environ[TRACE]).expanduser() if environ.get(TRACE) else None,
         )
 
 

@@ -2,9 +2,8 @@
 
 `Ledger` owns every query on jobs, `Promotions` what the reconciler remembers, `Reversions` what is put back,
 `Verifications` when each version was verified last, `KnownExports` what need not be made twice, `LearntCosts` what
-the steps of exports take. Several
-workers share one database and never talk to each other: a claim is a conditional UPDATE, held by a lease that lapses
-with its worker, and every time in it is the database's own.
+the steps of exports take. Several workers share one database and never talk to each other: a claim is a conditional
+UPDATE, held by a lease that lapses with its worker, and every time in it is the database's own.
 """
 
 from registry_export.ledger.database import Database

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 from registry_export.config import Rule, parse_targets, requested_setup, requested_targets
 from registry_export.entities import ModelVersionRef, Status, Target
@@ -23,6 +24,7 @@ from registry_export.outbox import STATUS_TAG
 from registry_export.publishing import TRIGGER_TAG, publish_failure, read_report
 from registry_export.registry import VersionInfo
 from registry_export.reporter import Reporter
+from registry_export.timeline import traced
 from registry_export.worker.parts import LEASE_S, Parts
 from registry_export.worker.reversion import wants_reversion
 
@@ -90,22 +92,23 @@ class JobRunner:
         targets = self._targets(job, rule, tags)
         setup = requested_setup(rule, tags, str(job.model_version))
         self._registry.set_tags(job.model_version, {TRIGGER_TAG: job.trigger, STATUS_TAG: Status.RUNNING})
-        report = parts.export(
-            job.model_version,
-            targets=targets,
-            trigger=job.trigger,
-            registry=parts.registry,
-            formats=parts.formats,
-            pool=parts.pool,
-            samples=rule.samples if rule else None,
-            tolerance=rule.tolerance if rule else None,
-            setup=setup,
-            latency=parts.latency,
-            costs=parts.costs,
-            earlier=self._ledger.exported_before(job),
-            index=parts.index,
-            reporter=LogReporter(job.model_version, parts.pool),
-        )
+        with self._reporter(job) as reporter:
+            report = parts.export(
+                job.model_version,
+                targets=targets,
+                trigger=job.trigger,
+                registry=parts.registry,
+                formats=parts.formats,
+                pool=parts.pool,
+                samples=rule.samples if rule else None,
+                tolerance=rule.tolerance if rule else None,
+                setup=setup,
+                latency=parts.latency,
+                index=parts.index,
+                costs=parts.costs,
+                earlier=self._ledger.exported_before(job),
+                reporter=reporter,
+            )
         revert = wants_reversion(parts, job, report.status)
         self._ledger.complete(job, report.status, report.run_id, revert=revert)
         _logger.info("%s: %s", job.model_version, report.status)
@@ -119,22 +122,27 @@ class JobRunner:
         report = read_report(self._registry, job.model_version)
         rule = parts.configuration.rule_behind(job.model_version.name, report.trigger if report is not None else "")
         tags = {**self._registry.model_tags(job.model_version.name), **info.tags}
-        verified = parts.verify(
-            job.model_version,
-            variants=variants_named(job.targets, parts.formats) if job.targets else (),
-            registry=parts.registry,
-            formats=parts.formats,
-            pool=parts.pool,
-            samples=rule.samples if rule else None,
-            tolerance=rule.tolerance if rule else None,
-            setup=requested_setup(rule, tags, str(job.model_version)),
-            latency=parts.latency,
-            index=parts.index,
-            costs=parts.costs,
-            reporter=LogReporter(job.model_version, parts.pool),
-        )
+        with self._reporter(job) as reporter:
+            verified = parts.verify(
+                job.model_version,
+                variants=variants_named(job.targets, parts.formats) if job.targets else (),
+                registry=parts.registry,
+                formats=parts.formats,
+                pool=parts.pool,
+                samples=rule.samples if rule else None,
+                tolerance=rule.tolerance if rule else None,
+                setup=requested_setup(rule, tags, str(job.model_version)),
+                latency=parts.latency,
+                index=parts.index,
+                costs=parts.costs,
+                reporter=reporter,
+            )
         self._ledger.complete(job, verified.status, verified.run_id)
         _logger.info("%s: verified again: %s", job.model_version, verified.status)
+
+    def _reporter(self, job: Job) -> AbstractContextManager[Reporter]:
+        parts = self._parts
+        return traced(LogReporter(job.model_version, parts.pool), parts.trace_folder, str(job.model_version))
 
     def _held(self, job: Job) -> VersionInfo | None:
         """Keep the version's checkpoint to this job; None where another job has it, and this one is given back."""

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from registry_export.config import Configuration, load_configuration
@@ -89,6 +90,7 @@ class Parts:
         workspace: The MLflow workspace to work in.
         latency: Whether sources and exports are timed.
         costs: What is remembered of the steps of all exports.
+        trace_folder: Where a trace of every job is written; None: nowhere.
     """
 
     ledger: Ledger
@@ -102,6 +104,7 @@ class Parts:
     workspace: str | None = None
     latency: bool = True
     costs: StepCosts | None = None
+    trace_folder: Path | None = None
 
     @property
     def index(self) -> KnownExports:
@@ -154,4 +157,5 @@ def gather_parts(settings: Settings, pool: ChildPool, export: Exporter | None) -
         workspace=settings.workspace,
         latency=settings.latency,
         costs=LearntCosts(ledger.database),
+        trace_folder=settings.trace_folder,
     )

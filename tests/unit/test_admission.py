@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from registry_export import admission
 from registry_export.admission import _MOST_OVERTAKEN, Admission
 from registry_export.errors import ExportCancelledError
 
@@ -22,8 +23,8 @@ def queue(cores: int, free: int = 10**9) -> Admission:
 class Steps:
     """Threads that wait in a queue; each holds its place until it is told to leave."""
 
-    def __init__(self, admission: Admission) -> None:
-        self.admission = admission
+    def __init__(self, places: Admission) -> None:
+        self.admission = places
         self.entered: list[str] = []
         self.cores: dict[str, int] = {}
         self._leave: dict[str, threading.Event] = {}
@@ -74,9 +75,10 @@ def test_the_step_that_the_longest_work_depends_on_goes_first(steps):
 
 
 @pytest.mark.parametrize("steps", [queue(1)], indirect=True)
-def test_a_step_that_another_has_made_possible_is_not_too_late_for_its_place(steps):
+def test_a_step_that_another_has_made_possible_is_not_too_late_for_its_place(steps, monkeypatch):
     """A thread that waited for a shared step asks a moment after that step has left its core."""
     steps.ask("shared")
+    monkeypatch.setattr(admission, "_GATHER_S", 0.3)
     steps.ask("unimportant", seconds=1)
     threading.Timer(0.05, lambda: steps._leave["shared"].set()).start()
 
@@ -88,6 +90,7 @@ def test_a_step_that_another_has_made_possible_is_not_too_late_for_its_place(ste
     thread = threading.Thread(target=follow)
     thread.start()
     thread.join()
+    time.sleep(0.5)
     assert steps.entered == ["shared", "next"]
 
 
@@ -133,7 +136,7 @@ def test_a_large_step_is_not_overtaken_for_ever(steps):
     steps.ask("large", seconds=9, memory=60)
     before = "first"
     for number in range(_MOST_OVERTAKEN + 2):  # one small step is always there: never is the machine empty by itself
-        steps.ask(f"small {number}", memory=20)
+        steps.ask(f"small {number}", memory=40)
         steps.leave(before)
         before = f"small {number}"
     assert "large" in steps.entered
@@ -155,35 +158,35 @@ def test_who_waits_when_the_export_is_cancelled_leaves_the_queue(steps):
 
 
 def test_a_step_that_fails_gives_its_place_back():
-    admission = queue(1)
-    with pytest.raises(ZeroDivisionError), admission.place(1.0, 1, NEVER):
+    places = queue(1)
+    with pytest.raises(ZeroDivisionError), places.place(1.0, 1, NEVER):
         _ = 1 / 0
-    with admission.place(1.0, 1, NEVER) as core:
+    with places.place(1.0, 1, NEVER) as core:
         assert core == 0
 
 
 def test_the_time_in_the_queue_is_known_to_the_thread_that_waited():
-    admission = queue(1)
+    places = queue(1)
     waited = []
 
     def wait() -> None:
-        with admission.place(1.0, 1, NEVER):
-            waited.append(admission.waited)
+        with places.place(1.0, 1, NEVER):
+            waited.append(places.waited)
 
-    with admission.place(1.0, 1, NEVER):
+    with places.place(1.0, 1, NEVER):
         thread = threading.Thread(target=wait)
         thread.start()
         time.sleep(0.3)
     thread.join()
     assert 0.25 < waited[0] < 2
-    assert admission.waited < 0.2
+    assert places.waited < 0.2
 
 
 def test_the_free_memory_is_looked_at_anew_whenever_nothing_runs():
     free = [100]
-    admission = Admission(cores=2, available=lambda: free[0])
-    with admission.place(1.0, 60, NEVER):
+    places = Admission(cores=2, available=lambda: free[0])
+    with places.place(1.0, 60, NEVER):
         pass
     free[0] = 1000
-    with admission.place(1.0, 60, NEVER), admission.place(1.0, 60, NEVER):
+    with places.place(1.0, 60, NEVER), places.place(1.0, 60, NEVER):
         pass  # would wait for ever beside the first, had nobody looked again
