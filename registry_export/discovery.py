@@ -6,11 +6,13 @@ left out with a warning that says whose it is and why; the others stay.
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import importlib.metadata
 import importlib.util
 import logging
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from registry_export.config import format_named
@@ -42,7 +44,16 @@ def discover_formats(entry_points: Iterable[EntryPoint] | None = None) -> Mappin
     Returns:
         Formats by name, sorted. Of two with one name the built-in wins, then the package first in the alphabet.
     """
-    found = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
+    return dict(_installed(tuple(sys.path)) if entry_points is None else _loaded(entry_points))
+
+
+@functools.lru_cache(maxsize=4)
+def _installed(path: tuple[str, ...]) -> Mapping[str, Format]:  # noqa: ARG001 - what is installed depends on it
+    """Load what is installed on a path, once: reading the packages' metadata takes far longer than a look at a dict."""
+    return _loaded(importlib.metadata.entry_points(group=GROUP))
+
+
+def _loaded(found: Iterable[EntryPoint]) -> Mapping[str, Format]:
     formats: dict[str, Format] = {}
     origins: dict[str, EntryPoint] = {}
     for entry_point in sorted(found, key=_precedence):
