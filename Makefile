@@ -7,10 +7,10 @@ KEEP ?= 1
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint gpu macos bench matrix corpus faults clean
+.PHONY: help venv demo test test-all lint gpu macos bench bench-peers matrix corpus faults clean
 
 help:  ## Show the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 venv: $(READY)  ## Create .venv with the pinned, tested versions
 
@@ -47,6 +47,10 @@ bench: $(READY)  ## Every figure beside its limit and its baseline, into docs/be
 	$(PYTEST) tests/benchmarks -s -q $(if $(ONLY),-k '$(ONLY)',) || failed=1; \
 	$(BIN)/python -m tests.benchmarks.table docs/benchmarks.md || failed=1; \
 	exit $$failed
+
+bench-peers: $(READY)  ## Olive, optimum-onnx and Model Navigator beside us, in environments of their own, into docs/peers.md
+	$(BIN)/python -m tests.peers.run
+	$(BIN)/python -m tests.peers.table docs/peers.md
 
 matrix: $(READY)  ## Every source against every target, measured, into docs/matrix.md; resumes where it stopped
 	$(BIN)/python -m tests.matrix docs/matrix.md

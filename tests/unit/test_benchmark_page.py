@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 
+import msgspec
 import pytest
 
 from tests.benchmarks import figures, table
 from tests.benchmarks.figures import Figure, record_all
+from tests.benchmarks.traces import Trace, profile
 
 PAGE = f"# Benchmarks\n\nA person wrote this.\n\n{table.BEGIN}\nan earlier table\n{table.END}\n\nAnd this.\n"
 
@@ -64,3 +66,16 @@ def test_figures_that_were_not_measured_are_named(page):
 
 def test_a_run_that_measured_nothing_is_no_success(page):
     assert table.main() == 1
+
+
+def test_seconds_in_which_two_steps_ran_are_covered_once(tmp_path):
+    def step(name, kind, began, seconds):
+        return {"name": name, "cat": kind, "ph": "X", "ts": began * 1e6, "dur": seconds * 1e6}
+
+    steps = [step("convert b", "convert", 2, 2), step("convert a", "convert", 1, 2), step("publish", "publish", 6, 1)]
+    (tmp_path / "net-3-now.json").write_bytes(msgspec.json.encode({"traceEvents": [*steps, {"ph": "M"}]}))
+    trace = Trace.of(tmp_path, "net", 3)
+    assert trace.covered_s == pytest.approx(4.0)
+    lines = "\n".join(profile(trace, 8.0))
+    assert "| convert | 4.00 | 50 % |" in lines
+    assert "the ledger | 4.00 | 50 % |" in lines

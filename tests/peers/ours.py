@@ -1,0 +1,57 @@
+"""What we do with the same checkpoint: `python -m tests.peers.ours FORMAT FOLDER`.
+
+Twice in one process: the first pass starts the toolchains, the second finds them warm, as a worker's second promotion
+does. Prints what each pass took, in all and by its steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from registry_export.isolation import ChildPool, Limits
+from registry_export.reporter import Reporter
+from tests.peers.checkpoint import CHECKPOINT
+from tests.support import laboratory
+from tests.support.sources import SOURCES, TORCH, Source
+
+
+class Stopwatch(Reporter):
+    """Adds up the seconds of the steps of one kind."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def step_finished(self, step: str, variant: str, outcome: str, seconds: float) -> None:
+        self.seconds[step] += seconds
+
+
+def copy(arguments):
+    """Put the checkpoint where the laboratory wants it, with one batch of inputs; a builder of its sources."""
+    shutil.copytree(CHECKPOINT, arguments["folder"])
+    shutil.copy(CHECKPOINT.with_suffix(".npz"), f"{arguments['folder']}.npz")
+
+
+def main(name: str, folder: str) -> None:
+    """Export twice."""
+    os.environ["PYTHONPATH"] = str(Path.cwd())  # reaches the children, which import this module
+    SOURCES["peer"] = Source("transformers", TORCH, "tests.peers.ours:copy", samples=True)
+    bench, passes, files = laboratory.Bench, [], None
+    with ChildPool(Limits(timeout_s=600)) as pool:
+        for number in range(2):
+            watch = Stopwatch()
+            laboratory.Bench = lambda *parts, watch=watch: bench(*parts, reporter=watch)
+            made = laboratory.Laboratory(Path(folder, str(number)), pool, {"peer": [name]}).exported("peer")
+            ((result, files),) = made.made.values()
+            passes.append({"seconds": made.seconds, "status": result.status, **watch.seconds})
+    if files is not None:
+        shutil.copytree(files, Path(folder, "made"))
+    print(json.dumps(passes))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
