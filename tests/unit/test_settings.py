@@ -80,3 +80,8 @@ def test_timing_is_on_unless_it_is_switched_off_and_no_other_word_is_taken():
     assert not Settings.from_environment({"REGISTRY_EXPORT_LATENCY": "off"}).latency
     with pytest.raises(ConfigurationError, match="REGISTRY_EXPORT_LATENCY='0' is neither on nor off"):
         Settings.from_environment({"REGISTRY_EXPORT_LATENCY": "0"})
+
+
+def test_a_trace_is_written_where_a_folder_is_named() -> None:
+    assert Settings.from_environment({"REGISTRY_EXPORT_TRACE": ""}).trace_folder is None
+    assert Settings.from_environment({"REGISTRY_EXPORT_TRACE": "/tmp/traces"}).trace_folder == Path("/tmp/traces")
