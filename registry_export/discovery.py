@@ -20,7 +20,7 @@ from registry_export.format import Format
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import Distribution, EntryPoint
 
 __all__ = ["GROUP", "RESERVED_NAMES", "discover_formats", "format_named", "install_command", "missing_requirements"]
 
@@ -89,7 +89,12 @@ def _precedence(entry_point: EntryPoint) -> tuple[str, bool, str, str]:
 
 
 def _owner(entry_point: EntryPoint) -> str:
-    return entry_point.dist.name if entry_point.dist else entry_point.value
+    return _name(entry_point.dist) if entry_point.dist else entry_point.value
+
+
+@functools.lru_cache(maxsize=64)
+def _name(package: Distribution) -> str:
+    return package.name  # reads and parses all of its metadata, whose description is long
 
 
 def _load(entry_point: EntryPoint) -> Format | None:

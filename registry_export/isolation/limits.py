@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from dataclasses import dataclass
 
 import psutil
@@ -26,12 +28,30 @@ class Limits:
         return self.memory_bytes or int(psutil.virtual_memory().total * 0.8)
 
 
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process and its descendants, in bytes; 0 when it is gone."""
-    total = 0
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        for member in [process, *process.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):
-                total += member.memory_info().rss
-    return total
+_SEARCH_SECONDS = 0.5
+
+
+class Resident:
+    """The resident memory of a process and its descendants, asked for again and again.
+
+    Descendants are looked for among all processes of the machine, which takes milliseconds: twice a second at most.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._members: list[psutil.Process] = []
+        self._searched = -math.inf
+
+    def bytes_now(self) -> int:
+        """Return the sum in bytes; 0 when the process is gone."""
+        now = time.monotonic()
+        total = 0
+        with contextlib.suppress(psutil.Error):
+            if now - self._searched >= _SEARCH_SECONDS:
+                self._searched = now
+                process = psutil.Process(self._pid)
+                self._members = [process, *process.children(recursive=True)]
+            for member in self._members:
+                with contextlib.suppress(psutil.Error):
+                    total += member.memory_info().rss
+        return total

@@ -27,7 +27,7 @@ from registry_export.errors import (
 )
 from registry_export.format import Toolchain
 from registry_export.isolation.answers import out_of_memory, read_answer, with_log
-from registry_export.isolation.limits import Limits, resident_bytes
+from registry_export.isolation.limits import Limits, Resident
 from registry_export.isolation.protocol import ANSWER_FILE, Call, Ended, Started
 from registry_export.isolation.warm import START_SECONDS, Key, Lines, WarmParent, key_of
 
@@ -155,17 +155,18 @@ class ChildPool:
         deadline = time.monotonic() + limits.timeout_s
         lines = Lines(connection)
         pid = lines.wait(Started, START_SECONDS).pid
+        resident = Resident(pid)
         while True:
             ended = lines.poll(Ended, _WATCH_SECONDS)
             if ended is not None:
                 return ended
-            problem = self._breach(pid, deadline, limits)
+            problem = self._breach(resident, deadline, limits)
             if problem is not None:
                 _kill_group(pid)
                 lines.wait(Ended, START_SECONDS)
                 raise with_log(problem, work)
 
-    def _breach(self, pid: int, deadline: float, limits: Limits) -> RegistryExportError | None:
+    def _breach(self, resident: Resident, deadline: float, limits: Limits) -> RegistryExportError | None:
         if self.cancelled.is_set():
             return ExportCancelledError("The export was stopped.")
         if time.monotonic() > deadline:
@@ -173,7 +174,7 @@ class ChildPool:
                 f"It did not end within {limits.timeout_s:g} s and was killed.",
                 remedy="Raise REGISTRY_EXPORT_CHILD_TIMEOUT (seconds) if the model needs longer.",
             )
-        used = resident_bytes(pid)
+        used = resident.bytes_now()
         if used > limits.memory:
             return out_of_memory(limits, f"It used {used / 1e9:.1f} GB and was killed")
         return None

@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -18,8 +20,6 @@ def environment(arguments):
 
 
 def surroundings(arguments):
-    import sys
-
     return {"cwd": str(Path.cwd()), "pid": os.getpid(), "json": "json" in sys.modules}
 
 
@@ -58,6 +58,14 @@ def eat(arguments):
     held = []
     while True:
         held.append(bytearray(os.urandom(1024)) * 1024 * 16)
+
+
+def let_two_others_eat(arguments):
+    held = (
+        "import time; held = bytearray(b'x') * 200_000_000; time.sleep(600)"  # each within the limit, which it inherits
+    )
+    others = [subprocess.Popen([sys.executable, "-c", held]) for _ in range(2)]
+    return [other.wait() for other in others]
 
 
 def grab(arguments):

@@ -111,6 +111,11 @@ def test_slowly_growing_past_the_limit_is_out_of_memory(pool, tmp_path):
         pool.call(PLAIN, HERE + "eat", {}, tmp_path, Limits(memory_bytes=300_000_000))
 
 
+def test_what_a_childs_own_children_hold_counts(pool, tmp_path):
+    with pytest.raises(ChildOutOfMemoryError, match=r"0\.3 GB"):
+        pool.call(PLAIN, HERE + "let_two_others_eat", {}, tmp_path, Limits(memory_bytes=300_000_000, timeout_s=30))
+
+
 def test_one_allocation_past_the_limit_is_out_of_memory(pool, tmp_path):
     with pytest.raises(ChildOutOfMemoryError):
         pool.call(PLAIN, HERE + "grab", {}, tmp_path)
