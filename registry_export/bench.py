@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from registry_export.isolation import ChildPool
 from registry_export.reference import Reference, ReferenceRequest
 from registry_export.reporter import SILENT, Reporter
 from registry_export.schedule import verifying
+from registry_export.starts import Starts
 from registry_export.verification import default_tolerance, verify
 
 
@@ -83,7 +85,13 @@ class Bench:
         self, step: str, variant: str, work: str, seconds: float | None = None, effort: float = 1.0
     ) -> PlacedChildren:
         """Return who runs the children of a step; arguments as for `PlacedChildren`."""
-        return PlacedChildren(self.pool, self.queue, self.expected, self.reporter, step, variant, work, seconds, effort)
+        placed = self.pool, self.queue, self.starts, self.expected, self.reporter
+        return PlacedChildren(*placed, step, variant, work, seconds, effort)
+
+    @cached_property
+    def starts(self) -> Starts:
+        """The starts of warm parents."""
+        return Starts(self.pool, self.queue, self.reporter)
 
 
 def run_reference(bench: Bench, source: Origin, sample: str, evidence: str, targets: Sequence[Target]) -> Reference:

@@ -14,6 +14,7 @@ from registry_export.errors import StepTooLargeError
 from registry_export.format import Toolchain
 from registry_export.isolation import ChildPool, Limits, Outcome
 from registry_export.reporter import ChildRun, Reporter
+from registry_export.starts import Starts
 
 
 class Children(Protocol):
@@ -43,6 +44,7 @@ class PlacedChildren:
     Attributes:
         pool: Runs them.
         queue: Gives them their places.
+        starts: Starts their warm parents.
         expected: What steps take.
         reporter: Hears when one ends.
         step: What is done: `convert`, `verify`, ...
@@ -54,6 +56,7 @@ class PlacedChildren:
 
     pool: ChildPool
     queue: Admission
+    starts: Starts
     expected: Expectations
     reporter: Reporter
     step: str
@@ -82,6 +85,7 @@ class PlacedChildren:
             RegistryExportError: As for `ChildPool.call`.
         """
         self._check_fits(limits or self.pool.limits)
+        self.starts.ensure(toolchain, self.seconds or 0.0, self.pool.cancelled)
         cost = self.expected.of(self.work, self.effort)
         seconds = cost.seconds if self.seconds is None else self.seconds
         outcome: Outcome | None = None

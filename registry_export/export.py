@@ -37,7 +37,8 @@ from registry_export.registry import Registry
 from registry_export.regressions import compared_with
 from registry_export.reporter import SILENT, Reporter
 from registry_export.reuse import Kept, Shelf, forget, known_export, remember
-from registry_export.targets import export_targets
+from registry_export.starts import EarlyStarts
+from registry_export.targets import export_targets, toolchains_of
 from registry_export.tensors import write_tensors
 from registry_export.timing import time_exports
 from registry_export.uploads import EarlyUploads
@@ -130,8 +131,7 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
         source = replace(kept.source, sha256=source.sha256, size_bytes=source.size_bytes)
     fresh = _Fresh(source)
     if missing:
-        reference = run_reference(bench, checkpoint.origin, sample, evidence, job.targets)
-        fresh = _make(job, bench, checkpoint, plan, missing, reference)
+        fresh = _make(job, bench, checkpoint, plan, missing, (sample, evidence))
         folders |= fresh.folders
         results |= {variant: replace(result, key=keys[variant]) for variant, result in fresh.results.items()}
     report = ExportReport(
@@ -169,10 +169,13 @@ def _make(
     checkpoint: Checkpoint,
     plan: ExportPlan,
     missing: Sequence[PlannedTarget],
-    reference: Reference,
+    inputs: tuple[str, str],
 ) -> _Fresh:
     """Convert, verify, store and time what is missing."""
-    with EarlyUploads(bench, job.registry, job.ref, lambda variant: forget(job.index, job.ref, [variant])) as uploads:
+    uploading = EarlyUploads(bench, job.registry, job.ref, lambda variant: forget(job.index, job.ref, [variant]))
+    with EarlyStarts(bench.starts, toolchains_of(bench, plan, missing)) as starts, uploading as uploads:
+        reference = run_reference(bench, checkpoint.origin, *inputs, job.targets)
+        starts.enough()
         made = export_targets(bench, checkpoint.origin, plan, missing, reference, uploads.begin)
         stored = uploads.settle()  # all of it: nothing else is done beside a timed call
     folders = {variant: folder for variant, (_, folder) in made.items() if folder is not None}

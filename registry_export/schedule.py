@@ -35,6 +35,10 @@ class Schedule:
                 self.follow(target.target.variant, target.routes[0])
         return sorted(targets, key=lambda one: -self._seconds(one.target.variant, 0) if one.routes else 0.0)
 
+    def way(self, variant: str) -> tuple[Step, ...]:
+        """Return the steps of a target's route, from the source on; none where it follows none."""
+        return self._ways.get(variant, ())
+
     def seconds_from(self, step: Step) -> float:
         """Return how long the longest chain takes that begins with a step and ends in a verdict."""
         chains = ((variant, way.index(step)) for variant, way in self._ways.items() if step in way)

@@ -32,6 +32,7 @@ from registry_export.findings import (
     static_notes,
     way,
 )
+from registry_export.format import Toolchain
 from registry_export.graph import ExportPlan, PlannedTarget, Step
 from registry_export.inference import Origin
 from registry_export.manifest import combined_digest, file_records
@@ -77,6 +78,17 @@ def export_targets(
             bench.pool.cancel()  # so that the threads end now: a Ctrl-C must not wait for a converter
             executor.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def toolchains_of(bench: Bench, plan: ExportPlan, planned: Sequence[PlannedTarget]) -> list[Toolchain]:
+    """Return what converts and verifies targets on their first routes, the longest path's first."""
+    schedule = Schedule(plan, bench.formats, bench.expected)
+    needed: list[Toolchain] = []
+    for one in schedule.longest_first(list(planned)):
+        steps = schedule.way(one.target.variant)
+        needed += [bench.formats[step.format].conversions[step.conversion].toolchain for step in steps]
+        needed += [bench.formats[one.target.format].toolchain] if steps else []
+    return [toolchain for number, toolchain in enumerate(needed) if toolchain not in needed[:number]]
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,23 @@ class ChildPool:
         answer = read_answer(ended, work, limits)
         return Outcome(answer.value, answer.warnings, time.monotonic() - started, ended.peak_bytes, ended.cpu_seconds)
 
+    def start(self, toolchain: Toolchain) -> None:
+        """Start a toolchain's warm parent where it does not run, and wait until it takes calls.
+
+        Raises:
+            ChildCrashedError: The toolchain cannot be imported.
+        """
+        parent = self._parent(toolchain)
+        with self._lock:
+            parent.active -= 1
+            parent.last_used = time.monotonic()
+
+    def runs(self, toolchain: Toolchain) -> bool:
+        """Whether a toolchain's warm parent runs."""
+        with self._lock:
+            parent = self._parents.get(key_of(toolchain))
+        return parent is not None and parent.alive
+
     def cancel(self) -> None:
         """Make every running and future call raise `ExportCancelledError`."""
         self.cancelled.set()
