@@ -171,6 +171,8 @@ def open_session(path: Path, threads: int = 0) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ONLY_ERRORS
     options.intra_op_num_threads = threads
+    if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":  # its threads wait as OpenMP's do, which it has not
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return _session(path, options)
     except Exception as error:  # its exceptions have no public base class

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from registry_export.entities import Interface
 from registry_export.errors import SourceError, VerificationError
 from registry_export.format import ONNX_MODEL, TORCH_MODULE
+from registry_export_plugins._onnx.runner import open_session
 from registry_export_plugins.onnx import Onnx
 from tests import models
 from tests.unit.plugins.torch_support import CASES, Source, assert_same_numbers, convert, make_source, spec
@@ -255,3 +256,14 @@ def test_a_model_that_is_half_precision_in_part_is_judged_as_one(tmp_path):
     graph = helper.make_graph(nodes, "mixed", [x], [y], tensors)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), tmp_path / "model.onnx")
     assert Onnx().describe(tmp_path / "model.onnx").precision == "fp16"
+
+
+@pytest.mark.parametrize(("policy", "spins"), [("PASSIVE", False), ("ACTIVE", True)])
+def test_threads_of_onnx_runtime_wait_as_those_of_openmp_do(policy, spins, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    options = open_session(_conv(tmp_path / "source").path).get_session_options()
+    try:
+        said = options.get_session_config_entry("session.intra_op.allow_spinning")
+    except RuntimeError:  # it was not set
+        said = "1"
+    assert said == ("1" if spins else "0")
