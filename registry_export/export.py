@@ -36,7 +36,7 @@ from registry_export.reference import Reference
 from registry_export.registry import Registry
 from registry_export.regressions import compared_with
 from registry_export.reporter import SILENT, Reporter
-from registry_export.reuse import Kept, Shelf, forget, known_export, remember
+from registry_export.reuse import Kept, Shelf, forget, known_exports, remember
 from registry_export.starts import EarlyStarts
 from registry_export.targets import export_targets, toolchains_of
 from registry_export.tensors import write_tensors
@@ -147,9 +147,8 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
     manifests = [write_artifact(f, report, results[variant], checkpoint.files) for variant, f in folders.items()]
     forget(job.index, job.ref, folders)
     with bench.step("publish"):
-        report = publish(job.registry, report, folders, fresh.stored)
-    known = (known_export(job.ref, manifest) for manifest in manifests)
-    remember(job.index, (*kept.known, *filter(None, known)))
+        report = publish(job.registry, report, folders, fresh.stored, None if missing else kept.report)
+    remember(job.index, (*kept.known, *known_exports(report, manifests)))
     return report
 
 

@@ -114,7 +114,10 @@ def plan_export(
 def _routes(source: Format, target: Target, known: _Map) -> list[tuple[_Edge, ...]]:
     format_ = known.formats[target.format]
     found = list(_ways(source, format_, target.options, known))
-    usable = [route for route in found if not _missing(route)]
+    absent = set(
+        missing_requirements(tuple({name for route in found for edge in route for name in _requirements(edge)}))
+    )
+    usable = [route for route in found if not any(absent.intersection(_requirements(edge)) for edge in route)]
     if not usable:
         raise _no_route(source, target, found, known)
     usable.sort(key=lambda route: (sum(edge.conversion.cost for edge in route), len(route)))

@@ -46,7 +46,11 @@ _log = logging.getLogger(__name__)
 
 
 def publish(
-    registry: Registry, report: ExportReport, artifacts: Mapping[str, Path], stored: Collection[str] = ()
+    registry: Registry,
+    report: ExportReport,
+    artifacts: Mapping[str, Path],
+    stored: Collection[str] = (),
+    previous: ExportReport | None = None,
 ) -> ExportReport:
     """Publish an export.
 
@@ -56,6 +60,7 @@ def publish(
         artifacts: Folder of each variant that has files, as `write_artifact` left it. A verified
             variant without one is published already and stays as it is. Files of those that failed are left out.
         stored: Variants of these whose model files are stored already, with `withdraw` called before.
+        previous: What the version's report says now; None: it is read.
 
     Returns:
         The report as published: with the version's other variants, their common status, and the run.
@@ -66,11 +71,12 @@ def publish(
     """
     ref = report.model_version
     info = registry.version(ref)
-    previous = read_report(registry, ref)
+    previous = previous or read_report(registry, ref)
     merged = merge(previous, report)
     failed = {result.variant for result in report.targets if result.status is Status.FAILED}
     files = {variant: folder for variant, folder in artifacts.items() if variant not in failed}
-    registry.set_tags(ref, {STATUS_TAG: Status.RUNNING})
+    if info.tags.get(STATUS_TAG) != Status.RUNNING:
+        registry.set_tags(ref, {STATUS_TAG: Status.RUNNING})
     withdraw(registry, previous, info, frozenset(files).difference(stored))
     run_id = registry.create_export_run(ref, report.trigger)
     try:
@@ -86,8 +92,7 @@ def publish(
         with contextlib.suppress(RegistryExportError):
             registry.finish_run(run_id, "FAILED")
         raise
-    _describe(registry, merged)
-    _tag(registry, merged)
+    _tag(registry, merged, _describe(registry, merged))
     return merged
 
 
@@ -286,19 +291,25 @@ def _number(version: str | None) -> float | None:
     return float(version) if version is not None and version.isdecimal() else None
 
 
-def _describe(registry: Registry, report: ExportReport) -> None:
+def _describe(registry: Registry, report: ExportReport) -> Mapping[str, str]:
+    """Write the block of the description, and return the tags that the version has."""
     ref = report.model_version
     place = registry.location(ref)
-    before = registry.version(ref).description  # read late: a person may have written meanwhile
+    info = registry.version(ref)  # read late: a person may have written meanwhile
+    before = info.description
     block = description_block(report, place.ui_link, LONGEST_DESCRIPTION - text_around(before))
     description = with_block(before, block)
     if description != before:
         registry.set_description(ref, description)
+    return info.tags
 
 
-def _tag(registry: Registry, report: ExportReport) -> None:
+def _tag(registry: Registry, report: ExportReport, tags: Mapping[str, str]) -> None:
+    """Set the tags, status last; each costs a call, and those that say so already need none."""
     ref = report.model_version
-    registry.set_tags(ref, {f"{TAG_PREFIX}{result.variant}": tag_line(result) for result in report.targets})
-    registry.set_tags(ref, {TRIGGER_TAG: report.trigger, RUN_TAG: report.run_id})
-    registry.delete_tags(ref, (ERROR_TAG,))
+    wanted = {f"{TAG_PREFIX}{result.variant}": tag_line(result) for result in report.targets}
+    wanted |= {TRIGGER_TAG: report.trigger, RUN_TAG: report.run_id}
+    registry.set_tags(ref, {name: value for name, value in wanted.items() if tags.get(name) != value})
+    if ERROR_TAG in tags:
+        registry.delete_tags(ref, (ERROR_TAG,))
     registry.set_tags(ref, {STATUS_TAG: report.status})

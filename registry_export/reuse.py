@@ -8,27 +8,28 @@ believed without the digest that the ledger has of it; what is gone, changed or 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from registry_export.entities import ModelVersionRef, SourceRecord, Status, TargetResult
+from registry_export.entities import ExportReport, ModelVersionRef, SourceRecord, Status, TargetResult
 from registry_export.errors import ArtifactError, LedgerError, RegistryError
 from registry_export.exports import drop_strangers, fetch
 from registry_export.ledger import KnownExport, KnownExports
 from registry_export.manifest import (
     MANIFEST,
+    OWN_FILES,
     Manifest,
     manifest_digest,
-    read_manifest,
     result_of,
     sha256_of,
     verify_files,
 )
 from registry_export.publishing import read_report
 from registry_export.registry import EXPORTS_FOLDER, Registry
+from registry_export.report import result_digest
 from registry_export.reporter import Reporter
 
 _AT_ONCE = 4
@@ -49,6 +50,7 @@ class Kept:
         results: By variant; `required` is for the caller to say.
         folders: Of those that were made for another version, the files; to be published for this one.
         known: Of the others, what the ledger should know.
+        report: The version's own, as it is now; None: it has none.
         source: What running the same checkpoint for another version has shown; None: nothing was taken over.
     """
 
@@ -56,6 +58,7 @@ class Kept:
     folders: dict[str, Path] = field(default_factory=dict)
     known: tuple[KnownExport, ...] = ()
     source: SourceRecord | None = None
+    report: ExportReport | None = None
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,19 @@ class Shelf:
                 places = self.index.find(set(keys.values()))
             except LedgerError as error:
                 self.reporter.note(f"What was exported before is not known: {error}")
-        own = _in_place(self, keys, places)
+        report = read_report(self.registry, self.ref)
+        own = _in_place(self, report, keys, places)
         missing = {variant: key for variant, key in keys.items() if variant not in own}
         taken = _taken_over(self, missing, places)
         return Kept(
             results={variant: found.result for variant, found in (*own.items(), *taken.items())},
             folders={variant: found.folder for variant, found in taken.items() if found.folder is not None},
-            known=tuple(KnownExport(keys[v], self.ref, v, found.manifest_sha256) for v, found in own.items()),
+            known=tuple(
+                KnownExport(keys[variant], self.ref, variant, found.manifest_sha256, result_digest(found.result))
+                for variant, found in own.items()
+            ),
             source=next((found.source for found in taken.values()), None),
+            report=report,
         )
 
     def attempt(self, variant: str, ref: ModelVersionRef, look: Callable[[], Found]) -> Found | None:
@@ -133,11 +141,18 @@ def remember(index: KnownExports | None, exports: Iterable[KnownExport]) -> None
     _tell(lambda: index.remember(list(exports)) if index is not None else None)
 
 
-def known_export(ref: ModelVersionRef, manifest: Manifest) -> KnownExport | None:
-    """Return what the ledger should know of a published export; None where that is not verified."""
-    if manifest.status is not Status.VERIFIED or not manifest.key:
-        return None
-    return KnownExport(manifest.key, ref, manifest.variant, manifest_digest(manifest))
+def known_exports(report: ExportReport, manifests: Iterable[Manifest]) -> Iterator[KnownExport]:
+    """Yield what the ledger should know of exports that are published: those that are verified.
+
+    Args:
+        report: As it is published.
+        manifests: Those of its exports.
+    """
+    results = {result.variant: result for result in report.targets}
+    for manifest in manifests:
+        if manifest.status is Status.VERIFIED and manifest.key:
+            told = result_digest(results[manifest.variant])
+            yield KnownExport(manifest.key, report.model_version, manifest.variant, manifest_digest(manifest), told)
 
 
 def _tell(act: Callable[[], None]) -> None:
@@ -147,22 +162,18 @@ def _tell(act: Callable[[], None]) -> None:
         _log.warning("What is exported could not be noted; it may be made once more. %s", error)
 
 
-def _in_place(shelf: Shelf, keys: Mapping[str, str], places: Places) -> dict[str, Found]:
+def _in_place(shelf: Shelf, report: ExportReport | None, keys: Mapping[str, str], places: Places) -> dict[str, Found]:
     """Find the exports that stand in the version's own folder."""
-    report = read_report(shelf.registry, shelf.ref)
     # The report is the first to be changed before a file is: what it does not name may be torn.
-    named = {result.variant: result for result in report.targets} if report is not None else {}
-    wanted = [
-        result
-        for variant, result in named.items()
-        if result.status is Status.VERIFIED and result.key and keys.get(variant) == result.key
-    ]
+    named = report.targets if report is not None else ()
+    wanted = [result for result in named if result.status is Status.VERIFIED and result.key]
+    wanted = [result for result in wanted if keys.get(result.variant) == result.key]
     if not wanted:
         return {}
     sizes = shelf.registry.list_sizes(shelf.ref, EXPORTS_FOLDER)
 
     def look(result: TargetResult) -> Found | None:
-        trusted = {known.manifest_sha256 for known in places.get(result.key, ())}
+        trusted = {known.result_sha256: known.manifest_sha256 for known in places.get(result.key, ())}
         return shelf.attempt(result.variant, shelf.ref, lambda: _standing(shelf, result, trusted, sizes))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -170,25 +181,20 @@ def _in_place(shelf: Shelf, keys: Mapping[str, str], places: Places) -> dict[str
         return {result.variant: one for result, one in found if one is not None}
 
 
-def _standing(shelf: Shelf, result: TargetResult, trusted: set[str], sizes: Mapping[str, int | None]) -> Found:
+def _standing(shelf: Shelf, result: TargetResult, trusted: Mapping[str, str], sizes: Mapping[str, int | None]) -> Found:
     """Check an export where it stands.
 
-    With a manifest that a worker on this ledger wrote, the sizes of its files are compared: no byte of them goes
-    anywhere now, and whoever loads them checks the digests. Without, every byte is fetched and looked at.
+    Where the report says what a worker on this ledger wrote, the size of its files is compared: no byte of them goes
+    anywhere now, and whoever loads them checks the digests. Else every byte is fetched and looked at.
     """
-    folder = f"{EXPORTS_FOLDER}/{result.variant}"
-    if f"{folder}/{MANIFEST}" not in sizes or f"{folder}/MLmodel" not in sizes:
+    folder = f"{EXPORTS_FOLDER}/{result.variant}/"
+    files = {path.removeprefix(folder): size for path, size in sizes.items() if path.startswith(folder)}
+    if MANIFEST not in files or "MLmodel" not in files:
         raise ArtifactError("it is gone.")
-    path = shelf.registry.download_artifact(shelf.ref, f"{folder}/{MANIFEST}", shelf.work / "standing")
-    digest = sha256_of(path)
-    if digest in trusted:
-        manifest = _verified(read_manifest(path.parent), result.key)
-        listed = {record.path: sizes.get(f"{folder}/{record.path}", -1) for record in manifest.files}
-        wrong = [r.path for r in manifest.files if listed[r.path] not in (r.size_bytes, None)]
-        if wrong:
-            raise ArtifactError(f"{wrong[0]} is missing, or not the file that was verified.")
-        if None not in listed.values() and manifest.sha256 == result.sha256:
-            return Found(result_of(manifest), digest)
+    manifest_sha256 = trusted.get(result_digest(result))
+    known = [size for name, size in files.items() if name not in OWN_FILES and size is not None]
+    if manifest_sha256 is not None and sum(known) == result.size_bytes:
+        return Found(replace(result, reused=True), manifest_sha256)
     whole, manifest = fetch(shelf.registry, shelf.ref, result, shelf.work / "fetched")
     _verified(manifest, result.key)
     return Found(replace(result, reused=True), sha256_of(whole / MANIFEST))

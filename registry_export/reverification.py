@@ -45,7 +45,7 @@ from registry_export.publishing import publish_verdicts, read_report
 from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.reporter import SILENT, Reporter
-from registry_export.reuse import forget, known_export, remember
+from registry_export.reuse import forget, known_exports, remember
 from registry_export.timing import time_exports
 
 _CHECK = "check files"
@@ -288,7 +288,7 @@ def _publish(
     with bench.step("publish"):
         report = publish_verdicts(job.registry, replace(report, targets=targets, status=status), results, manifests)
     again = (manifest for v, manifest in manifests.items() if _is_as_good(manifest.verification, intact[v].result))
-    remember(job.index, filter(None, (known_export(job.ref, manifest) for manifest in again)))
+    remember(job.index, known_exports(report, again))
     return report
 
 

@@ -1,8 +1,8 @@
 """`KnownExports`: where verified exports lie, by the digest of everything that went into them.
 
 An index and no store: the bytes are in the artifact store, in the folder of the version that they were published for.
-Anybody may write there, so each entry has the digest of the manifest as its worker wrote it, and the manifest has the
-digests of the files.
+Anybody may write there, so each entry has the digests of the manifest and of the report's entry as its worker wrote
+them, and those have the digests of the files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from registry_export.ledger.tables import known_exports
 from registry_export.outbox import database_now_ms
 
 _MOST = 10_000
-"""Entries; one takes about 400 bytes."""
+"""Entries; one takes about 500 bytes."""
 
 _LATEST_FIRST = (known_exports.c.used_at_ms.desc(), known_exports.c.id.desc())
 
@@ -34,12 +34,14 @@ class KnownExport:
         model_version: The version that it is published for.
         variant: Its folder in the version's `exports/`.
         manifest_sha256: Digest of its `manifest.json`, in hex.
+        result_sha256: Digest of what the version's report says of it (`report.result_digest`).
     """
 
     key: str
     model_version: ModelVersionRef
     variant: str
     manifest_sha256: str
+    result_sha256: str
 
 
 class KnownExports:
@@ -65,7 +67,7 @@ class KnownExports:
         with self._database.read() as connection:
             for row in connection.execute(select(known_exports).where(*wanted).order_by(*_LATEST_FIRST)):
                 ref = ModelVersionRef(row.model_name, row.version)
-                known = KnownExport(row.key, ref, row.variant, row.manifest_sha256)
+                known = KnownExport(row.key, ref, row.variant, row.manifest_sha256, row.result_sha256)
                 found[row.key] = (*found.get(row.key, ()), known)
         return found
 
@@ -85,7 +87,12 @@ class KnownExports:
 
     def _put(self, connection: Connection, known: KnownExport) -> bool:
         """Write one entry; whether it is a new one."""
-        values = {"key": known.key, "manifest_sha256": known.manifest_sha256, "used_at_ms": database_now_ms()}
+        values = {
+            "key": known.key,
+            "manifest_sha256": known.manifest_sha256,
+            "result_sha256": known.result_sha256,
+            "used_at_ms": database_now_ms(),
+        }
         mine = self._is(known.model_version, known.variant)
         if connection.execute(known_exports.update().where(*mine).values(values)).rowcount:
             return False

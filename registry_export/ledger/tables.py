@@ -105,6 +105,7 @@ known_exports = Table(
     Column("version", String(32), nullable=False),
     Column("variant", String(256), nullable=False),
     Column("manifest_sha256", String(64), nullable=False),
+    Column("result_sha256", String(64), nullable=False),
     Column("used_at_ms", BigInteger, nullable=False, index=True),
     UniqueConstraint("workspace", "model_name", "version", "variant"),
 )

@@ -180,18 +180,18 @@ class Registry(VersionFiles, ExportRuns):
         """Set tags, in the order given."""
         with self._calls(f"tag {ref}"):
             for name, value in tags.items():
-                self._client.set_model_version_tag(ref.name, ref.version, name, value)
+                self._versions.set_model_version_tag(ref.name, ref.version, name, value)
 
     def delete_tags(self, ref: ModelVersionRef, names: tuple[str, ...]) -> None:
         """Remove tags; those that are not there are passed over."""
         with self._calls(f"remove tags of {ref}"):
             for name in names:
-                self._client.delete_model_version_tag(ref.name, ref.version, name)
+                self._versions.delete_model_version_tag(ref.name, ref.version, name)
 
     def set_description(self, ref: ModelVersionRef, description: str) -> None:
         """Replace a version's whole description."""
         with self._calls(f"describe {ref}"):
-            self._client.update_model_version(ref.name, ref.version, description)
+            self._versions.update_model_version(ref.name, ref.version, description)
 
     def set_stage(self, ref: ModelVersionRef, stage: str) -> None:
         """Move a version to a stage and leave the others where they are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from registry_export.entities import ModelVersionRef
 from registry_export.registry.calls import registry_calls, use_client_defaults
@@ -47,6 +47,15 @@ class Connection:
             self._connected = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self._given_uri)
         return self._connected
 
+    @property
+    def _versions(self) -> Any:
+        """MLflow's client of model versions alone.
+
+        `MlflowClient` reads the whole registered model before every tag that it sets, in case it is a prompt: a call
+        that costs more than the tag.
+        """
+        return getattr(self._client, "_get_registry_client", lambda: self._client)()
+
     def _calls(self, doing: str) -> AbstractContextManager[None]:
         return registry_calls(doing, self.tracking_uri)
 
@@ -73,7 +82,7 @@ class Connection:
         """Return the folder of a version that was just read."""
         places = self._places
         if places is None:
-            return locate(self._client, version)
+            return locate(self._client, self._versions, version)
         if ref not in places:
-            places[ref] = locate(self._client, version)
+            places[ref] = locate(self._client, self._versions, version)
         return places[ref]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,9 @@ from registry_export.errors import RegistryError
 if TYPE_CHECKING:
     from mlflow.entities import FileInfo
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+_AT_ONCE = 8
+"""Calls to a store at the same time."""
 
 
 def open_repository(uri: str, tracking_uri: str) -> ArtifactRepository:
@@ -42,24 +48,25 @@ def list_folder(repository: ArtifactRepository, path: str = "") -> tuple[FileInf
 def walk(repository: ArtifactRepository, entries: Iterable[FileInfo]) -> tuple[FileInfo, ...]:
     """List every file at and below some entries, sorted; each path is checked as in `list_folder`."""
     files: list[FileInfo] = []
-    waiting = list(entries)
-    while waiting:
-        entry = waiting.pop()
-        if entry.is_dir:
-            waiting.extend(list_folder(repository, entry.path))
-        else:
-            files.append(entry)
+    level = tuple(entries)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        while level:
+            files += [entry for entry in level if not entry.is_dir]
+            folders = [entry.path for entry in level if entry.is_dir]
+            level = tuple(chain.from_iterable(pool.map(partial(list_folder, repository), folders)))
     return tuple(sorted(files, key=lambda entry: entry.path))
 
 
 def fetch(repository: ArtifactRepository, entries: Iterable[FileInfo], destination: Path) -> None:
     """Download listed files and folders to the same relative paths under `destination`.
 
-    Every listing is checked before the first byte is written.
+    Every listing is checked before the first byte is written, and what was checked is what is fetched.
     """
-    entries = tuple(entries)
-    walk(repository, entries)
-    destination.mkdir(parents=True, exist_ok=True)
-    for entry in entries:
-        # Whole folders at once: the store then fetches their files in parallel.
-        repository.download_artifacts(entry.path, dst_path=str(destination))
+    paths = [entry.path for entry in walk(repository, entries)]
+    for folder in {(destination / path).parent for path in (*paths, "any")}:
+        folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        # The method that every store has to have: `download_artifacts` lists the folder of each file once more.
+        fetched = [pool.submit(repository._download_file, path, str(destination / path)) for path in paths]
+    for one in fetched:
+        one.result()

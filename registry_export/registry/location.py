@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlparse
 
 from registry_export.errors import ConfigurationError
@@ -85,15 +85,16 @@ def logged_model_in(source: str | None) -> str | None:
     return match.group(1) if match else None
 
 
-def locate(client: MlflowClient, version: ModelVersion) -> Location:
+def locate(client: MlflowClient, versions: Any, version: ModelVersion) -> Location:
     """Find a version's folder; a copied version leads to the folder of its origin.
 
     Args:
         client: The client to ask.
+        versions: MLflow's client of model versions alone.
         version: The version, as the registry returned it.
     """
     # The registry resolves `models:/...` sources itself, through any chain of copies.
-    uri = client.get_model_version_download_uri(version.name, version.version)
+    uri = versions.get_model_version_download_uri(version.name, version.version)
     model_id = logged_model_in(uri) or logged_model_in(version.source)
     if model_id is not None:
         return _of_logged_model(client, model_id)

@@ -6,7 +6,7 @@
 from registry_export.report.description import description_block, text_around, with_block
 from registry_export.report.html import to_html
 from registry_export.report.markdown import to_markdown
-from registry_export.report.record import from_json, to_json
+from registry_export.report.record import from_json, result_digest, to_json
 from registry_export.report.text import is_usable, reason_text, size_text, tag_line, verdict_sentence
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "from_json",
     "is_usable",
     "reason_text",
+    "result_digest",
     "size_text",
     "tag_line",
     "text_around",

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+
 import msgspec
 
-from registry_export.entities import ExportReport
+from registry_export.entities import ExportReport, TargetResult
 from registry_export.errors import ArtifactError
 
 
 def to_json(report: ExportReport) -> str:
     """Write a report as JSON; a number that is not finite becomes null."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+
+
+def result_digest(result: TargetResult) -> str:
+    """Digest what a report says of one target, in hex, but for what is asked anew of an export that is kept.
+
+    The same before and after the report was written and read.
+    """
+    own = msgspec.json.encode(replace(result, required=True, reused=False))
+    as_read = msgspec.json.decode(own, type=TargetResult)  # a whole number becomes a float where one is declared
+    return hashlib.sha256(msgspec.json.encode(as_read)).hexdigest()
 
 
 def from_json(text: str | bytes) -> ExportReport:

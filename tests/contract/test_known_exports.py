@@ -29,7 +29,7 @@ def known(database):
 
 
 def export(key="key", ref=ONE, variant="onnx", digest="digest"):
-    return KnownExport(key, ref, variant, digest)
+    return KnownExport(key, ref, variant, digest, f"of {digest}")
 
 
 def test_what_is_remembered_is_found_by_its_key_alone(known):

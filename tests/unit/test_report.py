@@ -16,6 +16,7 @@ from registry_export.errors import ArtifactError
 from registry_export.report import (
     description_block,
     from_json,
+    result_digest,
     size_text,
     tag_line,
     text_around,
@@ -305,3 +306,22 @@ def test_a_marker_without_its_end_loses_nothing_that_a_person_wrote():
     twice = with_block(with_block(text, f"{BEGIN}\nnew\n{END}"), f"{BEGIN}\nnewer\n{END}")
     assert twice.startswith(text)
     assert "new\n" not in twice
+
+
+def test_what_is_said_of_a_target_has_one_digest_before_it_is_written_and_after_it_is_read():
+    """A whole number where a fraction is declared, and what is no number at all, read back as something else."""
+    metrics = Metrics(max_abs_diff=1, cosine=float("nan"))
+    result = affine.result(convert_seconds=2, verification=Verification(Status.VERIFIED, metrics=metrics))
+    (read,) = from_json(to_json(replace(REPORT, targets=(result,)))).targets
+    assert read != result
+    assert result_digest(read) == result_digest(result)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"status": Status.MISMATCH}, {"key": "another"}, {"sha256": "0"}, {"verification": None}, {"notes": ("a",)}],
+)
+def test_what_is_said_of_a_target_has_another_digest_where_it_says_something_else(change):
+    result = affine.result()
+    assert result_digest(replace(result, **change)) != result_digest(result)
+    assert result_digest(replace(result, required=False, reused=True)) == result_digest(result)
