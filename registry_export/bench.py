@@ -16,10 +16,10 @@ from registry_export.admission import Admission
 from registry_export.children import PlacedChildren
 from registry_export.costs import Expectations
 from registry_export.entities import Target, Tolerance, Verification
-from registry_export.errors import RegistryExportError
+from registry_export.errors import RegistryExportError, SandboxError
 from registry_export.format import DYNAMIC_DIMENSIONS, Format
 from registry_export.inference import Origin
-from registry_export.isolation import ChildPool
+from registry_export.isolation import ChildPool, check_within, left_open
 from registry_export.reference import Reference, ReferenceRequest
 from registry_export.reporter import SILENT, Reporter
 from registry_export.schedule import verifying
@@ -113,11 +113,35 @@ def run_reference(bench: Bench, source: Origin, sample: str, evidence: str, targ
     toolchain = bench.formats[source.format].toolchain
     children = bench.children("reference", "", f"reference {source.format}")
     with bench.step("reference"):
-        outcome = children.call(toolchain, "registry_export.reference:reference", msgspec.to_builtins(request), folder)
-        reference = msgspec.convert(outcome.value, Reference)
+        walls = _walls(bench, source)
+        outcome = children.call(
+            toolchain,
+            "registry_export.reference:reference",
+            msgspec.to_builtins(request),
+            folder,
+            reads=(*source.reads, *([Path(sample)] if sample else [])),
+        )
+        reference = replace(msgspec.convert(outcome.value, Reference), origin=source, sandbox="+".join(walls))
+        check_within(reference.paths, (folder, *source.reads))
     for note in (*reference.notes, *filter(None, [reference.unstable, reference.noisy, reference.stand_in])):
         bench.reporter.note(note)
     return reference
+
+
+def _walls(bench: Bench, source: Origin) -> tuple[str, ...]:
+    """Name the walls that children have, before any of them loads a checkpoint.
+
+    Raises:
+        SandboxError: A rule demands more.
+    """
+    walls = bench.pool.walls(bench.formats[source.format].toolchain)
+    reach = left_open(walls)
+    if reach and source.setup.walls_required:
+        raise SandboxError(
+            f"The rule says sandbox: required, and on this system a checkpoint's code can reach {reach}.",
+            remedy="Run the worker on Linux 5.13 or later with Landlock, or trust the model and leave that line out.",
+        )
+    return walls
 
 
 def _asked(targets: Sequence[Target]) -> dict[str, dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,8 @@ class Children(Protocol):
         arguments: Mapping[str, Any],
         work: Path,
         limits: Limits | None = None,
+        reads: Sequence[Path] = (),
+        writes: Sequence[Path] = (),
     ) -> Outcome:
         """Run a function in a fresh child, as `ChildPool.call` does."""
         ...
@@ -77,6 +79,8 @@ class PlacedChildren:
         arguments: Mapping[str, Any],
         work: Path,
         limits: Limits | None = None,
+        reads: Sequence[Path] = (),
+        writes: Sequence[Path] = (),
     ) -> Outcome:
         """Wait for a place, and run a function in a fresh child.
 
@@ -92,7 +96,7 @@ class PlacedChildren:
         with self.queue.place(seconds, cost.peak_bytes, self.pool.cancelled) as core:
             began = time.monotonic()
             try:
-                outcome = self.pool.call(toolchain, function, arguments, work, limits)
+                outcome = self.pool.call(toolchain, function, arguments, work, limits, reads, writes)
             finally:
                 ended = time.monotonic()
                 # What comes before the call itself is the start of its toolchain.

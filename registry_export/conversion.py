@@ -263,7 +263,12 @@ class PlanRun:
         )
         before = _fingerprint(Path(origin.path))
         outcome = self.children(step).call(
-            conversion.toolchain, "registry_export.conversion:convert", msgspec.to_builtins(request), work
+            conversion.toolchain,
+            "registry_export.conversion:convert",
+            msgspec.to_builtins(request),
+            work,
+            reads=(*origin.reads, *(Path(given) for given in (self.samples, self.calibration) if given)),
+            writes=(folder,),
         )
         if _fingerprint(Path(origin.path)) != before:
             raise ConversionError("The converter changed its own input.")

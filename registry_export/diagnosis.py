@@ -146,7 +146,8 @@ class Diagnosis:
         limits = Limits(min(_SECONDS, self.pool.limits.timeout_s), self.pool.limits.memory_bytes)
         toolchain = self.formats[origin.format].toolchain
         arguments = msgspec.to_builtins(request)
-        outcome = self.pool.call(toolchain, "registry_export.tracing:trace", arguments, self._work(), limits)
+        reads = (*origin.reads, Path(files.inputs))
+        outcome = self.pool.call(toolchain, "registry_export.tracing:trace", arguments, self._work(), limits, reads)
         made = msgspec.convert(outcome.value, Trace)
         if origin == self.source:
             with self._lock:

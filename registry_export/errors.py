@@ -112,6 +112,10 @@ class StepTooLargeError(ChildError):
     """A step needs more memory than this machine has, and was not begun."""
 
 
+class SandboxError(ChildError):
+    """A rule demands walls around a checkpoint that this system does not have."""
+
+
 class ConversionError(RegistryExportError):
     """A converter refused the model, or what it wrote is not what was asked for."""
 

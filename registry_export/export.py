@@ -192,6 +192,7 @@ def learnt(source: SourceRecord, reference: Reference, latency: Latency | None) 
         evidence=reference.evidence,
         notes=(*source.notes, *reference.notes),
         noise=reference.noise,
+        sandbox=reference.sandbox,
         latency=latency,
     )
 

@@ -40,6 +40,13 @@ class Origin:
         sys.path[:0] = self.code_paths
         self.setup.enter()
 
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        """What a child must be able to read to load it: its file with what lies beside, and the author's code."""
+        path = Path(self.path)
+        own = path if path.is_dir() else path.parent
+        return (own, *map(Path, self.code_paths), *self.setup.modules)
+
     def load(self, format_: Format) -> Any:
         """Load the object that the format's kind promises."""
         return format_.load(Path(self.path), self.interface, *self._setup_for(format_))

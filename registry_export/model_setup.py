@@ -17,6 +17,8 @@ from typing import Any
 
 from registry_export.errors import SourceError
 
+_MODULES = (".py", ".so", ".pyd")
+
 MODEL_FACTORY = "model_factory"
 WRAPPER = "wrapper"
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -31,16 +33,24 @@ class ModelSetup:
         wrapper: `package.module:callable` that takes the loaded model and returns the one to export.
         allow_pickle: Whether pickled code may be loaded at all.
         search: Folders in which the modules are looked for, after the model's own code.
+        walls_required: Whether it may be loaded only where nothing of the worker's is within its reach.
     """
 
     model_factory: str = ""
     wrapper: str = ""
     allow_pickle: bool = True
     search: tuple[str, ...] = ()
+    walls_required: bool = False
 
     def enter(self) -> None:
         """Make the modules importable, those too that a pickled model of plain files was made with."""
         sys.path.extend(folder for folder in self.search if folder not in sys.path)
+
+    @property
+    def modules(self) -> tuple[Path, ...]:
+        """What Python can import from the folders searched: no other file of theirs is a model's business."""
+        entries = [entry for folder in map(Path, self.search) if folder.is_dir() for entry in sorted(folder.iterdir())]
+        return tuple(e for e in entries if e.suffix in _MODULES or (e.is_dir() and any(e.glob("*.py"))))
 
     def factory(self, needed_by: str) -> Callable[..., Any]:
         """Return the factory itself (a class, where its class is what a checkpoint needs).

@@ -77,6 +77,7 @@ class Reference:
         notes: Sentences about the source that the report shows.
         runtime: What ran it.
         origin: What was run; None: unknown.
+        sandbox: The walls that stood around it.
     """
 
     interface: Interface
@@ -92,6 +93,13 @@ class Reference:
     notes: tuple[str, ...] = ()
     runtime: str = ""
     origin: Origin | None = None
+    sandbox: str = ""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Everything on disk that it speaks of."""
+        folders = [folder for rung in self.rungs for folder in (rung.inputs, rung.expected)]
+        return (*folders, self.trace, self.calibration)
 
 
 def reference(arguments: Any) -> Reference:
@@ -139,7 +147,6 @@ def reference(arguments: Any) -> Reference:
             stand_in=getattr(runner, "stand_in", ""),
             notes=(*getattr(runner, "notes", ()), *precision, *notes, *measured.notes, *one_sided(runner)),
             runtime=runner.runtime,
-            origin=origin,
         )
 
 

@@ -84,7 +84,8 @@ class _Watch:
         toolchain = self._bench.formats[origin.format].toolchain
         with self._bench.step(_STEP, variant) as end:
             children = self._bench.children(_STEP, variant, f"{_STEP} {origin.format}")
-            outcome = children.call(toolchain, TIMED, msgspec.to_builtins(request), work)
+            reads = (*origin.reads, Path(request.inputs))
+            outcome = children.call(toolchain, TIMED, msgspec.to_builtins(request), work, reads=reads)
             taken = msgspec.convert(outcome.value, Latency)
             end.outcome = f"{taken.median_ms:.3g} ms"
         return taken

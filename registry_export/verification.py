@@ -19,6 +19,7 @@ from registry_export.entities import Rung, Status, Tolerance, Verification, wors
 from registry_export.errors import RuntimeAbsentError
 from registry_export.format import Tensors, Toolchain
 from registry_export.inference import DRAWN, EDGE, Origin, RungFiles
+from registry_export.isolation import check_within
 from registry_export.reference import Reference
 from registry_export.replay import Replay, ReplayedRung, ReplayRequest
 from registry_export.tensors import read_tensors
@@ -55,12 +56,20 @@ def verify(
     """
     request = ReplayRequest(artifact, source.rungs, str(work))
     try:
-        outcome = pool.call(toolchain, "registry_export.replay:replay", msgspec.to_builtins(request), work)
+        outcome = pool.call(
+            toolchain,
+            "registry_export.replay:replay",
+            msgspec.to_builtins(request),
+            work,
+            reads=(*artifact.reads, *(Path(rung.inputs) for rung in source.rungs)),
+        )
     except RuntimeAbsentError as error:
         return Verification(
             Status.UNVERIFIED, evidence=source.evidence, tolerance=tolerance, reason=str(error), absent=True
         )
-    return judge(source, msgspec.convert(outcome.value, Replay), tolerance, precision)
+    replayed = msgspec.convert(outcome.value, Replay)
+    check_within((rung.actual for rung in replayed.rungs), (work,))
+    return judge(source, replayed, tolerance, precision)
 
 
 def judge(source: Reference, replay: Replay, tolerance: Tolerance, precision: str = FINEST) -> Verification:

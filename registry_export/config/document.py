@@ -123,7 +123,7 @@ class Entry:
             return str(self.node.value)
         try:
             value: Scalar = yaml.constructor.SafeConstructor().construct_object(self.node)
-        except (ValueError, KeyError, yaml.YAMLError):
+        except (ValueError, LookupError, OverflowError, yaml.YAMLError):
             raise self.place.error(f"must be {what}, not {self.node.value[:80]!r}.") from None
         return value
 

@@ -30,11 +30,13 @@ FACTORY_TAG = "registry_export.model_factory"
 STAGES = ("Staging", "Production")
 """The stages that can be promotions; `None` and `Archived` take a version out of use."""
 
-_ALLOW_PICKLE = "allow_pickle"
+_ALLOW_PICKLE, _SANDBOX = "allow_pickle", "sandbox"
+_AVAILABLE, _REQUIRED = "available", "required"
 _RULE_KEYS = (
     "models", "promotions", "targets", "samples", "tolerance", "on_failure", MODEL_FACTORY, WRAPPER, _ALLOW_PICKLE,
+    _SANDBOX,
 )  # fmt: skip
-_LATER_RULE_KEYS = ("sandbox", "require", "gate", "on_success", "evaluate", "max_drop")
+_LATER_RULE_KEYS = ("require", "gate", "on_success", "evaluate", "max_drop")
 _PROMOTION_KEYS = ("stages", "aliases", "copied")
 KEEP, REVERT = "keep", "revert"
 _ON_FAILURE = (KEEP, REVERT)
@@ -195,7 +197,9 @@ def _read_rule(entry: Entry, folder: Path, formats: Formats) -> Rule:
 def _read_setup(fields: Mapping[str, Entry], folder: Path) -> ModelSetup:
     names = {key: _callable_name(fields[key]) for key in (MODEL_FACTORY, WRAPPER) if key in fields}
     allow_pickle = fields[_ALLOW_PICKLE].flag() if _ALLOW_PICKLE in fields else True
-    return ModelSetup(**names, allow_pickle=allow_pickle, search=(str(folder.absolute()),))
+    sandbox = _one_of(fields[_SANDBOX], (_AVAILABLE, _REQUIRED)) if _SANDBOX in fields else _AVAILABLE
+    search = (str(folder.absolute()),)
+    return ModelSetup(**names, allow_pickle=allow_pickle, search=search, walls_required=sandbox == _REQUIRED)
 
 
 def _callable_name(entry: Entry) -> str:

@@ -96,6 +96,7 @@ class SourceRecord:
         evidence: Where the samples came from.
         notes: Sentences about the source (static batch, unstable outputs).
         noise: How far its answers are from its own, computed another way; None where it was not run.
+        sandbox: The walls that stood around the processes that loaded it; empty: none, or it was not loaded.
     """
 
     format: str
@@ -109,6 +110,7 @@ class SourceRecord:
     noise: NoiseFloor | None = None
     checkpoint_bytes: int = 0
     latency: Latency | None = None
+    sandbox: str = ""
 
 
 @dataclass(frozen=True)

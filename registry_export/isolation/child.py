@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 import msgspec
 
 from registry_export.errors import RegistryExportError
+from registry_export.isolation import sandbox
+from registry_export.isolation.namespaces import adopt_orphans
 from registry_export.isolation.protocol import ANSWER_FILE, LOG_FILE, Answer, Call, Failure
 
 _PR_SET_PDEATHSIG = 1
@@ -56,10 +58,11 @@ def _enter(call: Call) -> None:
     scratch.mkdir(exist_ok=True)
     os.environ["TMPDIR"] = os.environ["HOME"] = str(scratch)
     tempfile.tempdir = None
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if call.data_bytes is not None:
         limit = call.data_bytes + _inherited_data_bytes()
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    adopt_orphans()
+    sandbox.enter(call.room)
 
 
 def _inherited_data_bytes() -> int:

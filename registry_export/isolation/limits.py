@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import time
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
+
+_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -17,41 +19,25 @@ class Limits:
     Attributes:
         timeout_s: Wall time in seconds, the toolchain's import not included.
         memory_bytes: Resident memory of the child and its descendants; None: four fifths of the machine's.
+        disk_bytes: What it may write; None: four fifths of what is free.
+        processes: How many it may be at a time, with its descendants.
     """
 
     timeout_s: float = 1800.0
     memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    processes: int = 256
 
     @property
     def memory(self) -> int:
         """The limit in bytes."""
-        return self.memory_bytes or int(psutil.virtual_memory().total * 0.8)
+        return self.memory_bytes or int(psutil.virtual_memory().total * _SHARE)
 
+    def disk(self, folder: Path) -> int:
+        """Return the limit in bytes of what may be written, on the disk that a folder is on."""
+        return self.disk_bytes or int(psutil.disk_usage(str(folder)).free * _SHARE)
 
-_SEARCH_SECONDS = 0.5
-
-
-class Resident:
-    """The resident memory of a process and its descendants, asked for again and again.
-
-    Descendants are looked for among all processes of the machine, which takes milliseconds: twice a second at most.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._members: list[psutil.Process] = []
-        self._searched = -math.inf
-
-    def bytes_now(self) -> int:
-        """Return the sum in bytes; 0 when the process is gone."""
-        now = time.monotonic()
-        total = 0
-        with contextlib.suppress(psutil.Error):
-            if now - self._searched >= _SEARCH_SECONDS:
-                self._searched = now
-                process = psutil.Process(self._pid)
-                self._members = [process, *process.children(recursive=True)]
-            for member in self._members:
-                with contextlib.suppress(psutil.Error):
-                    total += member.memory_info().rss
-        return total
+    @property
+    def cpu_s(self) -> int:
+        """Processor time in seconds that one process cannot use up before its wall time is over."""
+        return math.ceil(self.timeout_s * (os.cpu_count() or 1)) + 1

@@ -6,20 +6,25 @@ checkpoint: it imports, listens, forks and waits, in one thread, so that its for
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import selectors
 import signal
 import socket
 import sys
+import time
 import types
+from pathlib import Path
 
 import msgspec
 
-from registry_export.isolation import child
+from registry_export.isolation import child, sandbox
+from registry_export.isolation.namespaces import adopt_orphans, leave_the_network
 from registry_export.isolation.protocol import Call, Ended, Started
 
 _LINE_BYTES = 16 * 1024 * 1024
+_ORPHANS_SECONDS = 10.0
 _LIFELINE = 0
 """Standard input is a pipe from the supervisor: when it closes, the supervisor is gone."""
 
@@ -30,6 +35,7 @@ class Parent:
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
         self._connections: dict[int, socket.socket] = {}
+        self._selector = selectors.DefaultSelector()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -39,7 +45,7 @@ class Parent:
         signal.signal(signal.SIGCHLD, _ignore)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wake_writer.fileno())
-        with selectors.DefaultSelector() as selector:
+        with self._selector as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._wake_reader, selectors.EVENT_READ)
             selector.register(_LIFELINE, selectors.EVENT_READ)
@@ -59,8 +65,8 @@ class Parent:
         call = msgspec.json.decode(_read_line(connection), type=Call)
         pid = os.fork()
         if pid == 0:
-            connection.close()
-            self._listener.close()
+            for ours in (connection, self._listener, self._wake_reader, self._wake_writer, self._selector):
+                ours.close()
             os.close(_LIFELINE)
             os.open(os.devnull, os.O_RDONLY)
             for other in self._connections.values():
@@ -76,9 +82,21 @@ class Parent:
                 return
             connection = self._connections.pop(pid, None)
             if connection is not None:
+                self._kill_orphans()
                 cpu = usage.ru_utime + usage.ru_stime
                 _send(connection, Ended(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024, cpu))
                 connection.close()
+
+    def _kill_orphans(self) -> None:
+        """End what children have left behind, in whatever group or session: nothing works on after its call."""
+        end = time.monotonic() + _ORPHANS_SECONDS
+        while (orphans := _children() - self._connections.keys()) and time.monotonic() < end:
+            for pid in orphans:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            for pid in orphans:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
 
     def _kill_all(self) -> None:
         for pid in self._connections:
@@ -86,6 +104,13 @@ class Parent:
                 os.killpg(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+
+
+def _children() -> set[int]:
+    """List this process's children, those too that it adopted; none where the system does not tell."""
+    with contextlib.suppress(OSError):
+        return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+    return set()
 
 
 def _ignore(number: int, frame: types.FrameType | None) -> None:
@@ -105,11 +130,13 @@ def _send(connection: socket.socket, message: object) -> None:
 
 
 def main(listener_fd: int, modules: list[str]) -> None:
-    """Import the toolchain, say so by one line on standard output, and serve."""
+    """Import the toolchain, say so by one line on standard output, with the walls that children get, and serve."""
     listener = socket.socket(fileno=listener_fd)
+    walls = (*sandbox.walls(), *([sandbox.NETWORK] if leave_the_network() else []))
+    adopt_orphans()
     for module in modules:
         importlib.import_module(module)
-    sys.stdout.write("ready\n")
+    sys.stdout.write(f"ready {'+'.join(walls)}\n")
     sys.stdout.flush()
     Parent(listener).serve()
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import shutil
-import signal
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +18,16 @@ import msgspec
 from registry_export.errors import (
     ChildCrashedError,
     ChildError,
-    ChildTimeoutError,
     ExportCancelledError,
-    RegistryExportError,
 )
 from registry_export.format import Toolchain
-from registry_export.isolation.answers import out_of_memory, read_answer, with_log
-from registry_export.isolation.limits import Limits, Resident
+from registry_export.isolation.answers import read_answer, with_log
+from registry_export.isolation.leavings import check_leavings
+from registry_export.isolation.limits import Limits
 from registry_export.isolation.protocol import ANSWER_FILE, Call, Ended, Started
-from registry_export.isolation.warm import START_SECONDS, Key, Lines, WarmParent, key_of
+from registry_export.isolation.sandbox import Room
+from registry_export.isolation.warm import PARENT, START_SECONDS, Key, Lines, WarmParent, key_of
+from registry_export.isolation.watch import Watch, kill_descent
 
 _WATCH_SECONDS = 0.05
 
@@ -53,6 +51,8 @@ class ChildPool:
     Safe to use from several threads. Close it, or use it as a context manager, so that no process stays.
     """
 
+    parent_module = PARENT
+
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.cancelled = threading.Event()
@@ -75,6 +75,8 @@ class ChildPool:
         arguments: Mapping[str, Any],
         work: Path,
         limits: Limits | None = None,
+        reads: Sequence[Path] = (),
+        writes: Sequence[Path] = (),
     ) -> Outcome:
         """Run a function in a fresh child and wait for its answer.
 
@@ -82,8 +84,10 @@ class ChildPool:
             toolchain: Names the warm parent; it is started on first need.
             function: `package.module:name` of a function of one argument.
             arguments: That argument; JSON, with dataclasses allowed.
-            work: An existing folder: the child's working folder.
+            work: An existing folder: the child's working folder, in which it may write.
             limits: In place of the pool's.
+            reads: What else it may read, beside its toolchain.
+            writes: Where else it may write; what is there.
 
         Raises:
             ChildCrashedError: It ended by a signal, or left without an answer.
@@ -93,14 +97,17 @@ class ChildPool:
             RegistryExportError: What the function itself raised; outside our tree, a `ChildError` that names it.
         """
         limits = limits or self.limits
-        call = Call(function, msgspec.to_builtins(arguments), str(work), limits.memory)
+        folders = (work, *writes)
+        disk = limits.disk(work)
+        room = Room(tuple(map(str, reads)), tuple(map(str, folders)), disk, limits.cpu_s)
+        call = Call(function, msgspec.to_builtins(arguments), str(work), limits.memory, room)
         (work / ANSWER_FILE).unlink(missing_ok=True)
         parent = self._parent(toolchain)
         started = time.monotonic()
         try:
             with parent.connect() as connection:
                 connection.sendall(msgspec.json.encode(call) + b"\n")
-                ended = self._watch(connection, limits, work)
+                ended = self._watch(connection, limits, folders, disk)
         except (ConnectionError, FileNotFoundError) as error:
             raise ChildCrashedError(f"The warm parent of {toolchain.name} ended during a call.") from error
         finally:
@@ -108,9 +115,10 @@ class ChildPool:
                 parent.active -= 1
                 parent.last_used = time.monotonic()
         answer = read_answer(ended, work, limits)
+        check_leavings(folders)
         return Outcome(answer.value, answer.warnings, time.monotonic() - started, ended.peak_bytes, ended.cpu_seconds)
 
-    def start(self, toolchain: Toolchain) -> None:
+    def start(self, toolchain: Toolchain) -> WarmParent:
         """Start a toolchain's warm parent where it does not run, and wait until it takes calls.
 
         Raises:
@@ -120,12 +128,17 @@ class ChildPool:
         with self._lock:
             parent.active -= 1
             parent.last_used = time.monotonic()
+        return parent
 
     def runs(self, toolchain: Toolchain) -> bool:
         """Whether a toolchain's warm parent runs."""
         with self._lock:
             parent = self._parents.get(key_of(toolchain))
         return parent is not None and parent.alive
+
+    def walls(self, toolchain: Toolchain) -> tuple[str, ...]:
+        """Name the walls that stand around a toolchain's children here; its parent is started for that."""
+        return self.start(toolchain).walls
 
     def cancel(self) -> None:
         """Make every running and future call raise `ExportCancelledError`."""
@@ -162,53 +175,33 @@ class ChildPool:
                 self._count += 1
                 folder = self._folder / str(self._count)
             folder.mkdir(mode=0o700)
-            fresh = _started(toolchain, folder)
+            fresh = self._started(toolchain, folder)
             with self._lock:
                 self._parents[key] = fresh
                 fresh.active += 1
             return fresh
 
-    def _watch(self, connection: socket.socket, limits: Limits, work: Path) -> Ended:
-        deadline = time.monotonic() + limits.timeout_s
+    def _watch(self, connection: socket.socket, limits: Limits, folders: Sequence[Path], disk: int) -> Ended:
         lines = Lines(connection)
         pid = lines.wait(Started, START_SECONDS).pid
-        resident = Resident(pid)
+        watch = Watch(pid, limits, folders, disk)
         while True:
             ended = lines.poll(Ended, _WATCH_SECONDS)
             if ended is not None:
                 return ended
-            problem = self._breach(resident, deadline, limits)
+            problem = ExportCancelledError("The export was stopped.") if self.cancelled.is_set() else watch.breach()
             if problem is not None:
-                _kill_group(pid)
+                kill_descent(pid)
                 lines.wait(Ended, START_SECONDS)
-                raise with_log(problem, work)
+                raise with_log(problem, folders[0])
 
-    def _breach(self, resident: Resident, deadline: float, limits: Limits) -> RegistryExportError | None:
-        if self.cancelled.is_set():
-            return ExportCancelledError("The export was stopped.")
-        if time.monotonic() > deadline:
-            return ChildTimeoutError(
-                f"It did not end within {limits.timeout_s:g} s and was killed.",
-                remedy="Raise REGISTRY_EXPORT_CHILD_TIMEOUT (seconds) if the model needs longer.",
-            )
-        used = resident.bytes_now()
-        if used > limits.memory:
-            return out_of_memory(limits, f"It used {used / 1e9:.1f} GB and was killed")
-        return None
-
-
-def _started(toolchain: Toolchain, folder: Path) -> WarmParent:
-    """Start a parent; where that is not possible, that of the toolchain's fallback."""
-    try:
-        return WarmParent(toolchain, folder)
-    except ChildError as error:
-        if toolchain.fallback is None:
-            raise
-        _log.warning("%s is used in place of %s: %s", toolchain.fallback.name, toolchain.name, error)
-    (folder / "fallback").mkdir(mode=0o700)
-    return WarmParent(toolchain.fallback, folder / "fallback")
-
-
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+    def _started(self, toolchain: Toolchain, folder: Path) -> WarmParent:
+        """Start a parent; where that is not possible, that of the toolchain's fallback."""
+        try:
+            return WarmParent(toolchain, folder, self.parent_module)
+        except ChildError as error:
+            if toolchain.fallback is None:
+                raise
+            _log.warning("%s is used in place of %s: %s", toolchain.fallback.name, toolchain.name, error)
+        (folder / "fallback").mkdir(mode=0o700)
+        return WarmParent(toolchain.fallback, folder / "fallback", self.parent_module)

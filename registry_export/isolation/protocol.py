@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from registry_export.isolation.sandbox import Room
+
 ANSWER_FILE = ".answer.json"
 LOG_FILE = ".child.log"
 ANSWER_BYTES = 64 * 1024 * 1024
@@ -26,12 +28,14 @@ class Call:
         arguments: Its only argument, as JSON.
         work: The child's private folder: its working folder, home and folder for temporary files.
         data_bytes: Limit on the memory that the child may allocate on top of what it inherits.
+        room: What it may touch beside its toolchain.
     """
 
     function: str
     arguments: Mapping[str, Any]
     work: str
     data_bytes: int | None
+    room: Room
 
 
 @dataclass(frozen=True)

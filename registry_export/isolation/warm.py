@@ -58,6 +58,9 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+PARENT = "registry_export.isolation.parent"
+"""What a warm parent runs."""
+
 START_SECONDS = 300.0
 """How long a toolchain may take to be imported, and a parent to answer."""
 
@@ -65,7 +68,7 @@ START_SECONDS = 300.0
 class WarmParent:
     """One running parent and the socket on which it takes calls."""
 
-    def __init__(self, toolchain: Toolchain, folder: Path) -> None:
+    def __init__(self, toolchain: Toolchain, folder: Path, module: str = PARENT) -> None:
         self.toolchain = toolchain
         self.last_used = time.monotonic()
         self.active = 0
@@ -86,7 +89,7 @@ class WarmParent:
                     python,
                     "-P",
                     "-m",
-                    "registry_export.isolation.parent",
+                    module,
                     str(listener.fileno()),
                     *toolchain.modules,
                 ],
@@ -109,13 +112,15 @@ class WarmParent:
             line = self.process.stdout.readline()
         finally:
             timer.cancel()
-        if line.strip() != b"ready":
+        said, _, walls = line.decode(errors="replace").strip().partition(" ")
+        if said != "ready":
             self.process.wait()
             raise ChildCrashedError(
                 f"The toolchain {self.toolchain.name} ({', '.join(self.toolchain.modules)}) cannot be imported: "
                 f"{tail(self._folder / 'parent.log', 1) or 'no message'}.",
                 remedy="Check the installation with `registry-export formats`.",
             )
+        self.walls = tuple(filter(None, walls.split("+")))
 
     def connect(self) -> socket.socket:
         """Open a connection for one call."""

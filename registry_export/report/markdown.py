@@ -19,6 +19,7 @@ from registry_export.report.text import (
     noise_text,
     number_text,
     reason_text,
+    sandbox_text,
     shape_text,
     size_text,
     time_text,
@@ -45,6 +46,8 @@ def _lines(report: ExportReport) -> Iterator[str]:
         yield f"Source: {source.flavor or source.format}, {size_text(source.size_bytes)}, sha256 `{source.sha256}`."
         if source.evidence:
             yield f"Verified with {evidence_text(source.evidence)}. {escaped(noise_text(source.noise))}".rstrip()
+        if walls := sandbox_text(source.sandbox):
+            yield walls
         if timed := source_latency_text(source):
             yield f"One call of the source: {timed}."
         yield from (f"\n> {escaped(note)}" for note in source.notes)

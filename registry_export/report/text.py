@@ -90,6 +90,13 @@ def noise_text(noise: NoiseFloor | None) -> str:
     return f"Noise floor of the source: {floors} (its largest difference from itself; {', '.join(noise.ways)})."
 
 
+def sandbox_text(sandbox: str) -> str:
+    """Say what stood around the processes that ran the checkpoint's code; empty where it was not loaded."""
+    if not sandbox:
+        return ""
+    return f"Loaded in a sandbox: {sandbox}."
+
+
 def worst_text(worst: WorstElement | None) -> str:
     """Say where two outputs differ most; empty where there is nothing to say."""
     if worst is None:

@@ -125,9 +125,8 @@ def test_mlflow_loads_the_published_folder_and_predicts_the_same(laboratory, sou
         return  # its runtime is not here
     rung = exported.reference.rungs[0]
     arguments = {"model": str(folder), "inputs": rung.inputs, "folder": str(tmp_path / "predicted")}
-    laboratory.pool.call(
-        with_mlflow(FORMATS[target].toolchain), "tests.contract.test_formats:predict", arguments, tmp_path
-    )
+    toolchain, reads = with_mlflow(FORMATS[target].toolchain), (folder, Path(rung.inputs))
+    laboratory.pool.call(toolchain, "tests.contract.test_formats:predict", arguments, tmp_path, reads=reads)
     predicted, expected = read_tensors(tmp_path / "predicted"), read_tensors(Path(rung.expected))
     assert list(predicted) == list(expected)
     for name, array in expected.items():

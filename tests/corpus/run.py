@@ -122,7 +122,9 @@ class _Corpus(Laboratory):
         (work / "build").mkdir(parents=True)
         folder = work / "model"
         arguments = {"folder": str(folder), "name": source}
-        self.pool.call(SOURCES[source].toolchain, "tests.corpus.entries:save", arguments, work / "build")
+        self.pool.call(
+            SOURCES[source].toolchain, "tests.corpus.entries:save", arguments, work / "build", writes=(work,)
+        )
         return folder, work
 
 
@@ -145,7 +147,13 @@ class _Recheck:
         origin = Origin(made.format, str(artifact / format_.filename), made.description.interface)
         work = Path(tempfile.mkdtemp(dir=self.folder))
         request = ReplayRequest(origin, (self._rung(exported),), str(work))
-        outcome = self.pool.call(format_.toolchain, "registry_export.replay:replay", msgspec.to_builtins(request), work)
+        outcome = self.pool.call(
+            format_.toolchain,
+            "registry_export.replay:replay",
+            msgspec.to_builtins(request),
+            work,
+            reads=(self.folder,),
+        )
         replayed = msgspec.convert(outcome.value, Replay).rungs[0]
         if replayed.skipped:
             return f"not run: {replayed.skipped}"
@@ -160,7 +168,8 @@ class _Recheck:
             work = Path(tempfile.mkdtemp(dir=self.folder))
             names = {"inputs": str(self.folder / "fresh-inputs"), "expected": str(self.folder / "fresh-expected")}
             function = "tests.corpus.entries:fresh_inputs"
-            self.pool.call(self.entry.toolchain, function, {"name": self.entry.name, **names}, work)
+            arguments = {"name": self.entry.name, **names}
+            self.pool.call(self.entry.toolchain, function, arguments, work, writes=(self.folder,))
             self._made = True
 
     def _rung(self, exported: Exported) -> RungFiles:

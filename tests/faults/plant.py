@@ -210,7 +210,9 @@ class Workbench:
     def _call(self, function: str, arguments: Mapping[str, Any]) -> Any:
         side = NETS[self.net]
         work = Path(tempfile.mkdtemp(dir=self.folder))
-        return self.pool.call(side.toolchain, f"{side.module}:{function}", {"net": self.net, **arguments}, work).value
+        arguments = {"net": self.net, **arguments}
+        writes = (self.folder,)
+        return self.pool.call(side.toolchain, f"{side.module}:{function}", arguments, work, writes=writes).value
 
 
 def judge(record: Planted, verification: Verification | None, effects: Sequence[float]) -> None:

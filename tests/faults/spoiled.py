@@ -154,9 +154,9 @@ class _Impatient(ChildPool):
     def __init__(self, pool: ChildPool) -> None:
         self.pool = pool
 
-    def call(self, *arguments: Any, limits: Limits | None = None) -> Any:
+    def call(self, *arguments: Any, limits: Limits | None = None, **rest: Any) -> Any:
         """Run a child that may take some seconds."""
-        return self.pool.call(*arguments, limits=Limits(timeout_s=_HANGS_SECONDS))
+        return self.pool.call(*arguments, limits=Limits(timeout_s=_HANGS_SECONDS), **rest)
 
 
 def turns(variants: Sequence[str], turn: int) -> list[tuple[str, str]]:

@@ -55,7 +55,7 @@ class Nets:
             work = self.bench()
             arguments = {"net": net, "folder": str(self.folder / net)}
             toolchain = FORMATS["pytorch"].toolchain
-            self.pool.call(toolchain, "tests.support.divergent_nets:write", arguments, work.work)
+            self.pool.call(toolchain, "tests.support.divergent_nets:write", arguments, work.work, writes=(self.folder,))
             sample = np.random.default_rng(0).standard_normal(INPUTS[net]).astype(np.float32)
             write_tensors(work.work / "sample", {"x": sample})
             self._references[net] = run_reference(

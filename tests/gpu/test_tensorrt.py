@@ -27,6 +27,7 @@ from registry_export_plugins._tensorrt import cuda
 from registry_export_plugins._tensorrt.flavour import MODULE
 from registry_export_plugins.tensorrt import TensorRT
 from tests import models
+from tests.support.authors import authors
 from tests.support.registered import TORCH
 from tests.unit.plugins.tensorrt_support import from_torch
 from tests.unit.plugins.torch_support import CASES, Source, dynamic_axes, make_source, spec
@@ -159,7 +160,7 @@ def test_an_engine_from_a_machine_without_a_gpu_is_verified_here_without_buildin
         with ChildPool(Limits(timeout_s=600)) as pool:
             arguments = {"uri": mlflow_server.uri, "name": "engine"}
             ref = ModelVersionRef(
-                "engine", pool.call(TORCH, "tests.support.registered:pickled", arguments, tmp_path).value
+                "engine", authors().call(TORCH, "tests.support.registered:pickled", arguments, tmp_path).value
             )
             targets = parse_targets(f"tensorrt:device={cuda.compute_capability()}", "test", formats)
             report = export_model_version(ref, targets=targets, trigger="manual", pool=pool, **common)

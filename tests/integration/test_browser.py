@@ -14,8 +14,8 @@ import pytest
 
 from registry_export.entities import ModelVersionRef
 from registry_export.errors import ModelVersionNotFoundError
-from registry_export.isolation import ChildPool
 from registry_export.registry import Registry
+from tests.support.authors import authors
 from tests.support.registered import TORCH
 from tests.support.server import MlflowServer
 
@@ -77,8 +77,8 @@ def site(tmp_path_factory):
     (folder / "rules.yaml").write_text(_RULES)
     os.environ["PYTHONPATH"] = str(Path.cwd())
     with MlflowServer(folder / "server") as server, sync_playwright() as playwright:
-        with ChildPool() as pool:
-            pool.call(TORCH, "tests.support.registered:pickled", {"uri": server.uri, "name": "digits"}, folder)
+        arguments = {"uri": server.uri, "name": "digits"}
+        authors().call(TORCH, "tests.support.registered:pickled", arguments, folder)
         environment = {
             **os.environ,
             "MLFLOW_TRACKING_URI": server.uri,

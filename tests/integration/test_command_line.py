@@ -18,9 +18,9 @@ import pytest
 import registry_export
 from registry_export.cli import main
 from registry_export.entities import ModelVersionRef
-from registry_export.isolation import ChildPool, Limits
 from registry_export.ledger import Ledger
 from registry_export.registry import Registry
+from tests.support.authors import authors
 from tests.support.registered import TORCH, rows
 from tests.support.server import free_port
 
@@ -31,10 +31,8 @@ ROOT = Path(__file__).parents[2]
 def digits(mlflow_server, tmp_path_factory) -> ModelVersionRef:
     """A small torch net, version 1 of `cli-digits`."""
     work = tmp_path_factory.mktemp("cli")
-    with pytest.MonkeyPatch.context() as patch, ChildPool(Limits(timeout_s=300)) as pool:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        arguments = {"uri": mlflow_server.uri, "name": "cli-digits"}
-        version = pool.call(TORCH, "tests.support.registered:pickled", arguments, work).value
+    arguments = {"uri": mlflow_server.uri, "name": "cli-digits"}
+    version = authors().call(TORCH, "tests.support.registered:pickled", arguments, work).value
     return ModelVersionRef("cli-digits", version)
 
 

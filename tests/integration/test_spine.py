@@ -16,6 +16,7 @@ from registry_export.errors import ModelVersionNotFoundError, SamplesError, Sour
 from registry_export.export import export_model_version
 from registry_export.isolation import ChildPool, Limits
 from registry_export.registry import Registry
+from tests.support.authors import authors
 from tests.support.registered import TENSORFLOW, TORCH, rows
 
 FORMATS = discover_formats()
@@ -33,7 +34,7 @@ class Desk:
         work = self.folder / name
         work.mkdir(exist_ok=True)
         arguments = {"uri": self.uri, "name": name}
-        outcome = self.pool.call(toolchain, f"tests.support.registered:{builder}", arguments, work)
+        outcome = authors().call(toolchain, f"tests.support.registered:{builder}", arguments, work)
         return ModelVersionRef(name, outcome.value)
 
     def export(self, ref: ModelVersionRef, targets: str, **rest) -> ExportReport:
@@ -87,7 +88,7 @@ def test_everything_that_is_promised_is_on_the_version(desk, exported, tmp_path)
 def test_the_models_uri_of_an_export_predicts_what_the_source_predicts(desk, exported, tmp_path):
     ref, _ = exported
     arguments = {"uri": desk.uri, "model": f"{ref.uri}/exports/onnx", "source": ref.uri}
-    outcome = desk.pool.call(TORCH, "tests.integration.test_spine:both_predict", arguments, tmp_path)
+    outcome = authors().call(TORCH, "tests.integration.test_spine:both_predict", arguments, tmp_path)
     assert outcome.value < 1e-5
 
 

@@ -62,7 +62,7 @@ class Laboratory:
         work = self.folder / source.replace("/", "_")
         (work / "build").mkdir(parents=True)
         folder = work / "model"
-        self.pool.call(spec.toolchain, spec.builder, {"folder": str(folder)}, work / "build")
+        self.pool.call(spec.toolchain, spec.builder, {"folder": str(folder)}, work / "build", writes=(work,))
         return folder, work
 
     def _export(self, source: str) -> Exported:

@@ -76,3 +76,20 @@ def imported(arguments):
     import sys
 
     return arguments["module"] in sys.modules
+
+
+def read(arguments):
+    return {name: _tried(lambda path=path: Path(path).read_text()) for name, path in arguments.items()}
+
+
+def write(arguments):
+    return {
+        name: _tried(lambda path=path: Path(path).write_text("x") and "written") for name, path in arguments.items()
+    }
+
+
+def _tried(function):
+    try:
+        return function()
+    except OSError as error:
+        return type(error).__name__

@@ -233,6 +233,20 @@ def test_a_rule_names_how_its_checkpoint_becomes_a_model() -> None:
     assert setup.search == ("/etc/conf",)
 
 
+@pytest.mark.parametrize("value", ["!!int", "!!float", "!!bool", "!!int ''", "!!float '1e999'"])
+def test_a_value_that_yaml_itself_stumbles_over_is_refused_in_a_sentence(value: str) -> None:
+    assert_rules_or_refusal(rule_with(models=value))
+
+
+def test_a_rule_may_demand_a_sandbox() -> None:
+    words = ("available", "required")
+    demanded = {word: parse(rule_with(sandbox=word)).rules[0].setup.walls_required for word in words}
+    assert demanded == {"available": False, "required": True}
+    assert not parse(rule_with()).rules[0].setup.walls_required
+    with pytest.raises(ConfigurationError, match="sandbox"):
+        parse(rule_with(sandbox="off"))
+
+
 @pytest.mark.parametrize("name", ["nets.build", "nets:build()", "nets build", "os:system('x')", ":build"])
 def test_a_factory_that_is_no_name_is_refused(name: str) -> None:
     text = refusal(rule_with(model_factory=f'"{name}"'))
@@ -305,7 +319,7 @@ def test_any_text_is_a_configuration_or_a_refusal(text: str) -> None:
 
 @given(
     st.sampled_from(
-        ["models", "promotions", "targets", "samples", "tolerance", "on_failure", "wrapper", "allow_pickle"]
+        ["models", "promotions", "targets", "samples", "tolerance", "on_failure", "wrapper", "allow_pickle", "sandbox"]
     ),
     st.one_of(VALUES, SOUP, st.text()),
 )

@@ -116,7 +116,8 @@ def _convert(pool, format_, model, folder):
         "output": str(folder / "model.json"),
         "work": str(work),
     }
-    return pool.call(format_.conversions[0].toolchain, "registry_export.conversion:convert", request, work)
+    toolchain = format_.conversions[0].toolchain
+    return pool.call(toolchain, "registry_export.conversion:convert", request, work, writes=(folder,))
 
 
 def test_a_strangers_conversion_runs_with_a_numpy_that_is_not_ours(stranger, tmp_path):

@@ -311,7 +311,8 @@ def pool() -> Iterator[ChildPool]:
 
 def call(pool: ChildPool, toolchain, function: str, work: Path, **arguments) -> dict:
     (work / "child").mkdir(parents=True)
-    return pool.call(toolchain, f"tests.unit.plugins.coreml_children:{function}", arguments, work / "child").value
+    function = f"tests.unit.plugins.coreml_children:{function}"
+    return pool.call(toolchain, function, arguments, work / "child", writes=(work,)).value
 
 
 def test_the_torch_toolchain_leaves_tensorflow_out(pool: ChildPool, tmp_path: Path):

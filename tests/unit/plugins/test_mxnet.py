@@ -295,7 +295,8 @@ def _replayed(pool, name, work):
     write_tensors(work / "inputs-0", inputs)
     origin = Origin("mxnet", str(symbol(name)), interface(inputs, first=None))
     request = ReplayRequest(origin, (RungFiles("example", "", str(work / "inputs-0"), ""),), str(work))
-    outcome = pool.call(MXNet.toolchain, "registry_export.replay:replay", msgspec.to_builtins(request), work)
+    arguments = msgspec.to_builtins(request)
+    outcome = pool.call(MXNet.toolchain, "registry_export.replay:replay", arguments, work, reads=origin.reads)
     (rung,) = outcome.value["rungs"]
     assert not rung["error"]
     return outcome.value["runtime"], read_tensors(Path(rung["actual"])), outputs

@@ -1,0 +1,107 @@
+"""What a child may touch: the walls, one by one, and what is made of their absence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from registry_export.bench import Bench, run_reference
+from registry_export.entities import Interface
+from registry_export.errors import ChildError, SandboxError
+from registry_export.format import Toolchain
+from registry_export.inference import Origin
+from registry_export.isolation import ChildPool, Limits, check_within, left_open, seccomp
+from registry_export.isolation.leavings import check_leavings
+from registry_export.model_setup import ModelSetup
+from tests.unit.stub_formats import PyTorch
+
+PLAIN = Toolchain("plain", ("json",))
+HERE = "tests.unit.child_functions:"
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    with ChildPool(Limits(timeout_s=60)) as pool:
+        yield pool
+
+
+def test_a_child_reads_what_its_call_names_and_nothing_beside_it(pool, tmp_path):
+    for name in ("work", "given", "hidden"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    asked = {name: str(tmp_path / name / "file") for name in ("given", "hidden")}
+    value = pool.call(PLAIN, HERE + "read", asked, tmp_path / "work", reads=(tmp_path / "given",)).value
+    assert value == {"given": "given", "hidden": "PermissionError"}
+
+
+def test_a_child_writes_where_its_call_says_and_changes_nothing_that_it_was_given(pool, tmp_path):
+    for name in ("work", "given", "output"):
+        (tmp_path / name).mkdir()
+    asked = {name: str(tmp_path / name / "new") for name in ("work", "given", "output")}
+    folders = {"reads": (tmp_path / "given",), "writes": (tmp_path / "output",)}
+    value = pool.call(PLAIN, HERE + "write", asked, tmp_path / "work", **folders).value
+    assert value == {"work": "written", "given": "PermissionError", "output": "written"}
+
+
+def test_of_a_folder_of_code_only_modules_are_read(tmp_path):
+    for name in ("model.py", "secrets.env", "mlflow.db"):
+        (tmp_path / name).touch()
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
+    (tmp_path / "mlruns").mkdir()
+    assert [path.name for path in ModelSetup(search=(str(tmp_path),)).modules] == ["model.py", "package"]
+
+
+@pytest.mark.parametrize(
+    ("walls", "reach"),
+    [
+        ((), "the worker's files and the network"),
+        (("netns",), "the worker's files"),
+        (("landlock",), "the network"),
+        (("landlock", "seccomp"), ""),
+        (("landlock", "netns"), ""),
+    ],
+)
+def test_what_is_within_reach_is_named(walls, reach):
+    assert left_open(walls) == reach
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_rule_that_demands_a_sandbox_loads_nothing_where_there_is_none(monkeypatch, tmp_path, required):
+    calls = []
+    with ChildPool() as pool:
+        monkeypatch.setattr(pool, "walls", lambda toolchain: ("netns",))
+        monkeypatch.setattr(pool, "call", lambda *a, **k: calls.append(a) or (_ for _ in ()).throw(ChildError("ran")))
+        source = Origin("pytorch", str(tmp_path / "model"), Interface(()), setup=ModelSetup(walls_required=required))
+        bench = Bench({"pytorch": PyTorch()}, pool, tmp_path)
+        with pytest.raises(ChildError, match="can reach the worker's files" if required else "ran") as caught:
+            run_reference(bench, source, "", "random", ())
+    assert isinstance(caught.value, SandboxError) is required
+    assert len(calls) == (not required)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_would_lead_or_hold_up_a_reader_is_refused(tmp_path, kind):
+    folder = tmp_path / "folder" / "below"
+    folder.mkdir(parents=True)
+    (folder / "plain").touch()
+    check_leavings([tmp_path])
+    (folder / "link").symlink_to("/etc/passwd") if kind == "link" else os.mkfifo(folder / "pipe")
+    with pytest.raises(ChildError, match=f"no plain file: {kind}"):
+        check_leavings([tmp_path])
+
+
+def test_a_path_that_leaves_its_folder_is_refused(tmp_path):
+    check_within(["", str(tmp_path), str(tmp_path / "a" / "b")], (tmp_path,))
+    for path in ("/etc/passwd", str(tmp_path / ".." / "other"), f"{tmp_path}-beside"):
+        with pytest.raises(ChildError, match="not its own"):
+            check_within([path], (tmp_path,))
+
+
+def test_the_filter_knows_another_architectures_numbers():
+    programs = {machine: seccomp._program(machine) for machine in ("x86_64", "aarch64")}
+    assert len(programs["x86_64"]) == len(programs["aarch64"])
+    assert programs["x86_64"] != programs["aarch64"]
