@@ -64,6 +64,22 @@ class ExportRuns(Connection):
             with self._calls(f"log metrics of {ref}"):
                 self._client.log_batch(run_id, metrics=batch)
 
+    def try_out(self) -> None:
+        """Do with a run of our own, which is deleted again, what an export does with its run.
+
+        Raises:
+            RegistryError: The server, or the store behind it, does not let us.
+        """
+        with self._calls("make a run and write to it"), without_printed_links():
+            run = self._client.create_run(self._active_experiment(None), run_name="registry-export doctor")
+            run_id = str(run.info.run_id)
+            try:
+                self._client.log_metric(run_id, "doctor", 1.0)
+                self._client.log_text(run_id, "ok", "doctor.txt")
+            finally:
+                self._client.set_terminated(run_id, status="FINISHED")
+                self._client.delete_run(run_id)
+
     def finish_run(self, run_id: str, status: str) -> None:
         """End a run with MLflow's `FINISHED`, `FAILED` or `KILLED`."""
         with self._calls(f"finish run {run_id}"), without_printed_links():

@@ -1,0 +1,32 @@
+"""`registry-export doctor`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from registry_export.cli.tables import print_json
+
+_MARKS = {"ok": ("ok   ", "green"), "note": ("note ", "yellow"), "wrong": ("WRONG", "red")}
+
+
+@click.command(short_help="Check connections, rights, rules, packages, runtimes; say what to mend.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Check what a worker would need here: the server, the ledger, the rules, every toolchain that the rules want.
+
+    A run is made and deleted again in the experiment `registry-export`. Exit code 1 where something is wrong.
+    """
+    from registry_export.doctor import WRONG, examine
+    from registry_export.settings import Settings
+
+    found = []
+    for finding in examine(Settings.from_environment()):
+        found.append(finding)
+        if not as_json:
+            mark, colour = _MARKS[finding.state]
+            click.echo(f"{click.style(mark, fg=colour)}  {finding.what}: {finding.said} {finding.remedy}".rstrip())
+    if as_json:
+        print_json(found)
+    sys.exit(any(finding.state == WRONG for finding in found))

@@ -1,0 +1,174 @@
+"""Does everything that a worker needs answer: connections, rights, rules, packages, runtimes, walls, room on disk?
+
+Every examination ends in a finding, whatever happens in it; what is wrong comes with what mends it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from registry_export.config import Configuration, load_configuration
+from registry_export.config.rules import is_artifact_uri
+from registry_export.discovery import discover_formats, install_command, missing_requirements
+from registry_export.errors import RegistryExportError
+from registry_export.format import Format, Toolchain
+from registry_export.isolation import ChildPool, left_open
+from registry_export.ledger import JobState, Ledger, OutboxReader
+from registry_export.registry import Registry
+from registry_export.settings import LEDGER_URI, OUTBOX_URI, TRACKING_URI, Settings
+
+OK, NOTE, WRONG = "ok", "note", "wrong"
+
+_LEAST_ROOM = 5 * 1024**3
+_LEAST_MEMORY = 4 * 1024**3
+_MANY = 10_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: Its name.
+        state: `ok`, `note` (works, and a person should know) or `wrong`.
+        said: What was found, in a sentence.
+        remedy: What mends it; empty where nothing is to be mended.
+    """
+
+    what: str
+    state: str
+    said: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything in turn; yields as it goes, because toolchains take seconds each.
+
+    Args:
+        settings: Where things are. A run is made and deleted in the experiment `registry-export` to see that it can be.
+    """
+    formats = discover_formats()
+    yield from _guarded("MLflow", lambda: _registry(settings))
+    yield from _guarded("outbox", lambda: _outbox(settings))
+    yield from _guarded("ledger", lambda: _ledger(settings))
+    configuration = None
+    try:
+        configuration = load_configuration(settings.config_path, formats)
+    except RegistryExportError as error:
+        yield _wrong("rules", error)
+    if configuration is not None:
+        yield from _guarded("rules", lambda: _rules(configuration))
+    yield from _room()
+    wanted = _targets_of(configuration, formats)
+    yield from _packages(wanted, formats)
+    with ChildPool() as pool:
+        yield from _guarded("sandbox", lambda: _sandbox(pool))
+        for toolchain in _toolchains_of(wanted):
+            yield from _guarded(f"toolchain {toolchain.name}", lambda: _toolchain(pool, toolchain))  # noqa: B023
+
+
+def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except RegistryExportError as error:
+        yield _wrong(what, error)
+
+
+def _wrong(what: str, error: RegistryExportError) -> Finding:
+    return Finding(what, WRONG, error.message, error.remedy)
+
+
+def _registry(settings: Settings) -> Iterator[Finding]:
+    if settings.tracking_uri is None:
+        yield Finding("MLflow", WRONG, f"{TRACKING_URI} is not set.", f"Set {TRACKING_URI}=http://127.0.0.1:5000, say.")
+        return
+    registry = Registry(settings.tracking_uri)
+    next(registry.aliases(), None)
+    yield Finding("MLflow", OK, f"{registry.tracking_uri} answers.")
+    registry.try_out()
+    yield Finding("artifact store", OK, "A run was made, written to and deleted again.")
+
+
+def _outbox(settings: Settings) -> Iterator[Finding]:
+    if settings.outbox_uri is None:
+        said = f"{OUTBOX_URI} is not set: promotions are found through HTTP, within seconds to minutes."
+        remedy = "Where the plugin is installed in the server, set it to the registry's database to hear at once."
+        yield Finding("outbox", NOTE, said, remedy)
+        return
+    waiting = len(OutboxReader(settings.outbox_uri).read(_MANY))
+    yield Finding("outbox", OK, f"The hook's table is there; {waiting or 'no'} promotions wait to be fetched.")
+
+
+def _ledger(settings: Settings) -> Iterator[Finding]:
+    ledger = Ledger(settings.ledger_uri)
+    ledger.migrate()
+    url = ledger.database.engine.url.render_as_string()
+    counts = {state: len(ledger.list(states=(state,), limit=_MANY)) for state in (JobState.QUEUED, JobState.RUNNING)}
+    yield Finding("ledger", OK, f"{url}: {counts[JobState.QUEUED]} jobs wait, {counts[JobState.RUNNING]} run.")
+    dead = len(ledger.list(states=(JobState.DEAD,), limit=_MANY))
+    if dead:
+        yield Finding("ledger", NOTE, f"{dead} jobs are dead.", "`registry-export jobs list --state dead` says why.")
+    if settings.ledger_uri.startswith("sqlite") and settings.outbox_uri is None:
+        yield Finding("ledger", NOTE, "It is a file: no worker of another machine can share it.", f"Set {LEDGER_URI}.")
+
+
+def _rules(configuration: Configuration) -> Iterator[Finding]:
+    place = configuration.source or "the default rule"
+    yield Finding("rules", OK, f"{place}: {len(configuration.rules)} can be read.")
+    for rule in configuration.rules:
+        if rule.samples and not is_artifact_uri(rule.samples) and not Path(rule.samples).is_file():
+            said = f"The samples {rule.samples} of {rule.models!r} are not there."
+            yield Finding("rules", WRONG, said, "Correct `samples`.")
+
+
+def _room() -> Iterator[Finding]:
+    folder = tempfile.gettempdir()
+    free, memory = psutil.disk_usage(folder).free, psutil.virtual_memory().total
+    disk = Finding("disk", OK, f"{free / 1e9:.0f} GB are free in {folder}.")
+    if free < _LEAST_ROOM:
+        disk = Finding("disk", NOTE, disk.said, "Set TMPDIR to a disk with more: every job needs a copy of its model.")
+    yield disk
+    said = f"{memory / 1e9:.0f} GB of memory, {os.cpu_count()} cores."
+    yield Finding("machine", OK if memory >= _LEAST_MEMORY else NOTE, said)
+
+
+def _targets_of(configuration: Configuration | None, formats: Mapping[str, Format]) -> Mapping[str, Format]:
+    """Return the formats that the rules want; all that can be made where no rule says."""
+    named = {target.format for rule in configuration.rules for target in rule.targets} if configuration else set()
+    return {name: f for name, f in formats.items() if f.conversions and (not named or name in named)}
+
+
+def _packages(wanted: Mapping[str, Format], formats: Mapping[str, Format]) -> Iterator[Finding]:
+    for name, format_ in wanted.items():
+        if missing := missing_requirements(format_.requirements):
+            remedy = f"Run `{command}`." if (command := install_command(format_)) else ""
+            yield Finding("packages", WRONG, f"{name} is wanted and needs {', '.join(missing)}.", remedy)
+    absent = [name for name, f in formats.items() if name not in wanted and missing_requirements(f.requirements)]
+    if absent:
+        yield Finding("packages", NOTE, f"Not installed, and in no rule: {', '.join(absent)}.")
+
+
+def _toolchains_of(wanted: Mapping[str, Format]) -> Iterator[Toolchain]:
+    """Yield what the formats' own conversions run in, each once."""
+    toolchains = [f.toolchain for f in wanted.values() if not missing_requirements(f.requirements)]
+    yield from {toolchain.name: toolchain for toolchain in toolchains}.values()
+
+
+def _sandbox(pool: ChildPool) -> Iterator[Finding]:
+    walls = pool.walls(Toolchain("plain", ()))
+    if reach := left_open(walls):
+        said = f"Only {'+'.join(walls) or 'limits'}: a checkpoint's code can reach {reach}."
+        yield Finding("sandbox", NOTE, said, "Use Linux 5.13 or later with Landlock, or export only what you trust.")
+    else:
+        yield Finding("sandbox", OK, f"{'+'.join(walls)} stand around every checkpoint.")
+
+
+def _toolchain(pool: ChildPool, toolchain: Toolchain) -> Iterator[Finding]:
+    pool.walls(toolchain)
+    yield Finding(f"toolchain {toolchain.name}", OK, f"{', '.join(toolchain.modules) or 'nothing'} can be imported.")

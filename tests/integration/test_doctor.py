@@ -1,0 +1,71 @@
+"""`registry-export doctor` against what is really there, and what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from registry_export.cli import cli
+from tests.support.server import free_port
+
+RULES = """
+rules:
+  - models: "*"
+    targets: [torchscript]
+    samples: {path: samples.npz}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _place(mlflow_server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    monkeypatch.setenv("REGISTRY_EXPORT_LEDGER_URI", f"sqlite:///{tmp_path / 'ledger.db'}")
+    monkeypatch.setenv("REGISTRY_EXPORT_OUTBOX_URI", mlflow_server.database_uri)
+    (tmp_path / "registry-export.yaml").write_text(RULES)
+    (tmp_path / "samples.npz").touch()
+
+
+def findings(code):
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    assert result.exit_code == code, result.output
+    return {(found["what"], found["state"]): found["said"] + found["remedy"] for found in json.loads(result.stdout)}
+
+
+def test_where_all_is_well_it_says_so_and_leaves_no_run_behind(mlflow_server):
+    import mlflow
+
+    found = findings(0)
+    assert {what for what, _ in found} >= {"MLflow", "artifact store", "outbox", "ledger", "rules", "disk", "sandbox"}
+    assert ("toolchain torch", "ok") in found
+    client = mlflow.MlflowClient(mlflow_server.uri)
+    experiment = client.get_experiment_by_name("registry-export")
+    assert not [run for run in client.search_runs([experiment.experiment_id]) if "doctor" in run.info.run_name]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "what", "word"),
+    [
+        ("MLFLOW_TRACKING_URI", "http://127.0.0.1:{port}", "MLflow", "127.0.0.1"),
+        ("MLFLOW_TRACKING_URI", "", "MLflow", "is not set"),
+        ("REGISTRY_EXPORT_LEDGER_URI", "sqlite:////proc/nowhere/ledger.db", "ledger", "nowhere"),
+        ("REGISTRY_EXPORT_OUTBOX_URI", "sqlite:////proc/nowhere/mlflow.db", "outbox", "nowhere"),
+    ],
+)
+def test_what_does_not_answer_is_named_and_the_rest_is_examined(monkeypatch, variable, value, what, word):
+    monkeypatch.setenv(variable, value.format(port=free_port()))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    found = findings(1)
+    assert word in found[what, "wrong"]
+    assert ("toolchain torch", "ok") in found
+
+
+def test_what_the_rules_want_and_is_not_there_is_wrong(tmp_path):
+    (tmp_path / "samples.npz").unlink()
+    assert "samples.npz" in findings(1)["rules", "wrong"]
+    (tmp_path / "registry-export.yaml").write_text("rules: nothing")
+    assert "registry-export.yaml" in findings(1)["rules", "wrong"]
