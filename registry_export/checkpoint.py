@@ -35,6 +35,7 @@ class Checkpoint:
         content_sha256: Digest of what steps read of it: as `record.sha256`, but for where and when it was logged. The
             same model that is logged twice has the same.
         setup: What a rule says of how it is loaded.
+        folder: The whole model's: parts of one may lie apart from its checkpoint (a tokenizer, say).
     """
 
     format: Format
@@ -43,6 +44,7 @@ class Checkpoint:
     record: SourceRecord
     content_sha256: str
     setup: ModelSetup = NO_SETUP
+    folder: Path | None = None
 
     @property
     def origin(self) -> Origin:
@@ -53,6 +55,7 @@ class Checkpoint:
             interface=self.files.interface or _interface_of_example(self.files),
             code_paths=tuple(str(path) for path in self.files.code_paths),
             setup=self.setup,
+            folder=str(self.folder or ""),
         )
 
     def code_digest(self, named: Iterable[str] = ()) -> str:
@@ -120,7 +123,7 @@ def read_checkpoint(folder: Path, formats: Mapping[str, Format], setup: ModelSet
         checkpoint_bytes=sum(file.stat().st_size for file in _files(path)),
         notes=(*files.notes, *notes, *_setup_notes(format_, setup)),
     )
-    return Checkpoint(format_, path, files, record, _content_digest(records, files), setup)
+    return Checkpoint(format_, path, files, record, _content_digest(records, files), setup, folder)
 
 
 def _content_digest(records: Sequence[FileRecord], files: ModelFiles) -> str:

@@ -89,7 +89,7 @@ def _registry(settings: Settings) -> Iterator[Finding]:
         yield Finding("MLflow", WRONG, f"{TRACKING_URI} is not set.", f"Set {TRACKING_URI}=http://127.0.0.1:5000, say.")
         return
     registry = Registry(settings.tracking_uri)
-    next(registry.aliases(), None)
+    registry.alias_page()
     yield Finding("MLflow", OK, f"{registry.tracking_uri} answers.")
     registry.try_out()
     yield Finding("artifact store", OK, "A run was made, written to and deleted again.")
@@ -101,7 +101,12 @@ def _outbox(settings: Settings) -> Iterator[Finding]:
         remedy = "Where the plugin is installed in the server, set it to the registry's database to hear at once."
         yield Finding("outbox", NOTE, said, remedy)
         return
-    waiting = len(OutboxReader(settings.outbox_uri).read(_MANY))
+    reader = OutboxReader(settings.outbox_uri)
+    if not reader.exists():
+        said = "The hook has made no table: no server with the plugin has started on this database yet."
+        yield Finding("outbox", NOTE, said, "Install registry-export where `mlflow server` runs, and start it anew.")
+        return
+    waiting = len(reader.read(_MANY))
     yield Finding("outbox", OK, f"The hook's table is there; {waiting or 'no'} promotions wait to be fetched.")
 
 

@@ -27,6 +27,7 @@ class Origin:
         interface: The declared signature of a source, or the interface that an artifact was made with.
         code_paths: Folders of the author's code that the checkpoint needs to load.
         setup: What a rule says of how it is loaded.
+        folder: The folder that belongs to it; empty: what lies beside its file.
     """
 
     format: str
@@ -34,6 +35,7 @@ class Origin:
     interface: Interface
     code_paths: tuple[str, ...] = ()
     setup: ModelSetup = NO_SETUP
+    folder: str = ""
 
     def enter(self) -> None:
         """Make the author's code importable."""
@@ -43,7 +45,7 @@ class Origin:
     @property
     def reads(self) -> tuple[Path, ...]:
         """What a child must be able to read to load it: its file with what lies beside, and the author's code."""
-        path = Path(self.path)
+        path = Path(self.folder or self.path)
         own = path if path.is_dir() else path.parent
         return (own, *map(Path, self.code_paths), *self.setup.modules)
 

@@ -6,6 +6,7 @@ process. Which walls stand depends on the system; their names are in the report,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
@@ -95,12 +96,20 @@ def _limit(kind: int, wanted: int) -> None:
 def _of_python() -> Iterator[Path]:
     """Yield where this interpreter's modules and libraries are, those of editable installations too."""
     yield from map(Path, {sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(sys.executable).parent)})
-    yield from (Path(entry) for entry in sys.path if entry)
+    for folder in (Path(entry) for entry in sys.path if entry):
+        yield folder
+        # Another Python finds ours through links.
+        yield from (entry.resolve() for entry in _entries(folder) if entry.is_symlink())
     libraries = os.environ.get("LD_LIBRARY_PATH", "")
     yield from (Path(entry) for entry in libraries.split(os.pathsep) if entry)
     for name, module in list(sys.modules.items()):
         if name.startswith("__editable__"):
             yield from (Path(place) for place in getattr(module, "MAPPING", {}).values())
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    with contextlib.suppress(OSError):
+        yield from folder.iterdir()
 
 
 def _devices() -> Iterator[Path]:

@@ -39,11 +39,15 @@ class OutboxReader:
 
     def create(self) -> None:
         """Create the outbox where no hook has done so yet."""
-        with self._database.read() as connection:
-            if outbox_exists(connection):
-                return
+        if self.exists():
+            return
         with self._database.write() as connection:
             create_outbox(connection)
+
+    def exists(self) -> bool:
+        """Whether it has been created."""
+        with self._database.read() as connection:
+            return outbox_exists(connection)
 
     def read(self, limit: int) -> tuple[OutboxRow, ...]:
         """Return the oldest rows, at most `limit` of them."""
