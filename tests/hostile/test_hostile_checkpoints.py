@@ -37,17 +37,18 @@ TORCH = FORMATS["pytorch"].toolchain
 SECONDS, MEMORY, DISK = 12.0, 1300 * 1024**2, 512 * 1024**2
 ENDS = {
     "fork_without_end": (ChildError, "processes and was killed|memory"),
+    "eat_all_memory": (RegistryExportError, "memory limit|NoneType"),
     "eat_memory_that_is_shared": (ChildOutOfMemoryError, "memory limit"),
     "spin": (ChildTimeoutError, "did not end within"),
     "fill_the_disk": (ChildError, "files are allowed"),
-    "write_one_file_without_end": (RegistryExportError, "SIGXFSZ|File too large|files are allowed"),
+    "write_one_file_without_end": (RegistryExportError, "NoneType|files are allowed"),
     "print_without_end": (RegistryExportError, "SIGXFSZ|File too large|files are allowed"),
     "answer_in_the_childs_place": (ChildError, "not its own"),
     "answer_with_a_mountain": (ChildError, "larger than"),
     "answer_with_a_deep_nest": (ChildError, "cannot be read"),
     "kill_the_warm_parent": (RegistryExportError, ""),
 }
-"""How those end that hurt in place of winning something."""
+"""How those end that hurt in place of winning something; after a refusal the attack goes on as no model at all."""
 
 
 class Listener:
