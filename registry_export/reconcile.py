@@ -159,19 +159,51 @@ class Reconciler:
         fresh: dict[ModelVersionRef, list[Promotion]] = defaultdict(list)
         for ref, name in sorted(now - seen, key=lambda pair: (str(pair[0]), pair[1])):
             fresh[ref].append(Promotion(ref, name))
-        return sum(self._visit(began_ms, ref, promotions, files=False) for ref, promotions in fresh.items())
+        return self._visit_all(began_ms, fresh, files=False)
 
     def _look_again(self, began_ms: int, whole: bool) -> int:
         """Look at some known promotions, files and all: exports may have been deleted."""
         self._remember()
-        due = math.ceil(self._promotions.count() * self._interval_s / ROUND_S)
-        count = max(due, _LOOK_AGAIN if whole else _LOOK_AGAIN_MEANWHILE)
-        oldest = self._promotions.longest_unchecked(count)
-        versions = dict.fromkeys(old.model_version for old in oldest)
+        least = _LOOK_AGAIN if whole else _LOOK_AGAIN_MEANWHILE
+        share = self._interval_s / ROUND_S
+        due, due_versions = (max(least, math.ceil(count * share)) for count in self._promotions.counts())
+        oldest = self._promotions.longest_unchecked(due)
+        versions = tuple(dict.fromkeys(old.model_version for old in oldest))[:due_versions]
         together: dict[ModelVersionRef, list[Promotion]] = defaultdict(list)
         for known in self._promotions.of_models({ref.name for ref in versions}):
             together[known.model_version].append(known)
-        return sum(self._visit(began_ms, ref, together[ref], files=True) for ref in versions)
+        return self._visit_all(began_ms, {ref: together[ref] for ref in versions}, files=True)
+
+    def _visit_all(
+        self, began_ms: int, promotions: Mapping[ModelVersionRef, Sequence[Promotion]], *, files: bool
+    ) -> int:
+        """Compare promotions by version: first all together, then singly those of which anything is missing."""
+        settled = self._registry.glance_at_many(promotions, STATUS_TAG)
+        queued = 0
+        for ref, of_version in promotions.items():
+            if ref in settled and self._is_whole(settled[ref], of_version, files=files):
+                self._looked_at += [replace(promotion, missing="") for promotion in of_version]
+            else:
+                queued += self._visit(began_ms, ref, of_version, files=files)
+        return queued
+
+    def _is_whole(self, info: VersionInfo, promotions: Sequence[Promotion], *, files: bool) -> bool:
+        """Whether a version is certain to need nothing; that an alias was taken away is not seen here, and harmless."""
+        stands = all(old.promotion.startswith("alias:") or old.promotion in _promotions_of(info) for old in promotions)
+        if not stands or info.tags.get(STATUS_TAG) in (Status.QUEUED, Status.RUNNING):
+            return False
+        if not all(self._is_wanted(info.ref, old.promotion) for old in promotions):
+            return False
+        lacks = self._file_check(info) if files else None
+        try:
+            return not any(self._missing(info, promotion, lacks) for promotion in promotions)
+        except RegistryError as error:
+            if error.transient:
+                raise
+            return False
+
+    def _file_check(self, info: VersionInfo) -> _LacksFiles:
+        return functools.cache(lambda paths: self._registry.lacks_files(info.ref, info.source, paths))
 
     def _visit(self, began_ms: int, ref: ModelVersionRef, promotions: Sequence[Promotion], *, files: bool) -> int:
         """Compare promotions of one version, which is read anew."""
@@ -189,7 +221,7 @@ class Reconciler:
         held = _promotions_of(info)
         stands = [old for old in promotions if old.promotion in held and self._is_wanted(ref, old.promotion)]
         self._promotions.forget([old for old in promotions if old not in stands])
-        lacks = functools.cache(lambda paths: self._registry.lacks_files(ref, paths)) if files else None
+        lacks = self._file_check(info) if files else None
         return sum(self._compare(began_ms, info, promotion, lacks) for promotion in stands)
 
     def _compare(

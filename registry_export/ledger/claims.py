@@ -26,6 +26,7 @@ from registry_export.ledger.tables import jobs
 from registry_export.outbox import database_now_ms
 
 _CANDIDATES = 8
+_UNSETTLED = select(jobs.c.id).where(jobs.c.state.in_([*WAITING, JobState.RUNNING])).limit(1)
 
 
 class Claims:
@@ -161,6 +162,11 @@ class Claims:
             return self.cancelled(job)
         available = database_now_ms() + milliseconds(delay_s)
         return self._settle(job, JobState.QUEUED, error=reason, attempt=job.attempt - 1, available_at_ms=available)
+
+    def has_unsettled(self) -> bool:
+        """Whether any job waits or runs: a look that costs little."""
+        with self.database.read() as connection:
+            return connection.execute(_UNSETTLED).first() is not None
 
     def lapsed(self, workspace: str | None = None) -> tuple[Job, ...]:
         """The jobs whose worker vanished for good: after the last attempt, or while it should have stopped."""

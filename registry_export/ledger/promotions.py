@@ -91,11 +91,13 @@ class Promotions:
         """Return what was seen of the versions of some registered models."""
         return self._select(promotions.c.model_name.in_(names))
 
-    def count(self) -> int:
-        """Return how many were seen."""
-        query = select(func.count()).select_from(promotions).where(promotions.c.workspace == self._workspace)
+    def counts(self) -> tuple[int, int]:
+        """Return how many promotions were seen, and of how many versions."""
+        mine = promotions.c.workspace == self._workspace
+        versions = select(promotions.c.model_name, promotions.c.version).where(mine).distinct().subquery()
         with self._database.read() as connection:
-            return int(connection.execute(query).scalar_one())
+            seen = connection.execute(select(func.count()).select_from(promotions).where(mine)).scalar_one()
+            return int(seen), int(connection.execute(select(func.count()).select_from(versions)).scalar_one())
 
     def all(self) -> tuple[Promotion, ...]:
         """Return everything that was seen as promoted."""

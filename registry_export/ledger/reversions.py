@@ -28,6 +28,8 @@ class Reversions:
     def __init__(self, database: Database, workspace: str | None = None) -> None:
         self._database = database
         self._workspace = stored_workspace(workspace)
+        due = (jobs.c.workspace == self._workspace, jobs.c.reversion_due_at_ms <= database_now_ms())
+        self._any_due = select(jobs.c.id).where(*due).limit(1)
 
     def take(self, again_after_s: float) -> Job | None:
         """Take the oldest job whose promotion is to be put back now; None where there is none.
@@ -38,7 +40,7 @@ class Reversions:
         now = database_now_ms()
         due = (jobs.c.workspace == self._workspace, jobs.c.reversion_due_at_ms <= now)
         with self._database.read() as connection:  # seldom is there any: nobody is kept from writing for a look
-            if connection.execute(select(jobs.c.id).where(*due).limit(1)).first() is None:
+            if connection.execute(self._any_due).first() is None:
                 return None
         with self._database.write() as connection:
             row = connection.execute(select(jobs).where(*due).order_by(jobs.c.id).limit(1)).first()

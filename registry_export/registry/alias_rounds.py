@@ -14,7 +14,7 @@ from registry_export.registry.client import AliasPage, Registry
 ROUND_S = 3000.0
 """What a round over everything may take, in seconds; with what may come in between it ends within the hour."""
 
-_TURN_S = 0.5
+_TURN_S = 0.25
 
 
 class AliasRounds:
@@ -32,7 +32,7 @@ class AliasRounds:
         self._known = 0
 
     def turn(self, *, whole: bool = False) -> tuple[AliasPage, bool]:
-        """Read on where the last turn ended: for half a second, longer where the round would come too late.
+        """Read on where the last turn ended: for a quarter of a second, longer where the round would come too late.
 
         Args:
             whole: Read everything.

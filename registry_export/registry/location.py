@@ -106,9 +106,11 @@ def locate(client: MlflowClient, versions: Any, version: ModelVersion) -> Locati
     return Location(uri)
 
 
-def folder_uri(client: MlflowClient, name: str, version: str) -> str:
-    """Find the artifact URI alone of a version's folder, in as few calls as that takes."""
-    uri = str(client.get_model_version_download_uri(name, version))
+def folder_uri(client: MlflowClient, name: str, version: str, source: str) -> str:
+    """Find the artifact URI alone of a version's folder, in as few calls as its source needs."""
+    # The registry resolves `models:/...` sources itself, through any chain of copies.
+    copied = urlparse(source).scheme == "models" and logged_model_in(source) is None
+    uri = str(client.get_model_version_download_uri(name, version)) if copied else source
     model_id = logged_model_in(uri)
     if model_id is not None:
         return str(client.get_logged_model(model_id).artifact_location)

@@ -75,10 +75,16 @@ class VersionFiles(Connection):
             repository = open_repository(place.uri, self.tracking_uri)
             return {entry.path: entry.file_size for entry in walk(repository, list_folder(repository, path))}
 
-    def lacks_files(self, ref: ModelVersionRef, paths: Sequence[str]) -> tuple[str, ...]:
-        """Return those of some files of a version's folder that are not stored; one call for each of their folders."""
+    def lacks_files(self, ref: ModelVersionRef, source: str, paths: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some files of a version's folder that are not stored; one call for each of their folders.
+
+        Args:
+            ref: The version.
+            source: Where it was registered from, as the registry says.
+            paths: Relative to the version's folder.
+        """
         with self._calls(f"list the files of {ref}"):
-            repository = open_repository(folder_uri(self._client, ref.name, ref.version), self.tracking_uri)
+            repository = open_repository(folder_uri(self._client, ref.name, ref.version, source), self.tracking_uri)
             folders = {path.rpartition("/")[0] for path in paths}
             stored = {entry.path for folder in folders for entry in list_folder(repository, folder)}
         return tuple(path for path in paths if path not in stored)

@@ -137,15 +137,18 @@ class Worker:
 
     def step(self, reconcile_s: float | None) -> bool:
         """Do one thing that is there to do; whether there was any."""
-        if self._parts.outbox is not None:
-            self._ledger.drain_outbox(self._parts.outbox)
-        for lapsed in self._ledger.lapsed(self._parts.workspace):
+        outbox = self._parts.outbox
+        if outbox is not None and not outbox.is_empty():
+            self._ledger.drain_outbox(outbox)
+        # An idle worker asks this alone; what comes in meanwhile is seen the next time.
+        unsettled = self._ledger.has_unsettled()
+        for lapsed in self._ledger.lapsed(self._parts.workspace) if unsettled else ():
             if self._ledger.bury(lapsed, revert=wants_reversion(self._parts, lapsed, Status.FAILED)):
                 self._runner.publish_death(self._ledger.get(lapsed.id))
         put_back = self._reverter.run_due()
         if reconcile_s is not None and self._reconciler.take_turn(reconcile_s):
-            self._reconciler.sweep()
-        job = self._ledger.claim(self._name, LEASE_S, workspace=self._parts.workspace)
+            unsettled = self._reconciler.sweep() > 0 or unsettled
+        job = self._ledger.claim(self._name, LEASE_S, workspace=self._parts.workspace) if unsettled else None
         if job is None:
             return put_back or self._rounds.take_up(once=reconcile_s is None)
         self._runner.run(job)

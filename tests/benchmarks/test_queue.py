@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from registry_export.entities import ModelVersionRef
 from registry_export.ledger import WAITING, JobState, Ledger
+from registry_export.registry import Registry
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.promotions import Bed
 
@@ -40,12 +42,8 @@ pytestmark = [
 def register(bed: Bed) -> None:
     """Register versions of one architecture whose weights all differ; nothing of one export serves another."""
     bed.log("small", 1)
-    version = bed.client.get_model_version("small", "1")
     folder = bed.folder / "versions"
-    folder.mkdir()
-    from mlflow.artifacts import download_artifacts
-
-    logged = download_artifacts(f"models:/{version.name}/1", dst_path=str(folder), tracking_uri=bed.client.tracking_uri)
+    logged = Registry(bed.client.tracking_uri).download(ModelVersionRef("small", "1"), folder / "1")
     environ = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     subprocess.run([sys.executable, "-c", _MAKE, logged, str(folder), str(_QUEUED)], check=True, env=environ)
     for number in range(2, _QUEUED + 1):

@@ -688,9 +688,11 @@ def test_promotions_put_together_are_remembered_as_those_put_one_by_one(ledger):
     promotions.put(old)
     others.put(old)
     promotions.put_all([other, Promotion(DIGITS, "stage:Staging", "")])
-    assert set(promotions.all()) == {other, Promotion(DIGITS, "stage:Staging", "")}
     assert promotions.of_models(["letters", "nobody"]) == (other,)
-    assert (promotions.count(), others.count()) == (2, 1)
+    promotions.put(Promotion(DIGITS, "alias:b"))
+    assert (promotions.counts(), others.counts()) == ((3, 2), (1, 1))
+    promotions.forget([Promotion(DIGITS, "alias:b")])
+    assert set(promotions.all()) == {other, Promotion(DIGITS, "stage:Staging", "")}
     assert others.all() == (old,), "another workspace has its own"
     promotions.put_all([])
 
@@ -703,6 +705,16 @@ def test_a_promotion_put_with_others_was_looked_at_just_now(ledger):
         time.sleep(0.01)
     promotions.put_all([first])
     assert promotions.longest_unchecked(1) == (second,)
+
+
+def test_a_job_that_waits_or_runs_is_unsettled(ledger):
+    assert not ledger.has_unsettled()
+    ledger.enqueue(DIGITS, "stage:Staging")
+    assert ledger.has_unsettled()
+    job = ledger.claim("worker")
+    assert ledger.has_unsettled()
+    ledger.complete(job, Status.VERIFIED)
+    assert not ledger.has_unsettled()
 
 
 def test_an_outbox_with_a_row_is_not_empty(ledger, make_uri):

@@ -108,6 +108,29 @@ def test_a_runs_source_that_names_a_logged_model_leads_to_it(registry, versions,
     assert stored(registry.download(ref, tmp_path)) == FILES
 
 
+def test_versions_with_a_tag_are_read_together_and_others_left_to_a_look_at_each(registry, versions):
+    plain, tagged, quoted = (versions.logged_model(name) for name in ("glance", "glance", "glance it's"))
+    for ref in (tagged, quoted):
+        registry.set_tags(ref, {"registry_export.status": "verified"})
+    found = registry.glance_at_many([plain, tagged, quoted], "registry_export.status")
+    assert found == {tagged: registry.glance(tagged)}
+    assert found[tagged].tags["registry_export.status"] == "verified"
+
+
+def test_the_tag_of_registered_models_is_read_at_once(registry, versions):
+    ref, _ = versions.logged_model("override"), versions.logged_model("no override")
+    versions.client.set_registered_model_tag(ref.name, "registry_export.targets", "onnx")
+    assert registry.models_with_tag("registry_export.targets") == {ref.name: "onnx"}
+
+
+def test_files_that_are_not_stored_are_named(registry, versions):
+    for kind in ("logged_model", "of_run", "by_artifact_uri", "copied"):
+        ref = getattr(versions, kind)(f"lacks {kind}")
+        paths = ("MLmodel", "data/none", "nowhere/at/all")
+        lacks = registry.lacks_files(ref, registry.glance(ref).source, paths)
+        assert lacks == ("data/none", "nowhere/at/all"), kind
+
+
 def test_a_uri_is_resolved_by_number_alias_stage_and_latest(registry, versions):
     first, second = versions.logged_model("re solve"), versions.logged_model("re solve")
     registry.set_alias(first, "champion")

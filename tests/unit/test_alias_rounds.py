@@ -50,7 +50,7 @@ def rounds_of(registry):
 
 
 def test_a_small_registry_is_read_in_every_turn(clock):
-    rounds = rounds_of(Registry(clock, pages=3, seconds=0.1))
+    rounds = rounds_of(Registry(clock, pages=3, seconds=0.05))
     for _ in range(3):
         page, is_everything = rounds.turn()
         assert is_everything
@@ -58,7 +58,7 @@ def test_a_small_registry_is_read_in_every_turn(clock):
 
 
 def test_turns_go_on_where_the_last_one_ended_until_everything_was_read(clock):
-    rounds = rounds_of(Registry(clock, pages=12, seconds=0.2))
+    rounds = rounds_of(Registry(clock, pages=12, seconds=0.1))
     turns = [rounds.turn() for _ in range(4)]
     assert not any(is_everything for _, is_everything in turns), "a part is never taken for the whole"
     read = [name for page, _ in turns for name in page.models]
@@ -85,7 +85,7 @@ def test_the_whole_is_read_at_once_where_that_is_wanted(clock):
 
 
 def test_a_server_that_was_down_loses_nobody(clock):
-    registry = Registry(clock, pages=12, seconds=0.3)
+    registry = Registry(clock, pages=12, seconds=0.15)
     rounds = rounds_of(registry)
     first = rounds.turn()[0].models
     registry.down = True
