@@ -84,7 +84,7 @@ def run_recorded(
     def run(pool: ChildPool, index: KnownExports | None, costs: StepCosts | None) -> ExportReport:
         version = request.version
         trace = traced(reporter, settings.trace_folder, str(version.ref))
-        with _tagged_as_running(registry, version), trace as heard:
+        with registry.keeping_places(), _tagged_as_running(registry, version), trace as heard:
             return export_model_version(
                 version.ref,
                 targets=request.targets,
@@ -137,7 +137,8 @@ def verify_recorded(
     """
 
     def run(pool: ChildPool, index: KnownExports | None, costs: StepCosts | None) -> ExportReport:
-        with traced(reporter, settings.trace_folder, str(request.version.ref)) as heard:
+        trace = traced(reporter, settings.trace_folder, str(request.version.ref))
+        with registry.keeping_places(), trace as heard:
             return reverify_model_version(
                 request.version.ref,
                 variants=request.variants,
