@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import msgspec
 
 _MICROSECONDS = 1e6
 _SHOWN_CHILDREN = 12
+_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,17 @@ class Trace:
 
     @classmethod
     def of(cls, folder: Path, name: str, version: int) -> Trace:
-        """Read the newest trace of a version."""
-        newest = max(folder.glob(f"{name}-{version}-*.json"), key=lambda path: path.stat().st_mtime)
+        """Read the newest trace of a version; it is written a moment after the version's status is final.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        while not (found := list(folder.glob(f"{name}-{version}-*.json"))):
+            if time.monotonic() > deadline:
+                raise FileNotFoundError(f"{folder} has no trace of {name}/{version}.")
+            time.sleep(0.05)
+        newest = max(found, key=lambda path: path.stat().st_mtime)
         events = msgspec.json.decode(newest.read_bytes())["traceEvents"]
         return cls(
             tuple(
