@@ -13,11 +13,14 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from registry_export.format import Toolchain
 from registry_export.isolation import ChildPool, Limits
 from registry_export.reporter import Reporter
 from tests.peers.checkpoint import CHECKPOINT
 from tests.support import laboratory
-from tests.support.sources import SOURCES, TORCH, Source
+from tests.support.sources import SOURCES, Source
+
+_COPYING = Toolchain("copy", ())
 
 
 class Stopwatch(Reporter):
@@ -39,7 +42,7 @@ def copy(arguments):
 def main(name: str, folder: str) -> None:
     """Export twice."""
     os.environ["PYTHONPATH"] = str(Path.cwd())  # reaches the children, which import this module
-    SOURCES["peer"] = Source("transformers", TORCH, "tests.peers.ours:copy", samples=True)
+    SOURCES["peer"] = Source("transformers", _COPYING, "tests.peers.ours:copy", samples=True)
     bench, passes, files = laboratory.Bench, [], None
     with ChildPool(Limits(timeout_s=600)) as pool:
         for number in range(2):
