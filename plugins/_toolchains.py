@@ -16,6 +16,11 @@ def installed(*modules: str) -> tuple[str, ...]:
     return tuple(module for module in modules if find_spec(module.partition(".")[0]) is not None)
 
 
+def ours(*modules: str) -> tuple[str, ...]:
+    """Return the names of modules beside this one that conversions and runners import late."""
+    return tuple(f"{__package__}.{module}" for module in modules)
+
+
 # ONNX Runtime refuses an opset that it implements but has not declared final; what it computes is compared anyway.
 _ANY_OPSET = {"ALLOW_RELEASED_ONNX_OPSET_ONLY": "0"}
 
@@ -28,15 +33,42 @@ TORCH = Toolchain(
         "torch.export",
         "torch.onnx",
         *installed("onnx", "onnx.version_converter", "onnxscript", "onnxscript.version_converter", "onnxruntime"),
+        *installed("ncnn"),
+    ),
+    late=ours(
+        "_ncnn.convert",
+        "_ncnn.runner",
+        "_onnx.runner",
+        "_torch.loading",
+        "_torch.caching",
+        "_torch.stepping",
+        "_torch.otherwise",
     ),
     # The converters run on the CPU; a visible GPU would only cost time and memory.
     environment={"CUDA_VISIBLE_DEVICES": "", **_ANY_OPSET},
+    exercise="registry_export_plugins._exercises:torch",
 )
 """PyTorch and, where they are installed, the packages on the way from it to ONNX."""
 
+_OPERATORS = (
+    "activation", "control", "convolution", "elementwise", "indexing", "normalization", "padding", "pooling",
+    "quantization", "recurrent", "reduction", "resize", "sequence", "shape", "window",
+)  # fmt: skip
+
 TENSORFLOW = Toolchain(
     name="tensorflow",
-    modules=("tensorflow", "keras"),
+    modules=(
+        "registry_export_plugins._tensorflow.alone",
+        "tensorflow",
+        "keras",
+        *installed("onnx", "ai_edge_litert.interpreter"),
+    ),
+    late=(
+        *ours("_onnx_to_tf.translator", "_tensorflow.lite", "_tensorflow.lite_check", "_tensorflow.runner"),
+        # The translator imports the operators that a graph has.
+        *ours(*(f"_onnx_to_tf.{family}" for family in _OPERATORS)),
+        *("onnx.inliner", "ai_edge_litert.schema_py_generated"),
+    ),
     environment={
         "CUDA_VISIBLE_DEVICES": "-1",
         "KERAS_BACKEND": "tensorflow",
@@ -47,16 +79,26 @@ TENSORFLOW = Toolchain(
 )
 """TensorFlow and Keras; for what is loaded or written by them."""
 
-ONNX = Toolchain(name="onnx", modules=("onnx", "onnxruntime"), environment=_ANY_OPSET)
+ONNX = Toolchain(
+    name="onnx",
+    modules=("onnx", "onnxruntime"),
+    environment=_ANY_OPSET,
+    late=ours("_onnx.runner", "_onnx.decisions"),
+)
 """ONNX and ONNX Runtime, without a training framework."""
 
 LITERT = Toolchain(name="litert", modules=("ai_edge_litert.interpreter",))
 """The TFLite interpreter alone."""
 
-NCNN = Toolchain(name="ncnn", modules=installed("ncnn"))
+NCNN = Toolchain(name="ncnn", modules=installed("ncnn"), late=ours("_ncnn.runner"))
 """ncnn's runtime alone."""
 
-MNN = Toolchain(name="mnn", modules=installed("MNN", "onnx", "onnxruntime"), environment=_ANY_OPSET)
+MNN = Toolchain(
+    name="mnn",
+    modules=installed("MNN", "onnx", "onnxruntime", "flatbuffers"),
+    environment=_ANY_OPSET,
+    late=ours("_mnn.convert", "_mnn.runner", "_onnx.runner", "_onnx.decisions"),
+)
 """MNN's runtime and converter, which are one package, and ONNX."""
 
 EXECUTORCH = Toolchain(
@@ -70,9 +112,12 @@ EXECUTORCH = Toolchain(
             "executorch.backends.xnnpack.partition.xnnpack_partitioner",
             "executorch.backends.xnnpack.quantizer.xnnpack_quantizer",
             "torchao.quantization.pt2e.quantize_pt2e",
+            "executorch.runtime",
+            "sympy.tensor.tensor",
         ),
-        "registry_export_plugins._executorch.exercised",
     ),
+    late=ours("_executorch.quantizing", "_torch.export", "_torch.loading"),
     environment={"CUDA_VISIBLE_DEVICES": ""},
+    exercise="registry_export_plugins._executorch.exercised:exercise",
 )
 """PyTorch and ExecuTorch; its first lowering, which takes seconds, is done before the fork."""

@@ -34,14 +34,16 @@ from registry_export.format import (
     quantization_option,
 )
 from registry_export_plugins._target_only import TargetOnly
-from registry_export_plugins._toolchains import TENSORFLOW, TORCH
+from registry_export_plugins._toolchains import TENSORFLOW, TORCH, ours
 
 COREML = Toolchain(
     name="coreml",
     # Reading a package and evaluating it need its protocol buffers alone; Core ML, on macOS, needs coremltools.
     modules=("registry_export_plugins._coreml.without_tensorflow",)
     if sys.platform == "darwin"
-    else ("google.protobuf",),
+    else ("google.protobuf", "numpy"),
+    late=ours("_coreml.runner", "_coreml.structure", "_coreml.evaluation.runner"),
+    exercise=f"{__package__}._coreml.package:messages",
 )
 """What reads a package."""
 
@@ -49,12 +51,15 @@ TORCH_COREML = Toolchain(
     name="torch_coreml",
     modules=("torch", "torch._dynamo", "torch.export", "registry_export_plugins._coreml.without_tensorflow"),
     environment=TORCH.environment,
+    late=ours("_coreml.convert", "_coreml.torch", "_torch.loading", "_torch.caching", "_torch.otherwise"),
+    exercise="registry_export_plugins._exercises:coreml",
 )
 """PyTorch and coremltools; TensorFlow is kept out, which coremltools would import."""
 
 TENSORFLOW_COREML = Toolchain(
     name="tensorflow_coreml",
-    modules=(*TENSORFLOW.modules, "coremltools"),
+    modules=(*TENSORFLOW.modules, "registry_export_plugins._coreml.without_torch"),
+    late=TENSORFLOW.late,
     environment=TENSORFLOW.environment,
 )
 """TensorFlow and coremltools."""

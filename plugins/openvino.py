@@ -30,13 +30,18 @@ from registry_export.format import (
     quantization_option,
 )
 from registry_export_plugins._target_only import TargetOnly
-from registry_export_plugins._toolchains import TENSORFLOW, TORCH, installed
+from registry_export_plugins._toolchains import TENSORFLOW, TORCH, installed, ours
 
 _RUNTIME = ("registry_export_plugins._openvino", *installed("openvino"))
-OPENVINO = Toolchain(name="openvino", modules=_RUNTIME)
+_LATE = (
+    *ours("_openvino.convert", "_openvino.quantize", "_openvino.runner"),
+    "openvino._offline_transformations",
+    "openvino.tools.ovc.moc_frontend.offline_transformations",
+)
+OPENVINO = Toolchain(name="openvino", modules=_RUNTIME, late=_LATE)
 """OpenVINO alone, its telemetry left out."""
 
-OPENVINO_NNCF = Toolchain(name="openvino-nncf", modules=(*_RUNTIME, *installed("nncf")))
+OPENVINO_NNCF = Toolchain(name="openvino-nncf", modules=(*_RUNTIME, *installed("nncf")), late=_LATE)
 """OpenVINO and its quantiser, which is four times as long to import."""
 
 PRECISION = precision_option("fp32", "fp16", "int8")

@@ -28,9 +28,13 @@ from registry_export.format import (
 )
 from registry_export_plugins._target_only import TargetOnly
 from registry_export_plugins._tensorrt.flavour import MODULE
-from registry_export_plugins._toolchains import installed
+from registry_export_plugins._toolchains import installed, ours
 
-TENSORRT = Toolchain(name="tensorrt", modules=installed(MODULE, "onnx"))
+TENSORRT = Toolchain(
+    name="tensorrt",
+    modules=installed(MODULE, "onnx"),
+    late=ours("_tensorrt.convert", "_tensorrt.engine", "_onnx.opsets"),
+)
 """TensorRT or TensorRT-RTX; importing them starts nothing on a GPU, so a child may be forked."""
 
 PRECISION = precision_option("fp32", "fp16", "bf16", "int8")

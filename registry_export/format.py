@@ -106,6 +106,11 @@ class Toolchain:
             has one names `uv` among its requirements, and of the rest only what is needed in ours.
         fallback: Used instead where this one cannot be started, with a warning; a format that declares it
             tells by `sys.modules` where it runs.
+        late: Modules that conversions and runners import late: the parent has them before. One that cannot be imported
+            there is left to the child that needs it.
+        exercise: `package.module:name` of a function without arguments that the parent calls after all imports, so
+            that no child pays for what a framework does at its first use. It must leave no thread behind: none
+            survives a fork, and a child waits for ever for a pool that is gone. Empty: there is none.
     """
 
     name: str
@@ -113,6 +118,8 @@ class Toolchain:
     environment: Mapping[str, str] = field(default_factory=dict)
     python: PythonEnvironment | None = None
     fallback: Toolchain | None = None
+    late: tuple[str, ...] = ()
+    exercise: str = ""
 
 
 @dataclass(frozen=True)

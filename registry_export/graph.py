@@ -14,7 +14,7 @@ from registry_export.config import variant_of
 from registry_export.discovery import install_command, missing_requirements
 from registry_export.entities import ErrorRecord, OptionValue, Target
 from registry_export.errors import MissingPackageError, PlanError, UnsupportedTargetError, to_record
-from registry_export.format import DYNAMIC_DIMENSIONS, Conversion, Format
+from registry_export.format import DYNAMIC_DIMENSIONS, Conversion, Format, Toolchain
 
 _MOST_ROUTES = 4
 _LONGEST_ROUTE = 4
@@ -109,6 +109,25 @@ def plan_export(
             continue
         planned.append(PlannedTarget(target, tuple(_add(steps, source, route) for route in routes)))
     return ExportPlan(source.name, source.kind, steps, tuple(planned))
+
+
+def needed_toolchains(
+    plan: ExportPlan, planned: Sequence[PlannedTarget], formats: Mapping[str, Format]
+) -> tuple[Toolchain, ...]:
+    """Return what an export needs if each first route works, in the order of need: source, conversions, runners."""
+    first = [target.routes[0] for target in planned if target.routes]
+    steps = [step for last in first for step in _chain(plan, last)]
+    needed = [
+        formats[plan.source_format].toolchain,
+        *(formats[step.format].conversions[step.conversion].toolchain for step in steps),
+        *(formats[target.target.format].toolchain for target in planned if target.routes),
+    ]
+    return tuple(toolchain for i, toolchain in enumerate(needed) if toolchain not in needed[:i])
+
+
+def _chain(plan: ExportPlan, last: str) -> list[Step]:
+    step = plan.steps[last]
+    return [*(_chain(plan, step.parent) if step.parent else ()), step]
 
 
 def _routes(source: Format, target: Target, known: _Map) -> list[tuple[_Edge, ...]]:

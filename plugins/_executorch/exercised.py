@@ -1,4 +1,4 @@
-"""Lowers one small model when imported, so that children forked afterwards lower theirs at once.
+"""Lowers one small model, so that children forked afterwards lower theirs at once.
 
 ExecuTorch builds its operator dialect on first use, which takes seconds. No thread may be started here: none
 survives the fork, and a child whose OpenMP believes in a pool that is gone waits for it for ever. So PyTorch
@@ -7,25 +7,20 @@ computes on one thread while it exercises, and nothing runs in ExecuTorch's runt
 
 from __future__ import annotations
 
-import warnings
 from importlib.util import find_spec
 
 
-def _exercise() -> None:
+def exercise() -> None:
+    """Lower one small model, where ExecuTorch is installed."""
+    if find_spec("executorch") is None:
+        return
     import torch
     from executorch.exir import to_edge_transform_and_lower
 
     from registry_export_plugins._executorch.lowering import partitioners
+    from registry_export_plugins._exercises import one_thread
 
     module = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8, 2))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    program = torch.export.export(module.eval(), (torch.zeros(1, 1, 4, 4),))
-    to_edge_transform_and_lower(program, partitioner=partitioners("xnnpack")).to_executorch()
-    torch.set_num_threads(threads)
-
-
-if find_spec("executorch") is not None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _exercise()
+    with one_thread():
+        program = torch.export.export(module.eval(), (torch.zeros(1, 1, 4, 4),))
+        to_edge_transform_and_lower(program, partitioner=partitioners("xnnpack")).to_executorch()

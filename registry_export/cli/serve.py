@@ -18,7 +18,10 @@ _HOUR_S = 3600.0
     metavar="HOURS",
     help="Verify the exports of every promoted version again when so many hours have passed; off by default.",
 )
-def worker(once: bool, hours: float | None) -> None:
+@click.option(
+    "--warm", is_flag=True, help="Start what the rules' targets need before the first job, not on first need."
+)
+def worker(once: bool, hours: float | None, warm: bool) -> None:
     """Export what is promoted, until stopped by Ctrl-C.
 
     Reads MLFLOW_TRACKING_URI, REGISTRY_EXPORT_OUTBOX_URI, REGISTRY_EXPORT_LEDGER_URI and
@@ -34,7 +37,7 @@ def worker(once: bool, hours: float | None) -> None:
     log.setLevel(min(log.level or logging.INFO, logging.INFO))
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
-    run_worker(settings, once=once, reverify_s=None if hours is None else hours * _HOUR_S)
+    run_worker(settings, once=once, reverify_s=None if hours is None else hours * _HOUR_S, warm=warm)
 
 
 @click.command(

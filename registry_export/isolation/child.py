@@ -78,6 +78,7 @@ def _inherited_data_bytes() -> int:
 
 
 def _answer(call: Call) -> Answer:
+    inherited = set(sys.modules)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         try:
@@ -87,7 +88,8 @@ def _answer(call: Call) -> Answer:
         except Exception as error:  # noqa: BLE001  carried home and raised there
             value, failure = None, _failure(error)
     texts = dict.fromkeys(f"{w.category.__name__}: {w.message}" for w in caught)
-    return Answer(value=value, failure=failure, warnings=tuple(texts)[:_MOST_WARNINGS])
+    imported = tuple(sorted(set(sys.modules) - inherited))
+    return Answer(value=value, failure=failure, warnings=tuple(texts)[:_MOST_WARNINGS], imported=imported)
 
 
 def _failure(error: Exception) -> Failure:

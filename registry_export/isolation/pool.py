@@ -8,7 +8,8 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from registry_export.errors import (
     ChildCrashedError,
     ChildError,
     ExportCancelledError,
+    RegistryExportError,
 )
 from registry_export.format import Toolchain
 from registry_export.isolation.answers import read_answer, with_log
@@ -28,6 +30,7 @@ from registry_export.isolation.protocol import ANSWER_FILE, Call, Ended, Started
 from registry_export.isolation.sandbox import Room
 from registry_export.isolation.warm import PARENT, START_SECONDS, Key, Lines, WarmParent, key_of
 from registry_export.isolation.watch import Watch, kill_descent
+from registry_export.machine import cores
 
 _WATCH_SECONDS = 0.05
 
@@ -36,13 +39,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came home from a child: its value as JSON, its warnings, seconds, peak memory in bytes, CPU seconds."""
+    """What came home from a child.
+
+    Attributes:
+        value: Its answer, as JSON.
+        warnings: What it was warned of.
+        seconds: Wall time of the call.
+        peak_bytes: Its peak memory.
+        cpu_seconds: What it and its children computed, in core seconds.
+        imported: Modules that it imported itself: what its warm parent could have had, and its author's code.
+    """
 
     value: Any
     warnings: tuple[str, ...]
     seconds: float
     peak_bytes: int
     cpu_seconds: float = 0.0
+    imported: tuple[str, ...] = ()
 
 
 class ChildPool:
@@ -58,9 +71,12 @@ class ChildPool:
         self.cancelled = threading.Event()
         self._folder = Path(tempfile.mkdtemp(prefix="registry-export-"))
         self._parents: dict[Key, WarmParent] = {}
+        self._starting: list[WarmParent] = []
         self._locks: dict[Key, threading.Lock] = {}
         self._lock = threading.Lock()
         self._count = 0
+        self._closed = False
+        self._warming: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> ChildPool:
         return self
@@ -111,12 +127,11 @@ class ChildPool:
         except (ConnectionError, FileNotFoundError) as error:
             raise ChildCrashedError(f"The warm parent of {toolchain.name} ended during a call.") from error
         finally:
-            with self._lock:
-                parent.active -= 1
-                parent.last_used = time.monotonic()
+            self._release(parent)
         answer = read_answer(ended, work, limits)
         check_leavings(folders)
-        return Outcome(answer.value, answer.warnings, time.monotonic() - started, ended.peak_bytes, ended.cpu_seconds)
+        seconds = time.monotonic() - started
+        return Outcome(answer.value, answer.warnings, seconds, ended.peak_bytes, ended.cpu_seconds, answer.imported)
 
     def start(self, toolchain: Toolchain) -> WarmParent:
         """Start a toolchain's warm parent where it does not run, and wait until it takes calls.
@@ -125,9 +140,7 @@ class ChildPool:
             ChildCrashedError: The toolchain cannot be imported.
         """
         parent = self._parent(toolchain)
-        with self._lock:
-            parent.active -= 1
-            parent.last_used = time.monotonic()
+        self._release(parent)
         return parent
 
     def runs(self, toolchain: Toolchain) -> bool:
@@ -144,12 +157,35 @@ class ChildPool:
         """Make every running and future call raise `ExportCancelledError`."""
         self.cancelled.set()
 
+    def warm(self, toolchains: Iterable[Toolchain]) -> None:
+        """Start the parents of toolchains in the background, in this order, as many at a time as there are cores.
+
+        Those that run already stay; a call that needs one meanwhile waits for it. One that cannot be started is an
+        error of the call that needs it.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._warming = self._warming or ThreadPoolExecutor(cores(), thread_name_prefix="warm")
+            for toolchain in toolchains:
+                self._warming.submit(self._warm, toolchain)
+
+    def _warm(self, toolchain: Toolchain) -> None:
+        try:
+            self.start(toolchain)
+        except RegistryExportError as error:
+            _log.info("the warm parent of %s could not be started ahead of its use: %s", toolchain.name, error)
+
     def stop_idle(self, seconds: float) -> None:
         """Stop parents that have not been used for so long; the next call starts a new one."""
         with self._lock:
             now = time.monotonic()
             idle = [n for n, p in self._parents.items() if p.active == 0 and now - p.last_used > seconds]
             parents = [self._parents.pop(name) for name in idle]
+        if parents:
+            freed = sum(parent.ready.resident_bytes for parent in parents if parent.ready is not None)
+            names = ", ".join(parent.toolchain.name for parent in parents)
+            _log.info("not used for %.0f s, so stopped: the warm parents of %s, %.0f MB", seconds, names, freed / 1e6)
         for parent in parents:
             parent.stop()
 
@@ -157,12 +193,19 @@ class ChildPool:
         """Stop every parent and remove the pool's folder."""
         self.cancel()
         with self._lock:
+            self._closed = True
+            for starting in self._starting:
+                starting.process.kill()
+        if self._warming is not None:
+            self._warming.shutdown(wait=True, cancel_futures=True)
+        with self._lock:
             parents, self._parents = list(self._parents.values()), {}
         for parent in parents:
             parent.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _parent(self, toolchain: Toolchain) -> WarmParent:
+        """Return the running parent of a toolchain, counted as in use; it is started on first need."""
         key = key_of(toolchain)
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
@@ -175,11 +218,40 @@ class ChildPool:
                 self._count += 1
                 folder = self._folder / str(self._count)
             folder.mkdir(mode=0o700)
-            fresh = self._started(toolchain, folder)
+            fresh = self._started_or_fallback(toolchain, folder)
             with self._lock:
                 self._parents[key] = fresh
                 fresh.active += 1
             return fresh
+
+    def _release(self, parent: WarmParent) -> None:
+        with self._lock:
+            parent.active -= 1
+            parent.last_used = time.monotonic()
+
+    def _started_or_fallback(self, toolchain: Toolchain, folder: Path) -> WarmParent:
+        """Start a parent; where that is not possible, that of the toolchain's fallback."""
+        try:
+            return self._started(toolchain, folder)
+        except ChildError as error:
+            if toolchain.fallback is None or self._closed:
+                raise
+            _log.warning("%s is used in place of %s: %s", toolchain.fallback.name, toolchain.name, error)
+        (folder / "fallback").mkdir(mode=0o700)
+        return self._started(toolchain.fallback, folder / "fallback")
+
+    def _started(self, toolchain: Toolchain, folder: Path) -> WarmParent:
+        parent = WarmParent(toolchain, folder, self.parent_module)
+        with self._lock:
+            self._starting.append(parent)
+            if self._closed:
+                parent.process.kill()
+        try:
+            parent.await_ready()
+        finally:
+            with self._lock:
+                self._starting.remove(parent)
+        return parent
 
     def _watch(self, connection: socket.socket, limits: Limits, folders: Sequence[Path], disk: int) -> Ended:
         lines = Lines(connection)
@@ -194,14 +266,3 @@ class ChildPool:
                 kill_descent(pid)
                 lines.wait(Ended, START_SECONDS)
                 raise with_log(problem, folders[0])
-
-    def _started(self, toolchain: Toolchain, folder: Path) -> WarmParent:
-        """Start a parent; where that is not possible, that of the toolchain's fallback."""
-        try:
-            return WarmParent(toolchain, folder, self.parent_module)
-        except ChildError as error:
-            if toolchain.fallback is None:
-                raise
-            _log.warning("%s is used in place of %s: %s", toolchain.fallback.name, toolchain.name, error)
-        (folder / "fallback").mkdir(mode=0o700)
-        return WarmParent(toolchain.fallback, folder / "fallback", self.parent_module)

@@ -1,7 +1,8 @@
 """What crosses the border between the supervisor and its children: JSON, read with its types checked.
 
-The supervisor connects to a warm parent's socket once for each call and writes one `Call` line. The
-parent answers with a `Started` line, and, when the child has been waited for, with an `Ended` line.
+A warm parent is started with a `Preparation`, and says that it is `Ready`. The supervisor connects to its
+socket once for each call and writes one `Call` line. The parent answers with a `Started` line, and, when
+the child has been waited for, with an `Ended` line.
 The child itself writes an `Answer` into its work folder; what a child says is data, never code.
 """
 
@@ -17,6 +18,40 @@ ANSWER_FILE = ".answer.json"
 LOG_FILE = ".child.log"
 ANSWER_BYTES = 64 * 1024 * 1024
 """A larger answer is refused: answers hold facts, arrays travel in files."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a warm parent does before its first call.
+
+    Attributes:
+        late: Modules that children would import; one that cannot be imported is left to them.
+        modules: The toolchain's modules; one that cannot be imported is the parent's end.
+        exercises: Functions (`package.module:name`) that are called without arguments; one that fails is told of.
+    """
+
+    late: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    exercises: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A warm parent takes calls.
+
+    Attributes:
+        seconds: What its start took.
+        resident_bytes: Its memory, of which its children share what they do not change.
+        threads: Its threads; only one survives a fork.
+        problems: Why exercises failed.
+        walls: Names of the walls that stand around its children.
+    """
+
+    seconds: float
+    resident_bytes: int
+    threads: int
+    problems: tuple[str, ...] = ()
+    walls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,8 +102,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a child's function returned or raised, and the warnings on the way."""
+    """What a child's function returned or raised, the warnings on the way, and the modules that its parent had not."""
 
     value: Any = None
     failure: Failure | None = None
     warnings: tuple[str, ...] = field(default_factory=tuple)
+    imported: tuple[str, ...] = field(default_factory=tuple)

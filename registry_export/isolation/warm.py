@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -19,8 +20,11 @@ from registry_export.format import PythonEnvironment, Toolchain
 from registry_export.isolation.answers import tail
 from registry_export.isolation.environments import python_of
 from registry_export.isolation.packages import link_packages
+from registry_export.isolation.protocol import Preparation, Ready
 
 _T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
 
 ENVIRONMENT = (
     "PATH",
@@ -61,6 +65,12 @@ _QUIET = {
 PARENT = "registry_export.isolation.parent"
 """What a warm parent runs."""
 
+SHARED = Preparation(
+    late=tuple(f"registry_export.{name}" for name in ("conversion", "reference", "replay", "latency", "tracing")),
+    exercises=("registry_export.discovery:discover_formats",),
+)
+"""What every child would import itself: the functions that children are called for, and the formats."""
+
 START_SECONDS = 300.0
 """How long a toolchain may take to be imported, and a parent to answer."""
 
@@ -83,6 +93,11 @@ class WarmParent:
             if toolchain.python is not None:
                 python = str(python_of(toolchain.python))
                 environment["PYTHONPATH"] = str(_linked_packages(folder))
+            preparation = Preparation(
+                (*SHARED.late, *toolchain.late),
+                toolchain.modules,
+                (*SHARED.exercises, *filter(None, [toolchain.exercise])),
+            )
             self._log = (folder / "parent.log").open("wb")
             self.process = subprocess.Popen(
                 [
@@ -91,7 +106,7 @@ class WarmParent:
                     "-m",
                     module,
                     str(listener.fileno()),
-                    *toolchain.modules,
+                    msgspec.json.encode(preparation).decode(),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -102,9 +117,18 @@ class WarmParent:
                 start_new_session=True,
             )
         self._folder = folder
-        self._await_ready()
+        self.ready: Ready | None = None
 
-    def _await_ready(self) -> None:
+    def await_ready(self) -> None:
+        """Wait until it takes calls.
+
+        Raises:
+            ChildCrashedError: Its toolchain cannot be imported.
+        """
+        self.ready = self._read_ready()
+        self._tell(self.ready)
+
+    def _read_ready(self) -> Ready:
         assert self.process.stdout is not None
         timer = threading.Timer(START_SECONDS, self.process.kill)
         timer.start()
@@ -112,15 +136,27 @@ class WarmParent:
             line = self.process.stdout.readline()
         finally:
             timer.cancel()
-        said, _, walls = line.decode(errors="replace").strip().partition(" ")
-        if said != "ready":
+        if not line.endswith(b"\n"):
             self.process.wait()
             raise ChildCrashedError(
                 f"The toolchain {self.toolchain.name} ({', '.join(self.toolchain.modules)}) cannot be imported: "
                 f"{tail(self._folder / 'parent.log', 1) or 'no message'}.",
                 remedy="Check the installation with `registry-export formats`.",
             )
-        self.walls = tuple(filter(None, walls.split("+")))
+        return msgspec.json.decode(line, type=Ready)
+
+    @property
+    def walls(self) -> tuple[str, ...]:
+        """Names of the walls that stand around its children; it must be ready."""
+        return self.ready.walls if self.ready is not None else ()
+
+    def _tell(self, ready: Ready) -> None:
+        name = self.toolchain.name
+        _log.info("the warm parent of %s took %.1f s, %.0f MB", name, ready.seconds, ready.resident_bytes / 1e6)
+        if ready.threads > 1:
+            _log.info("the warm parent of %s has %d threads, of which children inherit one", name, ready.threads)
+        for problem in ready.problems:
+            _log.warning("the toolchain %s could not be exercised, its conversions take longer: %s", name, problem)
 
     def connect(self) -> socket.socket:
         """Open a connection for one call."""
@@ -155,12 +191,14 @@ def _linked_packages(folder: Path) -> Path:
     return packages
 
 
-Key = tuple[str, tuple[str, ...], tuple[tuple[str, str], ...], PythonEnvironment | None]
+Key = tuple[str, tuple[str, ...], tuple[str, ...], str, tuple[tuple[str, str], ...], PythonEnvironment | None]
 
 
 def key_of(toolchain: Toolchain) -> Key:
     """Two packages may call different toolchains by one name; they get a parent each."""
-    return toolchain.name, toolchain.modules, tuple(sorted(toolchain.environment.items())), toolchain.python
+    environment = tuple(sorted(toolchain.environment.items()))
+    imports = toolchain.modules, toolchain.late
+    return toolchain.name, *imports, toolchain.exercise, environment, toolchain.python
 
 
 class Lines:

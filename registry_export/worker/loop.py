@@ -21,6 +21,7 @@ from registry_export.worker.job import JobRunner
 from registry_export.worker.parts import LEASE_S, Exporter, Parts, gather_parts, worker_name
 from registry_export.worker.reversion import Reverter, wants_reversion
 from registry_export.worker.rounds import Rounds
+from registry_export.worker.warming import wanted_toolchains
 
 _logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def run_worker(
     poll_s: float = 1.0,
     reconcile_s: float = _RECONCILE_S,
     reverify_s: float | None = None,
+    warm: bool = False,
     stop: threading.Event | None = None,
     export: Exporter | None = None,
 ) -> None:
@@ -51,6 +53,7 @@ def run_worker(
         reconcile_s: Pause between comparisons of the registry with what has been exported, in seconds.
         reverify_s: After so many seconds the exports of a promoted version are verified again, while no job waits;
             None: never.
+        warm: Start the warm parents that the rules' targets need before the first job, not on first need.
         stop: Set it to stop as a signal does; for callers outside of the main thread.
         export: In place of `registry_export.export.export_model_version`.
 
@@ -60,9 +63,12 @@ def run_worker(
     stop = stop or threading.Event()
     limits = Limits(settings.child_timeout_s, settings.child_memory_bytes)
     with ChildPool(limits) as pool:
-        worker = Worker(gather_parts(settings, pool, export), stop, reverify_s)
+        parts = gather_parts(settings, pool, export)
+        worker = Worker(parts, stop, reverify_s)
         with _signals(worker):
             _announce(settings, once)
+            if warm:
+                pool.warm(wanted_toolchains(parts.configuration, parts.formats))
             worker.run(once=once, poll_s=poll_s, reconcile_s=reconcile_s)
 
 

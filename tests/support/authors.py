@@ -11,9 +11,11 @@ import os
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from registry_export.isolation import ChildPool, Limits, parent, sandbox
+from registry_export.isolation.protocol import Preparation
 
 
 class AuthorPool(ChildPool):
@@ -39,4 +41,4 @@ if __name__ == "__main__":
     sandbox.enter = lambda room: None
     sandbox.walls = lambda: ()
     parent.leave_the_network = lambda: False
-    parent.main(int(sys.argv[1]), sys.argv[2:])
+    parent.main(int(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=Preparation))

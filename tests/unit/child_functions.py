@@ -4,11 +4,14 @@ import ctypes
 import os
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
 
 from registry_export.errors import UnsupportedModelError
+
+exercised: list[int] = []
 
 
 def echo(arguments):
@@ -93,3 +96,41 @@ def _tried(function):
         return function()
     except OSError as error:
         return type(error).__name__
+
+
+def import_wave(arguments):
+    import wave
+
+    return wave.__name__
+
+
+def exercise():
+    print("exercised")
+    exercised.append(os.getpid())
+
+
+def exercised_by(arguments):
+    return exercised[0] if exercised else None
+
+
+def refuse_exercise():
+    raise OSError("not today")
+
+
+def leave_a_thread():
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+
+
+def look_for_formats(arguments):
+    from registry_export import conversion, replay
+
+    del replay
+    return list(conversion.discover_formats())
+
+
+def take_a_second():
+    time.sleep(1)
+
+
+def hang_in_exercise():
+    time.sleep(600)

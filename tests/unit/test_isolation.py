@@ -170,3 +170,88 @@ def test_toolchains_of_one_name_and_other_modules_do_not_share_a_parent(pool, tm
     other = Toolchain(PLAIN.name, ("json", "wave"))
     assert pool.call(other, HERE + "imported", {"module": "wave"}, tmp_path).value
     assert not pool.call(PLAIN, HERE + "imported", {"module": "wave"}, tmp_path).value
+
+
+def test_what_children_share_is_imported_by_their_parent(pool, tmp_path):
+    outcome = pool.call(PLAIN, HERE + "look_for_formats", {}, tmp_path)
+    assert "onnx" in outcome.value
+    assert [module for module in outcome.imported if module.startswith(("registry_export", "yaml", "numpy"))] == []
+
+
+def test_a_module_that_a_child_imports_itself_is_told(pool, tmp_path):
+    assert "wave" in pool.call(PLAIN, HERE + "import_wave", {}, tmp_path).imported
+
+
+def test_an_exercise_is_done_before_the_fork_and_its_prints_are_no_answer(tmp_path):
+    exercised = Toolchain("exercised", ("json",), exercise=HERE + "exercise")
+    with ChildPool() as pool:
+        assert pool.call(exercised, HERE + "exercised_by", {}, tmp_path).value not in (None, os.getpid())
+        parent = next(iter(pool._parents.values()))
+        assert pool.call(exercised, HERE + "exercised_by", {}, tmp_path).value == parent.process.pid
+        assert parent.ready.threads == 1
+        assert parent.ready.resident_bytes > 10_000_000
+
+
+def test_an_exercise_that_fails_costs_its_time_alone(tmp_path, caplog):
+    failing = Toolchain("failing", ("json",), exercise=HERE + "refuse_exercise")
+    with ChildPool() as pool:
+        assert pool.call(failing, HERE + "echo", {"a": 1}, tmp_path).value == {"a": 1}
+    assert "failing could not be exercised" in caplog.text
+    assert "OSError: not today" in caplog.text
+
+
+def test_a_parent_that_left_a_thread_behind_is_told_of(tmp_path, caplog):
+    caplog.set_level("INFO", "registry_export")
+    threaded = Toolchain("threaded", ("json",), exercise=HERE + "leave_a_thread")
+    with ChildPool() as pool:
+        pool.call(threaded, HERE + "echo", {}, tmp_path)
+        assert next(iter(pool._parents.values())).ready.threads == 2
+    assert "of threaded has 2 threads" in caplog.text
+
+
+def test_parents_are_warmed_side_by_side_ahead_of_their_use(tmp_path):
+    first, second = (Toolchain(f"slow {i}", ("json",), exercise=HERE + "take_a_second") for i in range(2))
+    with ChildPool() as pool:
+        pool.warm([first, second, first])
+        assert pool.call(first, HERE + "echo", {"a": 1}, tmp_path).value == {"a": 1}
+        _wait_until(lambda: len(pool._parents) == 2)
+        assert pool._count == 2
+        assert [parent.active for parent in pool._parents.values()] == [0, 0]
+
+
+def test_what_cannot_be_warmed_is_an_error_of_its_call_alone(tmp_path):
+    broken = Toolchain("broken", ("no_such_module",))
+    with ChildPool() as pool:
+        pool.warm([broken, PLAIN])
+        assert pool.call(PLAIN, HERE + "echo", {}, tmp_path).value == {}
+        with pytest.raises(ChildCrashedError, match="no_such_module"):
+            pool.call(broken, HERE + "echo", {}, tmp_path)
+
+
+def test_closing_ends_parents_that_still_start():
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    began = time.monotonic()
+    with ChildPool() as pool:
+        pool.warm([Toolchain("hanging", ("json",), exercise=HERE + "hang_in_exercise")])
+        _wait_until(lambda: len(pool._starting) == 1)
+    assert time.monotonic() - began < 10
+    assert not {p.pid for p in psutil.Process().children(recursive=True)} - before
+
+
+def test_idle_parents_are_stopped_and_their_memory_is_told(tmp_path, caplog):
+    caplog.set_level("INFO", "registry_export")
+    with ChildPool() as pool:
+        pool.call(PLAIN, HERE + "echo", {}, tmp_path)
+        pool.stop_idle(60)
+        assert len(pool._parents) == 1
+        pool.stop_idle(0)
+        assert not pool._parents
+    assert "the warm parent of plain took" in caplog.text
+    assert "stopped: the warm parents of plain" in caplog.text
+
+
+def _wait_until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
