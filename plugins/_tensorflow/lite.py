@@ -6,6 +6,7 @@ The ways below are tried in order until one gives a file that also runs, and eve
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,6 +32,8 @@ FIXED_SIZES = (
     "Every size is fixed and the batch is 1: TensorFlow Lite cannot express this model's loops over open sizes. "
     "Feed one row at a time."
 )
+
+_CONTROL = frozenset({"While", "If", "Case", "Switch", "Enter"})
 
 Way = tuple[str, Callable[[], TensorFlowFunction], str]
 """What a try is called, how its function is made, and the note that a reader should see if it succeeds."""
@@ -224,10 +227,15 @@ def to_flatbuffer(function: TensorFlowFunction, work: Path, settings: Callable[[
 
 
 def _frozen(function: TensorFlowFunction) -> TensorFlowFunction:
-    """Replace variables by constants: a variable read inside a loop does not survive the conversion."""
+    """Replace variables by constants where there are loops: a variable read inside one does not survive the conversion.
+
+    Elsewhere the converter replaces them itself.
+    """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+    if not _loops(function):
+        return function
     own = retrace(function, function.interface.inputs)
     frozen = convert_variables_to_constants_v2(own.function, lower_control_flow=False)
     if any(tensor.dtype == tf.resource for tensor in frozen.inputs):
@@ -239,6 +247,13 @@ def _frozen(function: TensorFlowFunction) -> TensorFlowFunction:
         return [results[key] for key in own.keys]
 
     return trace(call, own.interface.inputs, own.keys, None)
+
+
+def _loops(function: TensorFlowFunction) -> bool:
+    """Say whether a function or any that it calls holds control flow."""
+    graph = function.function.graph.as_graph_def()
+    nodes = itertools.chain(graph.node, *(called.node_def for called in graph.library.function))
+    return any(node.op.removeprefix("Stateless") in _CONTROL for node in nodes)
 
 
 def _explained(message: str) -> ConversionError:
