@@ -8,6 +8,7 @@ from dataclasses import replace
 import mlflow
 import numpy as np
 import pytest
+import requests
 
 from registry_export.entities import Status, Tolerance
 from registry_export.exports import load
@@ -17,6 +18,9 @@ from registry_export.model_setup import ModelSetup
 from registry_export.publishing import read_report
 from tests.support import planted
 from tests.support.planted_versions import Steps, planted_versions
+
+_MOST_CALLS = 25
+"""It is 23 with two variants; each further one costs the listing of its folder."""
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +183,20 @@ def test_a_version_that_is_promoted_again_keeps_its_own_files(versions, name, in
     now = versions.registry.list_artifacts(ref, "exports/planted"), versions.stored(ref, "exports/planted/MLmodel")
     assert now == uploaded
     assert versions.tags(ref)["trigger"] == "alias:champion"
+
+
+def test_promoting_again_asks_the_server_little(versions, name, index, monkeypatch):
+    ref = versions.register(name)
+    versions.export(ref, "planted, planted_next", index=index)
+    asked = []
+    send = requests.Session.send
+    monkeypatch.setattr(
+        requests.Session, "send", lambda self, request, **rest: asked.append(request.url) or send(self, request, **rest)
+    )
+    with versions.registry.keeping_places():
+        assert count(versions, ref, "planted, planted_next", index=index)[1] == 0
+    assert not [url for url in asked if "/exports/planted" in url.partition("?")[0]], "no file of an export is fetched"
+    assert len(asked) <= _MOST_CALLS, asked
 
 
 @pytest.mark.parametrize("known_here", [True, False])
