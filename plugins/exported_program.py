@@ -120,9 +120,9 @@ class ExportedProgram:
     def describe(self, path: Path) -> Description:
         """Read inputs, outputs, dynamic dimensions and precision from the program."""
         from registry_export_plugins._torch.modules import precision_of
-        from registry_export_plugins._torch.programs import load_program, program_interface
+        from registry_export_plugins._torch.programs import load_outline, program_interface
 
-        program = load_program(path)
+        program = load_outline(path)
         tensors = (*program.state_dict.values(), *program.constants.values())
         return Description(
             program_interface(program),

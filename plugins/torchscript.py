@@ -208,10 +208,18 @@ class TorchScript:
 
     def describe(self, path: Path) -> Description:
         """Read the names of the inputs, the precision and the archive's version; TorchScript knows no shapes."""
+        from registry_export_plugins._torch.scripts import outlined
+
+        try:
+            with outlined(path) as module:
+                return self._described(path, module)
+        except RuntimeError:  # its weights are needed for that, or it is damaged
+            return self._described(path, self.load(path, Interface(inputs=())))
+
+    def _described(self, path: Path, module: Any) -> Description:
         from registry_export_plugins._torch.modules import adapt, precision_of
         from registry_export_plugins._torch.tracing import constants, quantized_operators
 
-        module = self.load(path, Interface(inputs=()))
         inputs = adapt(module, Interface(inputs=())).inputs
         with zipfile.ZipFile(path) as archive:
             versions = [archive.read(name).decode().strip() for name in archive.namelist() if name.endswith("/version")]

@@ -5,6 +5,7 @@ A step is run once, whoever asks for it first; a failed step fails only the rout
 
 from __future__ import annotations
 
+import gc
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,9 @@ from registry_export.format import DYNAMIC_DIMENSIONS, ConversionRequest, Conver
 from registry_export.graph import ExportPlan, Step
 from registry_export.inference import Origin, one_line
 from registry_export.tensors import read_tensors
+
+_LARGE = 256 << 20
+"""Bytes of a source from which a second copy of its weights in memory is worth a search for garbage."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +86,29 @@ def convert(arguments: Any) -> Converted:
     request.origin.enter()
     formats = discover_formats()
     format_ = format_named(formats, request.format)
-    model = _load(format_named(formats, request.origin.format), request.origin)
     output = Path(request.output)
+    result = _converted(format_, format_named(formats, request.origin.format), output, request)
+    if not output.exists():
+        raise ConversionError(f"The converter reported success, but wrote no {output.name}.")
+    if sum(size for _, size, _ in _fingerprint(Path(request.origin.path))) > _LARGE:
+        gc.collect()  # the source's weights lie in cycles, and what follows may load the export's own beside them
+    return Converted(result, _described(format_, output, request.interface))
+
+
+def _converted(format_: Format, source: Format, output: Path, request: ConvertRequest) -> ConversionResult:
+    """Load the source and convert it; once this returns, nothing refers to the source any more."""
+    model = _load(source, request.origin)
     samples = read_tensors(Path(request.samples))
     work = Path(request.work, "scratch")
     work.mkdir(exist_ok=True)
     calibration = read_tensors(Path(request.calibration)) if request.calibration else {}
     asked = ConversionRequest(request.options, request.interface, samples, work, calibration)
     try:
-        result = format_.conversions[request.conversion].function(model, output, asked)
+        return format_.conversions[request.conversion].function(model, output, asked)
     except (RegistryExportError, MemoryError):
         raise
     except Exception as error:
         raise ConversionError(one_line(error, 600)) from error
-    if not output.exists():
-        raise ConversionError(f"The converter reported success, but wrote no {output.name}.")
-    return Converted(result, _described(format_, output, request.interface))
 
 
 def _load(format_: Format, origin: Origin) -> Any:

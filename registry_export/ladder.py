@@ -15,18 +15,24 @@ from registry_export.samples import Array
 from registry_export.variations import Group, Variation, has_large_rows, rows_of
 
 Infer = Callable[[Mapping[str, Array]], dict[str, Array]]
+Pays = Callable[[str, Mapping[str, Array], int], bool]
+"""Whether a rung may cost so many runs on such inputs."""
 
 _FEW = 2
 _LARGER, _SMALLER = 100.0, 1e-3
 _DRAWN_ROWS = 4
 _LARGEST_VOCABULARY = 1 << 18
 """An input that takes this number is none that looks something up."""
+_SEARCH_RUNS = 19
+"""A bisection of that range, and the question whether the source takes any number at all."""
 _AROUND_NARROWER_TYPES = (1 << 15, 1 << 7, 1 << 8, (1 << 15) - 1, (1 << 7) - 1, (1 << 8) - 1)
 """What an integer of 8 or 16 bits still holds, and what it does not; the largest first, for inputs of few elements."""
 _SPREAD_OF_A_CONSTANT = 0.1
 
 
-def edges(base: Mapping[str, Array], batch: Group | None, infer: Infer) -> Iterator[Variation]:
+def edges(
+    base: Mapping[str, Array], batch: Group | None, infer: Infer, pays: Pays | None = None
+) -> Iterator[Variation]:
     """Yield the sample with its values replaced by extreme ones, all inputs of a kind at once.
 
     Floats become zeros, a hundred times larger, a thousand times smaller (where an epsilon shows), negative;
@@ -38,6 +44,7 @@ def edges(base: Mapping[str, Array], batch: Group | None, infer: Infer) -> Itera
         base: Arrays by input name.
         batch: The batch, where it may vary: two rows are enough then, and of large ones one.
         infer: Runs the source, to learn which numbers it takes.
+        pays: Asked before it is run for that; None: it may be.
     """
     few = dict(base)
     if batch is not None:
@@ -49,7 +56,8 @@ def edges(base: Mapping[str, Array], batch: Group | None, infer: Infer) -> Itera
     if numbers:
         lowest = {name: min(0, int(array.min())) for name, array in numbers.items()}
         yield _edge("lowest numbers", few, {n: _beside(few[n], lowest[n], int(few[n].max())) for n in numbers})
-        highest = {name: highest_number(few, name, infer) for name in numbers}
+        searched = pays is None or pays("highest numbers", few, _SEARCH_RUNS * len(numbers))
+        highest = {name: highest_number(few, name, infer) for name in numbers} if searched else {}
         known = {n: _beside(few[n], value, lowest[n]) for n, value in highest.items() if value is not None}
         if known:
             yield _edge("highest numbers", few, known)

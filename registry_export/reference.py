@@ -5,7 +5,8 @@ Takes and returns plain data; arrays stay in the work folder, written by `tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from registry_export.budget import Budget
 from registry_export.discovery import discover_formats, format_named
 from registry_export.entities import Dimension, Interface, NoiseFloor, TensorSpec
 from registry_export.errors import RegistryExportError, SamplesError, SourceError
@@ -36,6 +38,9 @@ from registry_export.variations import (
     with_dynamic,
 )
 
+_TIMES_RUN = 4
+"""How often the source is run on inputs beyond its sample's: plainly, and for the noise floor there."""
+_SLOW = 0.5
 _SEVERAL = 2
 """Rows from which a batch of 1 is told apart."""
 
@@ -116,21 +121,25 @@ def reference(arguments: Any) -> Reference:
     declared = origin.interface
     with _Opened(format_, origin) as runner:
         base, evidence = _base(request, runner)
+        began = time.monotonic()
         base, expected, precision = first_run(runner, base, evidence)
+        seconds = _seconds(runner, base, time.monotonic() - began)
         natural = [runner.interface, _renamed(declared, runner.interface)]
         dimensions = groups(base, [_requested(request.dynamic), *natural])
         if not any(group.name == BATCH for group in dimensions):
             dimensions = (*_assumed_batch(base, declared), *dimensions)
         together = sums(runner.interface)
-        runs, kept, notes = _climb(runner, base, expected, dimensions, together)
+        budget = Budget(base, seconds)
+        runs, kept, notes = _climb(runner, base, expected, dimensions, together, budget)
         fewer = tied(dimensions, {group.name for group in dimensions} - {group.name for group in kept})
         if fewer != dimensions:
-            runs, kept, notes = _climb(runner, base, expected, fewer, together)
+            budget = Budget(base, seconds)
+            runs, kept, notes = _climb(runner, base, expected, fewer, together, budget)
         interface = replace(
             with_dynamic(runner.interface, kept, base),
             outputs=output_specs([(v.inputs, outputs) for v, outputs in runs], kept, together),
         )
-        runs += _beyond(runner, base, next((group for group in kept if group.name == BATCH), None))
+        runs += _beyond(runner, base, next((group for group in kept if group.name == BATCH), None), budget)
         measured = measure(runner, runs, interface)
         rungs = _written(Path(request.folder), runs, measured)
         steps = tuple(_steps(Path(request.folder), runner, base))
@@ -145,7 +154,14 @@ def reference(arguments: Any) -> Reference:
             noisy=measured.unstable,
             noise=measured.floor,
             stand_in=getattr(runner, "stand_in", ""),
-            notes=(*getattr(runner, "notes", ()), *precision, *notes, *measured.notes, *one_sided(runner)),
+            notes=(
+                *getattr(runner, "notes", ()),
+                *precision,
+                *notes,
+                *budget.notes,
+                *measured.notes,
+                *one_sided(runner),
+            ),
             runtime=runner.runtime,
         )
 
@@ -225,19 +241,20 @@ def _climb(
     expected: dict[str, Array],
     dimensions: Sequence[Group],
     together: Sequence[Sum],
+    budget: Budget,
 ) -> tuple[list[tuple[Variation, dict[str, Array]]], tuple[Group, ...], list[str]]:
-    """Run every variation; a dimension that the source itself refuses to vary is not dynamic."""
+    """Run every variation that the budget allows; a dimension that the source itself refuses to vary is not dynamic."""
     runs: list[tuple[Variation, dict[str, Array]]] = []
     refused: dict[str, str] = {}
 
-    def run(found: Iterator[Variation]) -> None:
+    def run(found: Iterable[Variation]) -> None:
         for variation in found:
             try:
                 runs.append((variation, runner.infer(variation.inputs) if variation.group else expected))
             except Exception as error:  # noqa: BLE001  a refusal is the answer to the question asked here
                 refused.setdefault(variation.group, f"at {variation.name}: {one_line(error)}")
 
-    run(variations(base, dimensions, together=together))
+    run(budget.affordable(list(variations(base, dimensions, together=together))))
     for group in dimensions:
         if group.name in refused and not any(_longer(group, variation) for variation, _ in runs):
             run(multiples(base, group, dimensions, together=together))
@@ -253,10 +270,27 @@ def _longer(group: Group, variation: Variation) -> bool:
     return variation.group == group.name and variation.inputs[name].shape[axis] > group.size
 
 
-def _beyond(runner: Runner, base: Mapping[str, Array], batch: Group | None) -> list[tuple[Variation, dict[str, Array]]]:
-    """Run the rungs beyond the sample's own values; those that the source refuses are none."""
-    found = ((v, answered(runner.infer, v.inputs)) for v in (drawn(base, batch), *edges(base, batch, runner.infer)))
+def _beyond(
+    runner: Runner, base: Mapping[str, Array], batch: Group | None, budget: Budget
+) -> list[tuple[Variation, dict[str, Array]]]:
+    """Run the rungs beyond the sample's own values; those that the source refuses, or has no time for, are none."""
+
+    def pays(name: str, inputs: Mapping[str, Array], times: int) -> bool:
+        return budget.pays(name, times * budget.cost(inputs))
+
+    tried = (drawn(base, batch), *edges(base, batch, runner.infer, pays))
+    taken = [variation for variation in tried if pays(variation.name, variation.inputs, _TIMES_RUN)]
+    found = ((variation, answered(runner.infer, variation.inputs)) for variation in taken)
     return [(variation, outputs) for variation, outputs in found if outputs is not None]
+
+
+def _seconds(runner: Runner, base: Mapping[str, Array], first: float) -> float:
+    """Time a run; the first one that is slow is timed again, because it may have read the weights from the disk."""
+    if first < _SLOW:
+        return first
+    began = time.monotonic()
+    runner.infer(base)
+    return min(first, time.monotonic() - began)
 
 
 def _static_note(group: Group, why: str) -> str:

@@ -8,7 +8,6 @@ dynamic where that gave the model's answers.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from registry_export.entities import Attempt, Dimension, Interface, TensorSpec
 from registry_export.errors import ConversionError, RegistryExportError, UnsupportedModelError
 from registry_export.format import ConversionRequest, ConversionResult
+from registry_export_plugins._links import link_file
 from registry_export_plugins._ncnn.layout import Blob, Layout, weights_of, write_layout
 from registry_export_plugins._ncnn.pnnx import Network, converter, refuse_dtypes, run_pnnx
 from registry_export_plugins._ncnn.runner import NcnnRunner
@@ -132,7 +132,7 @@ def traced_sizes(request: ConversionRequest) -> dict[str, int]:
 def _try(prepared: Prepared, request: ConversionRequest, others: Mapping[str, int], folder: Path) -> _Made:
     folder.mkdir(parents=True)
     model = folder / f"model{prepared.file.suffix}"
-    shutil.copyfile(prepared.file, model)
+    link_file(prepared.file, model)
     sizes = traced_sizes(request)
     half = request.options.get("precision") == "fp16"
 
@@ -186,8 +186,8 @@ def _sized(shape: tuple[Dimension, ...] | None, fixed: Mapping[str, int]) -> tup
 
 
 def _deliver(made: _Made, prepared: Prepared, output: Path, request: ConversionRequest) -> None:
-    shutil.copyfile(made.network.param, output)
-    shutil.copyfile(weights_of(made.network.param), weights_of(output))
+    link_file(made.network.param, output)
+    link_file(weights_of(made.network.param), weights_of(output))
     fixed = {name: made.sizes[name] for name in made.found.fixed}
     layout = _layout(made.network, prepared, request.interface, fixed)
     if len(fixed) == len(made.sizes):

@@ -5,8 +5,8 @@ Source: https://github.com/onnx/onnx/blob/main/docs/IR.md
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,16 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from registry_export.entities import Dimension, Interface, TensorSpec
 from registry_export.errors import ConversionError, SourceError
+from registry_export_plugins._links import copy_file
 from registry_export_plugins._onnx.opsets import first_line, graphs_of, too_large, weight_bytes
 
 _DTYPES = {"float": "float32", "double": "float64"}
 _LARGEST_IN_PART = 1_000_000
+_MOST_IN_PART = 256_000_000
+"""Bytes of small weights that are held at most, however many of them there are."""
+_ALIGNED = 4096
+"""A multiple of this is where a tensor begins that a runtime can map into memory."""
+_PIECE = 4 << 20
 _SMALLEST_APART = 128
 """Bytes; smaller tensors (shapes, axes, zero points) stay in the file, where shape inference reads them."""
 
@@ -49,9 +55,12 @@ def read_in_part(path: Path) -> ModelProto:
     So a model of any size passes through tools that cannot hold more than 2 GiB.
     """
     model = read(path, weights=False)
+    held = 0
     for graph in graphs_of(model):
         for tensor in graph.initializer:
-            if tensor.data_location and _length(tensor) <= _LARGEST_IN_PART:
+            length = _length(tensor) if tensor.data_location else 0
+            if tensor.data_location and length <= _LARGEST_IN_PART and held + length <= _MOST_IN_PART:
+                held += length
                 onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
                 tensor.data_location = TensorProto.DEFAULT
                 del tensor.external_data[:]
@@ -90,8 +99,23 @@ def _external_files(model: ModelProto, path: Path) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def copy_weights(model: ModelProto, source: Path, output: Path) -> None:
-    """Copy the files that a model read from `source` still refers to, beside `output`.
+def lay(model: Path, output: Path, work: Path) -> None:
+    """Lay a model's file, byte for byte, and the files beside it that hold its weights, where they are wanted.
+
+    What lies in the work folder is moved there.
+
+    Raises:
+        SourceError: One of them is missing, or lies outside of the model's folder.
+    """
+    lay_weights(read(model, weights=False), model, output, work)
+    lay_file(model, output, work)
+
+
+def lay_weights(model: ModelProto, source: Path, output: Path, work: Path) -> None:
+    """Lay the files that a model read from `source` still refers to beside `output`.
+
+    What lies in the work folder is moved, not copied; it must not be linked, because ONNX takes weights with two
+    names for an attack.
 
     Raises:
         SourceError: One of them is missing, or lies outside of the model's folder.
@@ -99,7 +123,59 @@ def copy_weights(model: ModelProto, source: Path, output: Path) -> None:
     for name in _external_files(model, source):
         target = output.parent / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.parent / name, target)
+        lay_file(source.parent / name, target, work)
+
+
+def lay_file(source: Path, target: Path, work: Path) -> None:
+    """Move a file out of the work folder; copy one that lies elsewhere."""
+    if work != Path() and source.resolve().is_relative_to(work.resolve()):
+        source.replace(target)
+    else:
+        copy_file(source, target)
+
+
+Change = Callable[[TensorProto, memoryview], bytes | memoryview]
+"""Returns what is written in place of a piece of a tensor's bytes."""
+
+
+def gathered(path: Path, output: Path, model: ModelProto | None = None, change: Change | None = None) -> Path:
+    """Bring the weights that a model keeps in other files into one, a tensor at a time; no more is held in memory.
+
+    Args:
+        path: The model's file, with its weights beside it.
+        output: The file to write, in a folder of its own; the weights come beside it.
+        model: What to write, with weights that lie beside `path`; None: the model as it is.
+        change: What to make of a tensor's bytes; None: nothing.
+
+    Returns:
+        `output`.
+    """
+    model = model or read(path, weights=False)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    name = f"{output.name}.data"
+    with (output.parent / name).open("wb") as data:
+        for tensor in (t for graph in graphs_of(model) for t in graph.initializer if t.data_location):
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            data.seek(-data.tell() % _ALIGNED, os.SEEK_CUR)
+            offset = data.tell()
+            for piece in _pieces(path.parent / place["location"], place):
+                data.write(piece if change is None else change(tensor, piece))
+            del tensor.external_data[:]
+            for key, value in (("location", name), ("offset", offset), ("length", data.tell() - offset)):
+                tensor.external_data.add(key=key, value=str(value))
+    onnx.save(model, str(output))
+    return output
+
+
+def _pieces(file: Path, place: Mapping[str, str]) -> Iterator[memoryview]:
+    """Yield the bytes at a place of a file, in pieces that hold whole numbers of any type."""
+    begin = int(place.get("offset") or 0)
+    end = begin + int(place["length"]) if "length" in place else file.stat().st_size
+    with file.open("rb") as source:
+        source.seek(begin)
+        while begin < end and (piece := source.read(min(_PIECE, end - begin))):
+            begin += len(piece)
+            yield memoryview(piece)
 
 
 def write(model: ModelProto, output: Path, *, external_data: bool = False) -> None:

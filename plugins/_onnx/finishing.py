@@ -6,7 +6,6 @@ delivered: in another precision, with its weights beside it, with its custom ope
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from onnx import ModelProto
@@ -15,10 +14,18 @@ from registry_export.entities import Interface
 from registry_export.errors import ConversionError
 from registry_export.format import ConversionResult
 from registry_export_plugins._onnx.candidates import Taken, Wanted
-from registry_export_plugins._onnx.files import copy_weights, external_files, read, read_in_part, size_of, write
+from registry_export_plugins._onnx.files import external_files, lay, lay_weights, read, read_in_part, size_of, write
 from registry_export_plugins._onnx.libraries import lay_library, name_library
 from registry_export_plugins._onnx.names import give_names
-from registry_export_plugins._onnx.opsets import first_line, graphs_of, opset_of, to_opset, too_large, weight_bytes
+from registry_export_plugins._onnx.opsets import (
+    first_line,
+    graphs_of,
+    is_heavy,
+    opset_of,
+    to_opset,
+    too_large,
+    weight_bytes,
+)
 
 _WEIGHTS_APART = 4
 """IR version from which an initializer need not be listed among the inputs."""
@@ -30,7 +37,7 @@ def settle_and_deliver(
     """Settle and deliver a converter's file. Arguments and errors as for `settle` and `deliver`."""
     plain = wanted.work / "settled" / output.name
     plain.parent.mkdir(parents=True, exist_ok=True)
-    apart = too_large(size_of(made))
+    apart = is_heavy(size_of(made))
     model = read_in_part(made) if apart else read(made)
     settle(model, plain, interface, wanted, weights=made if apart else None)
     return deliver(plain, output, wanted, result)
@@ -48,14 +55,29 @@ def deliver(plain: Path, output: Path, wanted: Wanted, made: ConversionResult) -
     Raises:
         ConversionError: The precision is out of reach; says what was tried.
     """
+    if wanted.precision == "int8":
+        plain = _joined(plain, wanted)  # quantizers take the whole
     taken = _in_precision(plain, wanted)
     if wanted.external_data and not external_files(taken.path):
         write(read(taken.path), output, external_data=True)
+    elif not wanted.external_data:
+        lay(_joined(taken.path, wanted), output, wanted.work)
     else:
-        copy(taken.path, output)
+        lay(taken.path, output, wanted.work)
     if wanted.library is not None:
         lay_library(wanted.library, output)
     return ConversionResult((*made.attempts, *taken.attempts), (*made.notes, *taken.notes))
+
+
+def _joined(path: Path, wanted: Wanted) -> Path:
+    """Put weights into the file that lie beside it only for the work's sake; a source's files stay as they are."""
+    ours = wanted.work != Path() and path.resolve().is_relative_to(wanted.work.resolve())
+    if not ours or too_large(size_of(path)) or not external_files(path):
+        return path
+    whole = wanted.work / "joined" / path.name
+    whole.parent.mkdir(exist_ok=True)
+    write(read(path), whole)
+    return whole
 
 
 def _in_precision(plain: Path, wanted: Wanted) -> Taken:
@@ -68,16 +90,6 @@ def _in_precision(plain: Path, wanted: Wanted) -> Taken:
 
         return to_int8(plain, wanted)
     return Taken(plain, (), ())
-
-
-def copy(model: Path, output: Path) -> None:
-    """Copy a model's file byte for byte, and the files beside it that hold its weights.
-
-    Raises:
-        SourceError: One of them is missing, or lies outside of the model's folder.
-    """
-    copy_weights(read(model, weights=False), model, output)
-    shutil.copyfile(model, output)
 
 
 def settle(
@@ -94,7 +106,8 @@ def settle(
         output: The file to write.
         interface: Names, order and dimension names to give.
         wanted: The opset (None keeps the model's), whether to simplify, the library; no precision yet.
-        weights: The file that the model was read from in part; its large weights are beside it.
+        weights: The file that the model was read from in part; its large weights are beside it, and leave it where
+            it lies in the work folder.
 
     Returns:
         The model as written; large weights may be beside the file.
@@ -102,10 +115,10 @@ def settle(
     Raises:
         ConversionError: The opset is out of reach, or the model is not valid.
     """
-    if too_large(weight_bytes(model)):
+    if weights is None and is_heavy(weight_bytes(model)):
         weights = wanted.work / "apart" / output.name
         weights.parent.mkdir(parents=True, exist_ok=True)
-        write(model, weights)
+        write(model, weights, external_data=True)
         model = read_in_part(weights)
     opset = wanted.opset
     _complete(model, interface)
@@ -121,7 +134,7 @@ def settle(
         name_library(model, wanted.library)
         lay_library(wanted.library, output)
     if weights is not None:
-        copy_weights(model, weights, output)
+        lay_weights(model, weights, output, wanted.work)
     write(model, output)
     return model
 

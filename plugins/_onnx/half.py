@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -19,8 +20,8 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from registry_export.errors import VerificationError
 from registry_export_plugins._onnx.candidates import Taken, Wanted, Way, best_of
-from registry_export_plugins._onnx.files import problem_of_file, read, read_in_part, size_of, write
-from registry_export_plugins._onnx.opsets import graphs_of, too_large, weight_bytes
+from registry_export_plugins._onnx.files import gathered, lay, problem_of_file, read, read_in_part, size_of, write
+from registry_export_plugins._onnx.opsets import graphs_of, is_heavy, too_large
 from registry_export_plugins._onnx.trial import outputs_of
 
 ENOUGH_SIGNAL = 40.0
@@ -52,7 +53,7 @@ def to_fp16(path: Path, wanted: Wanted) -> Taken:
     def whole(blocked: tuple[str, ...]) -> Way:
         name = "fp16, sensitive operators in fp32" if blocked else "fp16"
         note = f"Computed in fp32, because values on the samples are beyond fp16: {_listed(large)}." if large else ""
-        return Way(name, lambda candidate: write(_half(path, blocked, large), candidate), note)
+        return Way(name, lambda candidate: _write_half(path, blocked, large, candidate), note)
 
     def weights(candidate: Path) -> None:
         write(_half_weights(read(path)), candidate)
@@ -79,8 +80,7 @@ def _beyond_range(path: Path, wanted: Wanted) -> frozenset[str]:
     for value in inner:
         if value.name in made - known:
             model.graph.output.add(name=value.name).type.tensor_type.elem_type = TensorProto.FLOAT
-    shown = wanted.work / "range" / path.name
-    shown.parent.mkdir(exist_ok=True)
+    shown = path.parent / f"range-{path.name}"  # where its weights are, if they lie beside it
     onnx.save(model, str(shown))
     try:
         values = outputs_of(shown, wanted.samples, wanted.work / "trial") or {}
@@ -95,38 +95,64 @@ def _listed(names: frozenset[str]) -> str:
 
 
 def _typed(path: Path) -> ModelProto:
-    """Read a model with the types and shapes of its inner values."""
-    if not too_large(size_of(path)):
-        return onnx.shape_inference.infer_shapes(read(path))
-    model = onnx.shape_inference.infer_shapes(read_in_part(path))
-    onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
-    return model
+    """Read a model with the types and shapes of its inner values; of a large one large weights stay where they are."""
+    model = read_in_part(path) if is_heavy(size_of(path)) else read(path)
+    return onnx.shape_inference.infer_shapes(model)
 
 
-def _half(path: Path, blocked: tuple[str, ...], large: frozenset[str]) -> ModelProto:
+def _write_half(path: Path, blocked: tuple[str, ...], large: frozenset[str], candidate: Path) -> None:
+    """Convert the graph, and then the weights that lie beside a large one, piece by piece from file to file."""
+    model = _typed(path)
+    floats = {t.name for graph in graphs_of(model) for t in graph.initializer if t.data_type == TensorProto.FLOAT}
+    half = _half(model, blocked, large)
+    if not any(tensor.data_location for graph in graphs_of(half) for tensor in graph.initializer):
+        write(half, candidate)
+        return
+
+    def narrowed(tensor: TensorProto, piece: memoryview) -> bytes | memoryview:
+        from onnxruntime.transformers import float16
+
+        if tensor.data_type != TensorProto.FLOAT16 or tensor.name not in floats:
+            return piece
+        values: np.ndarray[tuple[int, ...], np.dtype[np.float16]] = float16.convert_np_to_float16(
+            np.frombuffer(piece, np.float32)
+        )
+        return values.tobytes()
+
+    made = gathered(path, candidate.parent / "apart" / candidate.name, half, narrowed)
+    if too_large(size_of(made)):
+        lay(made, candidate, candidate.parent)
+    else:  # half of it fits into one file
+        write(read(made), candidate)
+
+
+def _half(model: ModelProto, blocked: tuple[str, ...], large: frozenset[str]) -> ModelProto:
     """Convert; nodes that read or write values beyond the range stay in fp32."""
     from onnxruntime.transformers import float16
 
-    model = _typed(path)
     _name_nodes(model)
     foreign = [node.name for node in model.graph.node if node.domain not in ("", "ai.onnx")]
     touching = [node.name for node in model.graph.node if large & {*node.input, *node.output}]
-    converted: ModelProto = float16.convert_float_to_float16(
-        model,
-        keep_io_types=True,
-        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *blocked],
-        node_block_list=[*touching, *foreign],
-        disable_shape_infer=True,
-    )
+    # The converter reads a whole weight for its shape, and finds none that lies beside the file.
+    with mock.patch.object(float16, "make_value_info_from_tensor", _value_of):
+        converted: ModelProto = float16.convert_float_to_float16(
+            model,
+            keep_io_types=True,
+            op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *blocked],
+            node_block_list=[*touching, *foreign],
+            disable_shape_infer=True,
+        )
     _bypass_casts(converted.graph)
     for graph in graphs_of(converted):
         del graph.value_info[:]  # some still say what a value was before
     _sort(converted.graph)
-    if too_large(weight_bytes(converted)):
-        return converted
     # ONNX Runtime 1.31 dies while fusing a transposed product whose type it has not been told.
     inferred: ModelProto = onnx.shape_inference.infer_shapes(converted)
     return inferred
+
+
+def _value_of(tensor: TensorProto) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
 
 
 def _bypass_casts(graph: GraphProto) -> None:

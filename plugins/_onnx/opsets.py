@@ -18,6 +18,15 @@ LARGEST_IN_ONE_FILE = 1_500_000_000
 """Bytes of weights. Protobuf ends at 2 GiB; larger models keep their weights beside the file."""
 
 
+LARGEST_IN_MEMORY = 256 << 20
+"""Bytes of weights. What is done to a graph copies it several times, and larger weights lie beside it meanwhile."""
+
+
+def is_heavy(size: int) -> bool:
+    """Say whether so many bytes of weights are better kept beside the graph while something is done to it."""
+    return size > min(LARGEST_IN_MEMORY, LARGEST_IN_ONE_FILE)
+
+
 def too_large(size: int) -> bool:
     """Say whether so many bytes of weights are kept beside the file."""
     return size > LARGEST_IN_ONE_FILE

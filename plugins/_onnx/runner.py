@@ -17,7 +17,9 @@ from registry_export.errors import RuntimeAbsentError, SourceError, Verification
 from registry_export.format import Array, Intermediate, Tensors
 from registry_export_plugins._inputs import in_order
 from registry_export_plugins._onnx.decisions import Decisions
+from registry_export_plugins._onnx.files import size_of
 from registry_export_plugins._onnx.libraries import library_of, place_to_load
+from registry_export_plugins._onnx.opsets import too_large
 
 _DTYPES = {"float": "float32", "double": "float64"}
 _ONLY_ERRORS = 3
@@ -147,9 +149,13 @@ def _array(value: Any) -> Array:
 
 
 def problem_when_loaded(path: Path) -> str:
-    """Load a model and return why that fails; empty when it works, or when it is too new for this ONNX Runtime."""
+    """Load a model and return why that fails; empty when it works, or when it is too new for this ONNX Runtime.
+
+    The weights of one that is too large for a single file stay on the disk: whoever asks has the model that it was
+    made from in memory, and another copy may not fit beside it.
+    """
     try:
-        open_session(path)
+        open_session(path, lean=too_large(size_of(path)))
     except RuntimeAbsentError:
         return ""
     except VerificationError as error:
@@ -157,12 +163,13 @@ def problem_when_loaded(path: Path) -> str:
     return ""
 
 
-def open_session(path: Path, threads: int = 0) -> Any:
+def open_session(path: Path, threads: int = 0, *, lean: bool = False) -> Any:
     """Load a model, with the library of custom operators that its metadata name where it needs one.
 
     Args:
         path: The model's file.
         threads: How many compute one operator; 0: as many as there are cores.
+        lean: Whether weights beside the file stay there: nothing is fused, and nothing laid out anew for speed.
 
     Raises:
         RuntimeAbsentError: This ONNX Runtime is too old for it.
@@ -173,6 +180,9 @@ def open_session(path: Path, threads: int = 0) -> Any:
     options.intra_op_num_threads = threads
     if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":  # its threads wait as OpenMP's do, which it has not
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if lean:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         return _session(path, options)
     except Exception as error:  # its exceptions have no public base class

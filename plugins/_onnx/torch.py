@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,10 +27,11 @@ from registry_export.entities import Attempt, Interface, TensorSpec
 from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import ConversionRequest, ConversionResult
 from registry_export_plugins._onnx.candidates import Wanted
-from registry_export_plugins._onnx.files import interface_of, read
+from registry_export_plugins._onnx.files import gathered, interface_of, read, read_in_part, size_of
 from registry_export_plugins._onnx.finishing import deliver, settle
 from registry_export_plugins._onnx.libraries import translation_table
 from registry_export_plugins._onnx.operators import reason_of, refused_operator
+from registry_export_plugins._onnx.opsets import is_heavy
 from registry_export_plugins._onnx.runner import problem_when_loaded
 from registry_export_plugins._torch.calls import bind
 from registry_export_plugins._torch.export import depends_on_data, export_program, left_out, trace_inputs
@@ -51,10 +54,23 @@ _RECURRENT = (
 )
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A model as an exporter left it.
+
+    Attributes:
+        model: The graph, with all weights, or with the small ones alone.
+        weights: The file that it was read from in part, with the large weights beside it; None: all are in `model`.
+    """
+
+    model: ModelProto
+    weights: Path | None = None
+
+
 class Way(Protocol):
     """One way to a model: returns it with notes for the report; raises whatever the exporter raises."""
 
-    def __call__(self, request: ConversionRequest, opset: int) -> tuple[ModelProto, tuple[str, ...]]:
+    def __call__(self, request: ConversionRequest, opset: int) -> tuple[Draft, tuple[str, ...]]:
         """Export; `opset` is the one wanted in the end."""
         ...
 
@@ -97,7 +113,7 @@ def from_exported_program(model: Any, output: Path, request: ConversionRequest, 
 def from_torchscript(model: Any, output: Path, request: ConversionRequest, wanted: Wanted) -> ConversionResult:
     """Export TorchScript. Arguments and errors as for `from_torch_module`."""
 
-    def way(request: ConversionRequest, opset: int) -> tuple[ModelProto, tuple[str, ...]]:
+    def way(request: ConversionRequest, opset: int) -> tuple[Draft, tuple[str, ...]]:
         return _export_script(model, request, opset), ()
 
     return _first_that_works([("torch.onnx on TorchScript", way)], output, request, wanted)
@@ -133,8 +149,8 @@ def _first_that_works(
         candidate.parent.mkdir(parents=True, exist_ok=True)
         try:
             with _quiet():
-                model, notes = way(request, opset)
-                model = settle(model, candidate, request.interface, wanted)
+                draft, notes = way(request, opset)
+                model = settle(draft.model, candidate, request.interface, wanted, draft.weights)
         except Exception as error:  # noqa: BLE001  exporters raise whatever the model raises; kept, and chained below
             attempts.append(Attempt(name, _reason(error)))
             failures.append(error)
@@ -179,11 +195,11 @@ def _fixed(model: ModelProto, interface: Interface) -> list[str]:
     ]
 
 
-def _through_program(model: TorchAdapter, request: ConversionRequest) -> ModelProto:
+def _through_program(model: TorchAdapter, request: ConversionRequest) -> Draft:
     return _export_program(export_program(model, request).program, request)
 
 
-def _export_program(program: Any, request: ConversionRequest) -> ModelProto:
+def _export_program(program: Any, request: ConversionRequest) -> Draft:
     interface, table = request.interface, translation_table(request.options.get(TRANSLATION_TABLE))
     call = ProgramCall(program, interface)
     names = {position: spec.name for position, spec in zip(call.order, interface.inputs, strict=True)}
@@ -200,9 +216,22 @@ def _export_program(program: Any, request: ConversionRequest) -> ModelProto:
         )
     except Exception as error:  # it raises whatever a translation raises
         raise refused_operator(error, program) or error from error
-    model = exported.model_proto
-    _fix_sizes(model, call.inputs, interface)
-    return model
+    draft = _drafted(exported, request.work / "program" / "model.onnx")
+    _fix_sizes(draft.model, call.inputs, interface)
+    return draft
+
+
+def _drafted(exported: Any, file: Path) -> Draft:
+    """Take what the exporter made; large weights go from PyTorch's memory straight to the disk."""
+    if not is_heavy(sum(_stored_bytes(value) for value in exported.model.graph.initializers.values())):
+        return Draft(exported.model_proto)
+    file.parent.mkdir(exist_ok=True)
+    exported.save(str(file), external_data=True)
+    return Draft(read_in_part(file), file)
+
+
+def _stored_bytes(value: Any) -> int:
+    return int(value.const_value.nbytes) if value.const_value is not None else 0
 
 
 def _fix_sizes(model: ModelProto, specs: Sequence[TensorSpec], interface: Interface) -> None:
@@ -216,7 +245,7 @@ def _fix_sizes(model: ModelProto, specs: Sequence[TensorSpec], interface: Interf
                 dim.dim_value = size
 
 
-def _through_script(model: TorchAdapter, request: ConversionRequest, opset: int) -> tuple[ModelProto, tuple[str, ...]]:
+def _through_script(model: TorchAdapter, request: ConversionRequest, opset: int) -> tuple[Draft, tuple[str, ...]]:
     """Trace; where the trace fixed a decision of the author's, compile the source instead if that is possible."""
     inputs = trace_inputs(request)
     with written_out(opset):
@@ -231,13 +260,13 @@ def _through_script(model: TorchAdapter, request: ConversionRequest, opset: int)
         return _export_script(traced, request, opset), decisions
 
 
-def _through_trace(model: Any, request: ConversionRequest, opset: int) -> tuple[ModelProto, tuple[str, ...]]:
+def _through_trace(model: Any, request: ConversionRequest, opset: int) -> tuple[Draft, tuple[str, ...]]:
     with written_out(opset):
         traced, decisions = trace(program_module(model, request.interface), trace_inputs(request))
     return _export_script(traced, request, opset), decisions
 
 
-def _export_script(module: torch.jit.ScriptModule, request: ConversionRequest, opset: int) -> ModelProto:
+def _export_script(module: torch.jit.ScriptModule, request: ConversionRequest, opset: int) -> Draft:
     interface = request.interface
     binding = bind(module, interface)
     args, kwargs = binding.arguments(trace_inputs(request))
@@ -245,6 +274,7 @@ def _export_script(module: torch.jit.ScriptModule, request: ConversionRequest, o
     native = min(max(opset, SCRIPT_OPSETS[0]), SCRIPT_OPSETS[1])
     # Beyond 2 GiB the exporter writes weights beside the file, and a file it must be.
     file = request.work / "script" / "model.onnx"
+    shutil.rmtree(file.parent, ignore_errors=True)  # weights of an attempt before
     file.parent.mkdir(exist_ok=True)
     torch.onnx.export(
         module,
@@ -257,7 +287,10 @@ def _export_script(module: torch.jit.ScriptModule, request: ConversionRequest, o
         dynamic_axes=_dynamic_axes(interface),
         verbose=False,
     )
-    return read(file)
+    if not is_heavy(size_of(file)):
+        return Draft(read(file))
+    whole = gathered(file, request.work / "gathered" / file.name)
+    return Draft(read_in_part(whole), whole)
 
 
 def _dynamic_axes(interface: Interface) -> dict[str, dict[int, str]]:

@@ -101,7 +101,14 @@ def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
 
 def _unpickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_pickle_module(path.parent))
+        # Mapped, weights are read when they are used, once for all processes that have the file open.
+        return torch.load(
+            path,
+            map_location="cpu",
+            weights_only=False,
+            pickle_module=_pickle_module(path.parent),
+            mmap=zipfile.is_zipfile(path),
+        )
     except ModuleNotFoundError as error:
         raise SourceError(
             f"{path.name} needs the Python module {error.name}, which is not installed here.",

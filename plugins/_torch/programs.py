@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
+import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ from registry_export.errors import SourceError
 from registry_export.format import Intermediate
 from registry_export_plugins._torch.calls import flatten
 from registry_export_plugins._torch.modules import with_argument_names
+
+_LARGEST_WHOLE = 1 << 20
+"""Bytes of a weight that is worth leaving out."""
+_WEIGHT, _WEIGHTS_CONFIG = "/data/weights/weight_", "weights_config.json"
 
 
 def load_program(path: Path) -> torch.export.ExportedProgram:
@@ -33,6 +39,42 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
             f"{path.name} cannot be read by torch {torch.__version__}: {error}",
             remedy="Log the model again with this version, or install the version that logged it.",
         ) from error
+
+
+def load_outline(path: Path) -> torch.export.ExportedProgram:
+    """Load a `.pt2` file whose large weights have shapes and dtypes alone: for its graph and its interface.
+
+    Raises:
+        SourceError: As for `load_program`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        outline = Path(folder, path.name)
+        try:
+            return load_program(outline if _hollowed(path, outline) else path)
+        except (SourceError, zipfile.BadZipFile, ValueError, KeyError, TypeError):  # another layout of the archive
+            return load_program(path)
+
+
+def _hollowed(path: Path, outline: Path) -> bool:
+    """Copy an archive without the bytes of large weights, and with no device for them; say whether there are any."""
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(outline, "w") as made:
+        entries = archive.infolist()
+        large = {e.filename for e in entries if e.file_size > _LARGEST_WHOLE and _WEIGHT in e.filename}
+        names = {name.rpartition("/")[2] for name in large}
+        for entry in entries if large else ():
+            content = b"" if entry.filename in large else archive.read(entry)
+            if entry.filename.endswith(_WEIGHTS_CONFIG):
+                content = _without_device(content, names)
+            made.writestr(entry.filename, content)
+    return bool(large)
+
+
+def _without_device(content: bytes, names: Collection[str]) -> bytes:
+    config = json.loads(content)
+    for payload in config["config"].values():
+        if payload["path_name"] in names:
+            payload["tensor_meta"]["device"] = {"type": "meta", "index": None}
+    return json.dumps(config).encode()
 
 
 def with_leaves(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

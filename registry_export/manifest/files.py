@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -10,6 +12,12 @@ from registry_export.entities import FileRecord
 from registry_export.errors import ArtifactError
 
 _CHUNK_BYTES = 1024 * 1024
+_SURE_NS = 100_000_000
+"""Nanoseconds after which a file system gives a file another time than it has now; the coarsest ticks are 10 ms."""
+_MOST_KNOWN = 4096
+
+_lock = threading.Lock()
+_digests: dict[tuple[int, int, int, int], str] = {}
 
 
 def file_records(folder: Path, exclude: Collection[str] = ()) -> tuple[FileRecord, ...]:
@@ -34,7 +42,7 @@ def file_records(folder: Path, exclude: Collection[str] = ()) -> tuple[FileRecor
             continue
         if not path.is_file():
             raise ArtifactError(f"{relative} is not a regular file.")
-        records.append(FileRecord(relative, sha256_of(path), path.stat().st_size))
+        records.append(FileRecord(relative, _known_digest(path), path.stat().st_size))
     return tuple(sorted(records, key=lambda record: record.path))
 
 
@@ -46,6 +54,27 @@ def combined_digest(records: Sequence[FileRecord]) -> str:
     """
     lines = sorted(f"{record.sha256}  {record.path}\n" for record in records)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _known_digest(path: Path) -> str:
+    """Return a file's digest, computed once: under another name, or when it is asked for again, it is the same file.
+
+    What counts as the same is what the file system says of it. A digest is remembered only when the last write is
+    so long ago that another one would show in the file's time.
+    """
+    state = path.stat()
+    key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    with _lock:
+        known = _digests.get(key)
+    if known is not None:
+        return known
+    digest = sha256_of(path)
+    if time.time_ns() - state.st_mtime_ns > _SURE_NS:
+        with _lock:
+            while len(_digests) >= _MOST_KNOWN:
+                del _digests[next(iter(_digests))]
+            _digests[key] = digest
+    return digest
 
 
 def sha256_of(path: Path) -> str:

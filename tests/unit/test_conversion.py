@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from registry_export.conversion import PlanRun, merged
+from registry_export import conversion
+from registry_export.conversion import ConvertRequest, PlanRun, merged
 from registry_export.conversion import _fingerprint as fingerprint
-from registry_export.entities import Interface, TensorSpec
+from registry_export.entities import Description, Interface, TensorSpec
 from registry_export.errors import ConversionError
+from registry_export.format import Conversion, ConversionResult, Toolchain
 from registry_export.graph import ExportPlan, Step
 from registry_export.inference import Origin
+from tests.unit.stub_formats import StubFormat
 
 
 def interface(**inputs):
@@ -59,3 +65,41 @@ def test_no_converter_is_started_for_a_size_that_the_checkpoint_itself_fixes(tmp
     run = PlanRun(plan, formats={}, children=None, source=source, interface=WANTED, samples="", folder=tmp_path)
     with pytest.raises(ConversionError, match="is one that the checkpoint itself fixes at 4"):
         run.result("onnx")
+
+
+def test_a_large_source_is_gone_before_its_export_is_read_back(tmp_path, monkeypatch):
+    class Model:
+        def __init__(self):
+            self.itself = self  # as modules and graphs are: only a search for garbage finds it
+
+    alive = []
+
+    def convert_(model, output, request):
+        output.write_bytes(b"made")
+        return ConversionResult(())
+
+    class Stub(StubFormat):
+        conversions = (Conversion("stub", convert_, Toolchain("stub")),)
+
+        def load(self, path, interface):
+            model = Model()
+            alive.append(weakref.ref(model))
+            return model
+
+        def describe(self, path):
+            assert alive[0]() is None, "the source is still in memory"
+            return Description(WANTED)
+
+    source = tmp_path / "source"
+    source.write_bytes(b"weights")
+    monkeypatch.setattr(conversion, "_LARGE", 3)
+    monkeypatch.setattr(conversion, "discover_formats", lambda: {"stub": Stub()})
+    monkeypatch.setattr(conversion, "read_tensors", lambda folder: {})
+    request = ConvertRequest(
+        Origin("stub", str(source), WANTED), "stub", 0, {}, WANTED, "samples", str(tmp_path / "out"), str(tmp_path)
+    )
+    gc.disable()
+    try:
+        assert conversion.convert(msgspec.to_builtins(request)).description == Description(WANTED)
+    finally:
+        gc.enable()

@@ -114,3 +114,19 @@ def test_only_zeros_and_ones_are_a_mask():
     assert is_mask(np.array([True]))
     assert not is_mask(np.array([0, 2]))
     assert not is_mask(np.zeros((0, 3)))
+
+
+def test_the_last_word_is_not_looked_for_where_there_is_no_time_for_it():
+    asked = []
+
+    def pays(name, inputs, times):
+        asked.append((name, times))
+        return False
+
+    def infer(inputs):
+        raise AssertionError("the source was run")
+
+    found = [edge.name for edge in edges({"ids": TOKENS}, None, infer, pays)]
+    assert found == ["lowest numbers"]
+    assert asked[0][0] == "highest numbers"
+    assert asked[0][1] >= np.log2(1 << 18), "a bisection of a vocabulary's range"

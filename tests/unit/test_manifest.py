@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 from dataclasses import replace
 
@@ -32,6 +34,8 @@ from registry_export.manifest import (
     write_artifact,
     write_manifest,
 )
+from registry_export.manifest import files as manifest_files
+from registry_export.manifest.files import sha256_of
 from registry_export.registry import ModelFiles
 from tests.support import affine
 from tests.unit.stub_formats import FORMATS
@@ -277,3 +281,37 @@ def test_a_format_whose_file_is_missing_is_not_described(tmp_path, monkeypatch):
 
     with pytest.raises(ArtifactError, match=r"affine has no model\.npz"):
         make_manifest(folder, affine.report(REF, outcome), outcome)
+
+
+def _settled(path, content):
+    path.write_bytes(content)
+    long_ago = path.stat().st_mtime_ns - 10_000_000_000
+    os.utime(path, ns=(long_ago, long_ago))
+
+
+def test_a_file_is_digested_once_whatever_its_name(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(manifest_files, "sha256_of", lambda path: read.append(path.name) or sha256_of(path))
+    _settled(tmp_path / "weights", b"one")
+    before = file_records(tmp_path)
+    (tmp_path / "other").hardlink_to(tmp_path / "weights")
+    again = file_records(tmp_path)
+    assert read == ["weights"]
+    assert {record.sha256 for record in (*before, *again)} == {hashlib.sha256(b"one").hexdigest()}
+
+
+def test_a_file_that_has_changed_is_digested_again(tmp_path):
+    _settled(tmp_path / "weights", b"one")
+    file_records(tmp_path)
+    (tmp_path / "weights").write_bytes(b"two")
+    assert file_records(tmp_path)[0].sha256 == hashlib.sha256(b"two").hexdigest()
+
+
+def test_a_digest_is_not_remembered_while_another_write_would_not_show(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(b"one")
+    state = path.stat()
+    file_records(tmp_path)
+    path.write_bytes(b"two")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert file_records(tmp_path)[0].sha256 == hashlib.sha256(b"two").hexdigest()
