@@ -35,7 +35,6 @@ from registry_export.manifest import (
     write_manifest,
 )
 from registry_export.manifest import files as manifest_files
-from registry_export.manifest.files import sha256_of
 from registry_export.registry import ModelFiles
 from tests.support import affine
 from tests.unit.stub_formats import FORMATS
