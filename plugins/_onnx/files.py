@@ -6,6 +6,7 @@ Source: https://github.com/onnx/onnx/blob/main/docs/IR.md
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def lay_weights(model: ModelProto, source: Path, output: Path, work: Path) -> No
 def lay_file(source: Path, target: Path, work: Path) -> None:
     """Move a file out of the work folder; copy one that lies elsewhere."""
     if work != Path() and source.resolve().is_relative_to(work.resolve()):
-        source.replace(target)
+        shutil.move(source, target)  # which copies where a wall or a file system stands between
     else:
         copy_file(source, target)
 
