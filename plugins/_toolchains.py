@@ -37,6 +37,7 @@ TORCH = Toolchain(
     ),
     late=ours(
         "_ncnn.convert",
+        "_ncnn.sources",
         "_ncnn.runner",
         "_onnx.runner",
         "_torch.loading",
@@ -64,7 +65,14 @@ TENSORFLOW = Toolchain(
         *installed("onnx", "ai_edge_litert.interpreter"),
     ),
     late=(
-        *ours("_onnx_to_tf.translator", "_tensorflow.lite", "_tensorflow.lite_check", "_tensorflow.runner"),
+        *ours(
+            "_onnx_to_tf.translator",
+            "_tensorflow.lite",
+            "_tensorflow.lite_check",
+            "_tensorflow.runner",
+            "_tensorflow.keras_runner",
+            "_tensorflow.keras_tracing",
+        ),
         # The translator imports the operators that a graph has.
         *ours(*(f"_onnx_to_tf.{family}" for family in _OPERATORS)),
         *("onnx.inliner", "ai_edge_litert.schema_py_generated"),

@@ -59,7 +59,7 @@ TORCH_COREML = Toolchain(
 TENSORFLOW_COREML = Toolchain(
     name="tensorflow_coreml",
     modules=(*TENSORFLOW.modules, "registry_export_plugins._coreml.without_torch"),
-    late=TENSORFLOW.late,
+    late=(*TENSORFLOW.late, *ours("_coreml.convert", "_coreml.tensorflow")),
     environment=TENSORFLOW.environment,
 )
 """TensorFlow and coremltools."""
