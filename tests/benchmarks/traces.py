@@ -27,7 +27,7 @@ class Trace:
 
     @classmethod
     def of(cls, folder: Path, name: str, version: int) -> Trace:
-        """Read the newest trace of a version; it is written a moment after the version's status is final.
+        """Read a version's first trace, which converts; it is written a moment after the status is final.
 
         Raises:
             FileNotFoundError: There is none.
@@ -37,8 +37,8 @@ class Trace:
             if time.monotonic() > deadline:
                 raise FileNotFoundError(f"{folder} has no trace of {name}/{version}.")
             time.sleep(0.05)
-        newest = max(found, key=lambda path: path.stat().st_mtime)
-        events = msgspec.json.decode(newest.read_bytes())["traceEvents"]
+        first = min(found, key=lambda path: path.stat().st_mtime)
+        events = msgspec.json.decode(first.read_bytes())["traceEvents"]
         return cls(
             tuple(
                 (event["name"], event["cat"], event["ts"] / _MICROSECONDS, (event["ts"] + event["dur"]) / _MICROSECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import msgspec
@@ -74,6 +75,8 @@ def test_seconds_in_which_two_steps_ran_are_covered_once(tmp_path):
 
     steps = [step("convert b", "convert", 2, 2), step("convert a", "convert", 1, 2), step("publish", "publish", 6, 1)]
     (tmp_path / "net-3-now.json").write_bytes(msgspec.json.encode({"traceEvents": [*steps, {"ph": "M"}]}))
+    os.utime(tmp_path / "net-3-now.json", (0, 0))
+    (tmp_path / "net-3-later.json").write_bytes(msgspec.json.encode({"traceEvents": []}))  # promoted again
     trace = Trace.of(tmp_path, "net", 3)
     assert trace.covered_s == pytest.approx(4.0)
     lines = "\n".join(profile(trace, 8.0))
