@@ -209,7 +209,9 @@ def _kept(job: _Job, bench: Bench, keys: Mapping[str, str]) -> Kept:
         return Kept()
     kept = Shelf(job.registry, job.ref, job.index, bench.work / "kept", bench.reporter).look_up(keys)
     for variant, result in kept.results.items():
-        there = f"taken over from {result.taken_from}" if variant in kept.folders else "verified before, unchanged"
+        there = (
+            f"taken over from {result.taken_from}" if variant in kept.folders else f"{result.status} before, unchanged"
+        )
         bench.reporter.step_finished("look up", variant, there, 0.0)
     return kept
 

@@ -1,5 +1,7 @@
 """What need not be made again: verified exports of this version, and of any other with the same content.
 
+So are those that wait for a runtime: a worker that has it verifies what is stored, and nothing is converted for that.
+
 The ledger tells where they are. What stands in this version's own folder stays there; what was made for another
 version is fetched, and becomes files of this one. Anybody may write into an artifact store, so nothing there is
 believed without the digest that the ledger has of it; what is gone, changed or in doubt is made anew.
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from registry_export.entities import ExportReport, ModelVersionRef, SourceRecord, Status, TargetResult
+from registry_export.entities import ExportReport, ModelVersionRef, SourceRecord, Status, TargetResult, Verification
 from registry_export.errors import ArtifactError, LedgerError, RegistryError
 from registry_export.exports import drop_strangers, fetch
 from registry_export.ledger import KnownExport, KnownExports
@@ -142,7 +144,7 @@ def remember(index: KnownExports | None, exports: Iterable[KnownExport]) -> None
 
 
 def known_exports(report: ExportReport, manifests: Iterable[Manifest]) -> Iterator[KnownExport]:
-    """Yield what the ledger should know of exports that are published: those that are verified.
+    """Yield what the ledger should know of exports that are published: those that need not be made again.
 
     Args:
         report: As it is published.
@@ -150,9 +152,15 @@ def known_exports(report: ExportReport, manifests: Iterable[Manifest]) -> Iterat
     """
     results = {result.variant: result for result in report.targets}
     for manifest in manifests:
-        if manifest.status is Status.VERIFIED and manifest.key:
+        if _is_settled(manifest.status, manifest.verification) and manifest.key:
             told = result_digest(results[manifest.variant])
             yield KnownExport(manifest.key, report.model_version, manifest.variant, manifest_digest(manifest), told)
+
+
+def _is_settled(status: Status, verification: Verification | None) -> bool:
+    """Say whether making an export anew would show no more of it."""
+    waits = verification is not None and verification.absent
+    return status is Status.VERIFIED or (status is Status.UNVERIFIED and waits)
 
 
 def _tell(act: Callable[[], None]) -> None:
@@ -166,7 +174,7 @@ def _in_place(shelf: Shelf, report: ExportReport | None, keys: Mapping[str, str]
     """Find the exports that stand in the version's own folder."""
     # The report is the first to be changed before a file is: what it does not name may be torn.
     named = report.targets if report is not None else ()
-    wanted = [result for result in named if result.status is Status.VERIFIED and result.key]
+    wanted = [result for result in named if _is_settled(result.status, result.verification) and result.key]
     wanted = [result for result in wanted if keys.get(result.variant) == result.key]
     if not wanted:
         return {}
@@ -201,7 +209,7 @@ def _standing(shelf: Shelf, result: TargetResult, trusted: Mapping[str, str], si
 
 
 def _verified(manifest: Manifest, key: str) -> Manifest:
-    if manifest.status is not Status.VERIFIED or manifest.key != key:
+    if not _is_settled(manifest.status, manifest.verification) or manifest.key != key:
         raise ArtifactError(f"its {MANIFEST} speaks of another export.")
     return manifest
 

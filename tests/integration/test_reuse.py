@@ -54,6 +54,16 @@ def count(versions, ref, targets="planted", **rest):
     return report, steps.names.count("convert"), steps
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_waits_for_a_runtime_is_not_made_again(versions, name, index, elsewhere):
+    ref = versions.register(name)
+    target = "planted:fault=absent"
+    assert versions.export(ref, target, index=index).status is Status.UNVERIFIED
+    report, conversions, _ = count(versions, versions.register(name) if elsewhere else ref, target, index=index)
+    assert (conversions, report.status) == (0, Status.UNVERIFIED)
+    assert report.targets[0].reused
+
+
 def test_another_version_with_the_same_bytes_converts_and_runs_nothing(versions, name, index):
     first, second = versions.register(name), versions.register(name)
     before = versions.export(first, "planted, planted_next", index=index)
