@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import yaml
 
 from registry_export.entities import Interface, TensorSpec
@@ -117,7 +118,7 @@ def _example(folder: Path, info: Any, interface: Interface | None, notes: list[s
         notes.append("The model names an input example, but its file is missing.")
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _decoded(path.read_bytes())
     except ValueError as error:
         notes.append(f"The input example cannot be read: {error}.")
         return None
@@ -127,6 +128,14 @@ def _example(folder: Path, info: Any, interface: Interface | None, notes: list[s
     if arrays is None:
         notes.append("The input example holds something else than arrays of numbers, and is not used.")
     return arrays
+
+
+def _decoded(text: bytes) -> Any:
+    """Decode JSON: pictures as text are megabytes. Only Python's own decoder takes the NaN that Python writes."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text)
 
 
 def _arrays(content: Any, kind: str, interface: Interface | None) -> Example | None:

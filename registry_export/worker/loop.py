@@ -28,7 +28,7 @@ _logger = logging.getLogger(__name__)
 _RECONCILE_S = 30.0
 _LONGEST_PAUSE_S = 30.0
 _IDLE_TOOLCHAIN_S = 600.0
-_GLANCE_S = 0.2
+_GLANCE_S = 0.1
 
 
 def run_worker(

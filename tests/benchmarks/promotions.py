@@ -24,7 +24,7 @@ rules:
     promotions: {{stages: [Staging, Production]}}
     targets: [{targets}]
 """
-_SHORTEST_POLL_S, _LONGEST_POLL_S = 0.01, 0.1
+_SHORTEST_POLL_S, _LONGEST_POLL_S = 0.05, 0.1
 _PATIENCE_S = 900.0
 _FINAL = frozenset(str(status) for status in VERDICTS)
 
