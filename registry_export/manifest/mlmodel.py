@@ -7,6 +7,7 @@ import json
 import platform
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ import numpy as np
 import yaml
 
 from registry_export.discovery import discover_formats, format_named
-from registry_export.entities import ExportReport, Interface, TargetResult, TensorSpec
-from registry_export.manifest.record import Manifest, make_manifest, write_manifest
+from registry_export.entities import ExportReport, FileRecord, Interface, TargetResult, TensorSpec
+from registry_export.manifest.files import sha256_of
+from registry_export.manifest.record import BESIDE, Manifest, make_manifest, write_manifest
 
 if TYPE_CHECKING:
     from registry_export.registry import ModelFiles
@@ -45,9 +47,11 @@ def write_artifact(folder: Path, report: ExportReport, result: TargetResult, sou
         ArtifactError: The format's file is not there, or a link is among the files.
     """
     manifest = make_manifest(folder, report, result)
-    write_manifest(folder, manifest)
     extra = format_named(discover_formats(), result.format).extra
     write_mlmodel(folder, manifest, extra=extra, signature=_signature(source, manifest.interface))
+    beside = tuple(FileRecord(name, sha256_of(folder / name), (folder / name).stat().st_size) for name in BESIDE)
+    manifest = replace(manifest, beside=beside)
+    write_manifest(folder, manifest)
     return manifest
 
 

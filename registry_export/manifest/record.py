@@ -27,10 +27,13 @@ from registry_export.entities import (
 from registry_export.errors import ArtifactError
 from registry_export.manifest.files import combined_digest, file_records, sha256_of
 from registry_export.manifest.provenance import reproduce_command
+from registry_export.manifest.statement import STATEMENT, contradicts, statement_of
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
-OWN_FILES = frozenset({MANIFEST, "MLmodel", "requirements.txt", "python_env.yaml"})
+BESIDE = ("MLmodel", "python_env.yaml", "requirements.txt")
+"""What MLflow reads of an artifact."""
+OWN_FILES = frozenset({MANIFEST, STATEMENT, *BESIDE})
 """What is written beside the model files; never part of an artifact's digest or size."""
 
 
@@ -54,6 +57,7 @@ class Manifest:
         key: Digest of everything that the artifact depends on.
         exported_at: When, in UTC, ISO 8601.
         taken_from: The version that it was made for, where that is another one with the same content.
+        beside: What is written beside the model files, for MLflow.
     """
 
     schema_version: int
@@ -87,6 +91,7 @@ class Manifest:
     key: str = ""
     exported_at: str = ""
     taken_from: ModelVersionRef | None = None
+    beside: tuple[FileRecord, ...] = ()
 
     @property
     def interface(self) -> Interface:
@@ -180,8 +185,9 @@ def result_of(manifest: Manifest) -> TargetResult:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`."""
+    """Write `manifest.json`, and the statement that follows from it."""
     (folder / MANIFEST).write_bytes(_text(manifest))
+    (folder / STATEMENT).write_bytes(statement_of(manifest, manifest_digest(manifest), MANIFEST))
 
 
 def manifest_digest(manifest: Manifest) -> str:
@@ -214,7 +220,7 @@ def read_manifest(folder: Path) -> Manifest:
             "known here.",
             remedy="Upgrade registry-export.",
         )
-    for name in (manifest.filename, *(record.path for record in manifest.files)):
+    for name in (manifest.filename, *(record.path for record in (*manifest.files, *manifest.beside))):
         if not _is_inside(name):
             raise ArtifactError(f"{MANIFEST} of {folder.name} names {name!r}, which is not inside its folder.")
     return manifest
@@ -236,12 +242,17 @@ def verify_files(folder: Path, manifest: Manifest | None = None) -> Manifest:
     """
     manifest = manifest or read_manifest(folder)
     remedy = "The export is torn or was changed; export it again."
-    for record in manifest.files:
+    for record in (*manifest.files, *manifest.beside):
         path = folder / record.path
         if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
             raise ArtifactError(f"{manifest.variant}: {record.path} is missing.", remedy=remedy)
         if path.stat().st_size != record.size_bytes or sha256_of(path) != record.sha256:
             raise ArtifactError(f"{manifest.variant}: {record.path} is not the file that was verified.", remedy=remedy)
+    stated = folder / STATEMENT
+    if stated.is_file():  # exports of earlier releases have none
+        own = statement_of(manifest, sha256_of(folder / MANIFEST), MANIFEST)
+        if contradicts(stated.read_bytes(), own):
+            raise ArtifactError(f"{manifest.variant}: {MANIFEST} or {STATEMENT} was changed.", remedy=remedy)
     if combined_digest(manifest.files) != manifest.sha256:
         raise ArtifactError(f"{manifest.variant}: the digest in {MANIFEST} is not that of its files.", remedy=remedy)
     return manifest

@@ -299,7 +299,7 @@ def test_pull_replaces_what_an_earlier_pull_left(registry, export, ref, tmp_path
     assert path == tmp_path / "out" / "model.npz"
     assert path.read_bytes() != first
     assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == [
-        "MLmodel", "manifest.json", "model.npz", "python_env.yaml", "requirements.txt"
+        "MLmodel", "manifest.json", "model.npz", "provenance.intoto.json", "python_env.yaml", "requirements.txt"
     ]  # fmt: skip
 
 

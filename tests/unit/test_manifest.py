@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 from dataclasses import replace
 
@@ -83,14 +84,37 @@ def test_a_manifest_comes_back_as_it_was_written(artifact):
 
 
 def affine_own():
-    return {"MLmodel", "manifest.json", "requirements.txt", "python_env.yaml"}
+    return {"MLmodel", "manifest.json", "provenance.intoto.json", "requirements.txt", "python_env.yaml"}
 
 
-def test_a_changed_file_is_named(artifact):
-    path = artifact / "model.npz"
-    path.write_bytes(path.read_bytes()[:-1] + b"!")
-    with pytest.raises(ArtifactError, match=r"model\.npz is not the file that was verified"):
+@pytest.mark.parametrize("name", sorted({"model.npz"} | affine_own()))
+def test_a_changed_byte_in_any_file_is_refused_with_its_name(artifact, name):
+    path = artifact / name
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    with pytest.raises(ArtifactError, match=re.escape(name)):
         verify_files(artifact)
+
+
+def test_the_statement_names_every_file_the_source_and_the_verdict(artifact):
+    statement = json.loads((artifact / "provenance.intoto.json").read_text())
+    assert (statement["_type"], statement["predicateType"]) == (
+        "https://in-toto.io/Statement/v1",
+        "https://slsa.dev/provenance/v1",
+    )
+    named = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+    there = {path.name: sha256_of(path) for path in artifact.iterdir() if path.name != "provenance.intoto.json"}
+    assert named == there
+    manifest = read_manifest(artifact)
+    definition = statement["predicate"]["buildDefinition"]
+    assert definition["externalParameters"]["model_version"] == "models:/digits/3"
+    assert definition["resolvedDependencies"][0] == {
+        "uri": "models:/digits/3",
+        "digest": {"sha256": manifest.source.sha256},
+    }
+    assert {"uri": f"pkg:pypi/mlflow@{manifest.tools['mlflow']}"} in definition["resolvedDependencies"]
+    assert statement["predicate"]["runDetails"]["byproducts"][0]["annotations"]["status"] == manifest.status
 
 
 def test_a_missing_file_is_named(artifact):
