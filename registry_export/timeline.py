@@ -48,13 +48,13 @@ class Timeline(Reporter):
     reporter: Reporter = field(default_factory=Reporter)
     began: float = field(default_factory=time.monotonic)
     _events: list[dict[str, Any]] = field(default_factory=list)
-    _open: dict[tuple[str, str], float] = field(default_factory=dict)
+    _open: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def step_started(self, step: str, variant: str) -> None:
         """Remember when a step of ours began."""
         with self._lock:
-            self._open[step, variant] = time.monotonic()
+            self._open[step, variant] = time.monotonic(), time.thread_time()
         self.reporter.step_started(step, variant)
 
     def step_finished(self, step: str, variant: str, outcome: str, seconds: float) -> None:
@@ -62,7 +62,9 @@ class Timeline(Reporter):
         with self._lock:
             began = self._open.pop((step, variant), None)
         if step in _LANES and began is not None:
-            self._add(_LANES[step], f"{step} {variant}".strip(), step, began, time.monotonic(), outcome=outcome)
+            cpu = round(time.thread_time() - began[1], 4)  # a step begins and ends in one thread
+            name, now = f"{step} {variant}".strip(), time.monotonic()
+            self._add(_LANES[step], name, step, began[0], now, outcome=outcome, cpu_seconds=cpu)
         self.reporter.step_finished(step, variant, outcome, seconds)
 
     def child_ended(self, run: ChildRun) -> None:

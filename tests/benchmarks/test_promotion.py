@@ -112,16 +112,17 @@ def test_ten_formats_take_a_fraction_of_the_naive_script(run):
 
 def test_our_own_time_is_a_small_part_of_the_whole(run):
     version, promoted = 1 + len(run.warm), run.warm[-1]
-    uncovered = promoted.seconds - Trace.of(run.traces, "resnet18", version).covered_s
+    trace = Trace.of(run.traces, "resnet18", version)
+    uncovered, own_cpu_s = promoted.seconds - trace.covered_s, promoted.worker_cpu_s - trace.moving_cpu_s
     Figure(
         name="own-time",
         what="our own time outside converters, runtimes and uploads, of the whole",
-        measured=100 * max(uncovered, promoted.worker_cpu_s) / promoted.seconds,
+        measured=100 * max(uncovered, own_cpu_s) / promoted.seconds,
         limit=5.0,
         unit="%",
         scale=(
-            f"{uncovered:.2f} s in which no child ran and no file was moved, and {promoted.worker_cpu_s:.2f} s of "
-            f"processor time of the worker's own process, of {promoted.seconds:.1f} s"
+            f"{uncovered:.2f} s in which no child ran and no file was moved, and {own_cpu_s:.2f} s of processor time "
+            f"of the worker's own process beside uploads, of {promoted.seconds:.1f} s"
         ),
         how="ten formats of ResNet-18, warm; the larger of the two",
     ).record()

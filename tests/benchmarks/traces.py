@@ -21,9 +21,11 @@ class Trace:
 
     Attributes:
         steps: Each a name (`convert onnx`), a kind (`convert`), a beginning and an end in seconds.
+        moving_cpu_s: Processor time that the worker's threads took to store files.
     """
 
     steps: tuple[tuple[str, str, float, float], ...]
+    moving_cpu_s: float = 0.0
 
     @classmethod
     def of(cls, folder: Path, name: str, version: int) -> Trace:
@@ -44,7 +46,8 @@ class Trace:
                 (event["name"], event["cat"], event["ts"] / _MICROSECONDS, (event["ts"] + event["dur"]) / _MICROSECONDS)
                 for event in events
                 if event["ph"] == "X"
-            )
+            ),
+            sum(event["args"]["cpu_seconds"] for event in events if event.get("cat") == "upload"),
         )
 
     @property
