@@ -109,7 +109,8 @@ def drawn(base: Mapping[str, Array], batch: Group | None, seed: int = 0) -> Vari
     generator = np.random.default_rng(seed)
     taken = dict(base)
     if batch is not None and batch.size:
-        taken = rows_of(base, batch, [row % batch.size for row in range(min(max(batch.size, _FEW), _DRAWN_ROWS))])
+        most = _FEW if has_large_rows(base, batch) else _DRAWN_ROWS
+        taken = rows_of(base, batch, [row % batch.size for row in range(min(max(batch.size, _FEW), most))])
     return Variation("drawn", {name: _drawn(array, generator) for name, array in taken.items()}, kind=DRAWN)
 
 
