@@ -66,8 +66,14 @@ class Parent:
 
     def _start(self) -> None:
         connection, _ = self._listener.accept()
-        call = msgspec.json.decode(_read_line(connection), type=Call)
-        pid = os.fork()
+        try:
+            call = msgspec.json.decode(_read_line(connection), type=Call)
+            pid = os.fork()
+        except (msgspec.MsgspecError, OSError) as error:
+            # One call that cannot be begun is no reason to end those that run.
+            sys.stderr.write(f"A call was refused: {error}\n")
+            connection.close()
+            return
         if pid == 0:
             for ours in (connection, self._listener, self._wake_reader, self._wake_writer, self._selector):
                 ours.close()

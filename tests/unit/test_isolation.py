@@ -145,6 +145,17 @@ def test_a_killed_parent_costs_one_call_and_is_replaced(tmp_path):
         assert pool.call(PLAIN, HERE + "echo", {"again": 1}, tmp_path).value == {"again": 1}
 
 
+def test_a_call_that_cannot_be_read_costs_no_other(pool, tmp_path):
+    pool.call(PLAIN, HERE + "echo", {}, tmp_path)
+    parent = pool.start(PLAIN)
+    with parent.connect() as connection:
+        connection.sendall(b'{"function": 1}\n')
+        assert connection.recv(100) == b""
+    assert pool.call(PLAIN, HERE + "echo", {"again": 1}, tmp_path).value == {"again": 1}
+    assert pool.start(PLAIN) is parent
+    assert parent.alive
+
+
 def test_cancelling_ends_a_running_child(tmp_path):
     with ChildPool() as pool:
         threading.Timer(1.0, pool.cancel).start()
