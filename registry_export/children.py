@@ -108,7 +108,7 @@ class PlacedChildren:
         return outcome
 
     def _check_fits(self, limits: Limits) -> None:
-        least = self.expected.least_bytes(self.work)
+        least = self.expected.size_bytes
         if least > limits.memory:
             raise StepTooLargeError(
                 f"It needs {least / 1e9:.1f} GB of memory at the least, and {limits.memory / 1e9:.1f} GB may be used "

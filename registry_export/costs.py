@@ -74,11 +74,6 @@ class Expectations:
         seconds = effort * (_BASE_SECONDS + self._size / _BYTES_PER_SECOND)
         return StepCost(seconds, _BASE_BYTES + _COPIES * self._size)
 
-    def least_bytes(self, work: str) -> int:
-        """Return what a step takes at the very least: half of what its size class took, else the weights once."""
-        known = self._known.get((work, size_class(self._size)))
-        return known.peak_bytes // 2 if known is not None else self._size
-
     def learn(self, work: str, seconds: float, peak_bytes: int) -> None:
         """Remember what a step took."""
         if self._book is not None:

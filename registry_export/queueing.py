@@ -69,24 +69,50 @@ def queue(
 
 
 def _queue_at_once(connection: Connection, parameters: dict[str, Any]) -> None:
+    queue = _on_postgresql if connection.dialect.name == "postgresql" else _on_sqlite
+    queue(connection, parameters)
+
+
+def _on_postgresql(connection: Connection, parameters: dict[str, Any]) -> None:
+    """Send everything in one message. What fails before it is sent leaves no savepoint to go back to."""
+    both = _for_postgresql()
     cursor = connection.connection.cursor()
     try:
-        if connection.dialect.name == "postgresql":
-            both = _for_postgresql()
-            cursor.execute(f"{_BEGIN}; {both.text}; {_KEEP}", {**both.constants, **parameters})
-        else:
-            cursor.execute(_BEGIN)
-            first, second = _for_sqlite()
-            cursor.execute(first.text, {**first.constants, **parameters})
-            if cursor.rowcount:
-                cursor.execute(second.text, {**second.constants, **parameters})
-            cursor.execute(_KEEP)
+        cursor.execute(f"{_BEGIN}; {both.text}; {_KEEP}", {**both.constants, **parameters})
     except BaseException:
-        cursor.execute(_UNDO)
-        cursor.execute(_KEEP)
+        if _has_failed(connection):
+            cursor.execute(f"{_UNDO}; {_KEEP}")
         raise
     finally:
         cursor.close()
+
+
+def _on_sqlite(connection: Connection, parameters: dict[str, Any]) -> None:
+    first, second = _for_sqlite()
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(_BEGIN)
+        try:
+            cursor.execute(first.text, {**first.constants, **parameters})
+            if cursor.rowcount:
+                cursor.execute(second.text, {**second.constants, **parameters})
+        except BaseException:
+            cursor.execute(_UNDO)
+            raise
+        finally:
+            cursor.execute(_KEEP)
+    finally:
+        cursor.close()
+
+
+_IN_ERROR = 3
+"""`psycopg2.extensions.TRANSACTION_STATUS_INERROR`."""
+
+
+def _has_failed(connection: Connection) -> bool:
+    """Say whether PostgreSQL refused a statement of the transaction, which psycopg2 knows without asking it."""
+    driver: Any = connection.connection.dbapi_connection
+    return bool(driver.info.transaction_status == _IN_ERROR)
 
 
 def _queue_step_by_step(connection: Connection, target: Any, row: dict[str, Any], pending: Any) -> None:

@@ -249,7 +249,7 @@ class Reconciler:
         if self._outbox is not None:
             # The registry was read before this: whatever the hook wrote about it is in the ledger from here on.
             self._ledger.drain_outbox(self._outbox)
-        jobs = self._ledger.list(ref=info.ref)
+        jobs = self._ledger.list(ref=info.ref, workspaces=(self._workspace,))
         latest = _latest(jobs, promotion.promotion)
         if any(_is_active(job) or _updated_ms(job) >= began_ms for job in jobs):
             queue = False  # an export is under way, or came to its end since the registry was read

@@ -200,9 +200,9 @@ def _begin(ledger: Ledger, work: _Work, workspace: str | None, reporter: Reporte
 
 
 def _await_checkpoint(ledger: Ledger, job: Job, version: VersionInfo, pool: ChildPool, reporter: Reporter) -> None:
-    """Wait until no other version of the same logged model is being exported."""
+    """Wait until no other version with the same folder of files is being exported."""
     waited = False
-    while version.logged_model_id and not ledger.hold(job, version.logged_model_id):
+    while not ledger.hold(job, version.files_id):
         if not waited:
             reporter.note("Another version of the same checkpoint is being exported; waiting for its end.")
             waited = True

@@ -65,7 +65,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class Found:
-    """One of them, with the digest of its manifest; the folder and the source's record where it was fetched."""
+    """One of them.
+
+    Attributes:
+        result: What it is.
+        manifest_sha256: Digest of its manifest; empty where the ledger does not vouch for it.
+        source: The source's record, where it was fetched.
+        folder: Its files, where they were fetched.
+    """
 
     result: TargetResult
     manifest_sha256: str
@@ -116,6 +123,7 @@ class Shelf:
             known=tuple(
                 KnownExport(keys[variant], self.ref, variant, found.manifest_sha256, result_digest(found.result))
                 for variant, found in own.items()
+                if found.manifest_sha256
             ),
             source=next((found.source for found in taken.values()), None),
             report=report,
@@ -181,7 +189,8 @@ def _in_place(shelf: Shelf, report: ExportReport | None, keys: Mapping[str, str]
     sizes = shelf.registry.list_sizes(shelf.ref, EXPORTS_FOLDER)
 
     def look(result: TargetResult) -> Found | None:
-        trusted = {known.result_sha256: known.manifest_sha256 for known in places.get(result.key, ())}
+        known = [one for one in places.get(result.key, ()) if one.model_version == shelf.ref]
+        trusted = {one.result_sha256: one.manifest_sha256 for one in known}
         return shelf.attempt(result.variant, shelf.ref, lambda: _standing(shelf, result, trusted, sizes))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -193,7 +202,8 @@ def _standing(shelf: Shelf, result: TargetResult, trusted: Mapping[str, str], si
     """Check an export where it stands.
 
     Where the report says what a worker on this ledger wrote, the size of its files is compared: no byte of them goes
-    anywhere now, and whoever loads them checks the digests. Else every byte is fetched and looked at.
+    anywhere now, and whoever loads them checks the digests. Else every byte is fetched and looked at; what is whole
+    is kept where it is, and no other version takes it over.
     """
     folder = f"{EXPORTS_FOLDER}/{result.variant}/"
     files = {path.removeprefix(folder): size for path, size in sizes.items() if path.startswith(folder)}
@@ -203,9 +213,9 @@ def _standing(shelf: Shelf, result: TargetResult, trusted: Mapping[str, str], si
     known = [size for name, size in files.items() if name not in OWN_FILES and size is not None]
     if manifest_sha256 is not None and sum(known) == result.size_bytes:
         return Found(replace(result, reused=True), manifest_sha256)
-    whole, manifest = fetch(shelf.registry, shelf.ref, result, shelf.work / "fetched")
+    _, manifest = fetch(shelf.registry, shelf.ref, result, shelf.work / "fetched")
     _verified(manifest, result.key)
-    return Found(replace(result, reused=True), sha256_of(whole / MANIFEST))
+    return Found(replace(result, reused=True), "")
 
 
 def _verified(manifest: Manifest, key: str) -> Manifest:
@@ -220,7 +230,12 @@ def _taken_over(shelf: Shelf, keys: Mapping[str, str], places: Places) -> dict[s
     def look(variant: str) -> Found | None:
         others = [known for known in places.get(keys[variant], ()) if known.model_version != shelf.ref]
         for known in others[:_MOST_PLACES]:
-            found = shelf.attempt(known.variant, known.model_version, partial(_fetched, shelf, known, variant))
+            try:
+                found = shelf.attempt(known.variant, known.model_version, partial(_fetched, shelf, known, variant))
+            except (ArtifactError, RegistryError) as error:
+                # Another version's files that cannot be reached are no reason to wait with this one's.
+                shelf.reporter.note(f"{variant} of {known.model_version} cannot be fetched: {error}")
+                continue
             if found is not None:
                 return found
         return None

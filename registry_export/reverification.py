@@ -237,6 +237,7 @@ def _judge_one(bench: Bench, stored: _Stored, diagnosis: Diagnosis, source: Form
         verification=replace(verification, tools=tools),
         dynamic_dimensions=shown_dimensions(stored.manifest.interface, reference, verification),
         reused=False,
+        key=_key(verification, result),
         notes=tuple(dict.fromkeys((*result.notes, *(n for n in verification.notes if n not in reference.notes)))),
         error=to_record(VerificationError(verification.reason)) if failed else None,
     )
@@ -280,6 +281,7 @@ def _publish(
             status=results[variant].status,
             verification=results[variant].verification,
             dynamic_dimensions=results[variant].dynamic_dimensions,
+            key=results[variant].key,
         )
         for variant, stored in intact.items()
         if variant in results
@@ -287,14 +289,12 @@ def _publish(
     forget(job.index, job.ref, results)
     with bench.step("publish"):
         report = publish_verdicts(job.registry, replace(report, targets=targets, status=status), results, manifests)
-    again = (manifest for v, manifest in manifests.items() if _is_as_good(manifest.verification, intact[v].result))
-    remember(job.index, known_exports(report, again))
+    remember(job.index, known_exports(report, manifests.values()))
     return report
 
 
-def _is_as_good(verification: Verification | None, before: TargetResult) -> bool:
-    """Whether a verdict stands for the key of the one before: where a rule has changed, the terms are others."""
+def _key(verification: Verification, before: TargetResult) -> str:
+    """Return the key that a verdict stands for: none where a rule has changed, and the terms are others."""
     was = before.verification
-    if verification is None or was is None or before.status is not Status.VERIFIED:
-        return False
-    return (verification.tolerance, verification.evidence) == (was.tolerance, was.evidence)
+    same = was is not None and (verification.tolerance, verification.evidence) == (was.tolerance, was.evidence)
+    return before.key if same else ""

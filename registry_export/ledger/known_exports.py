@@ -22,6 +22,8 @@ from registry_export.outbox import database_now_ms
 _MOST = 10_000
 """Entries; one takes about 500 bytes."""
 
+_OLDER_AT_ONCE = 500
+
 _LATEST_FIRST = (known_exports.c.used_at_ms.desc(), known_exports.c.id.desc())
 
 
@@ -63,20 +65,22 @@ class KnownExports:
     def find(self, keys: Collection[str]) -> dict[str, tuple[KnownExport, ...]]:
         """Return the exports with these keys, by key; the one that was used last comes first."""
         wanted = (known_exports.c.workspace == self._workspace, known_exports.c.key.in_(keys))
-        found: dict[str, tuple[KnownExport, ...]] = {}
+        found: dict[str, list[KnownExport]] = {}
         with self._database.read() as connection:
             for row in connection.execute(select(known_exports).where(*wanted).order_by(*_LATEST_FIRST)):
                 ref = ModelVersionRef(row.model_name, row.version)
                 known = KnownExport(row.key, ref, row.variant, row.manifest_sha256, row.result_sha256)
-                found[row.key] = (*found.get(row.key, ()), known)
-        return found
+                found.setdefault(row.key, []).append(known)
+        return {key: tuple(known) for key, known in found.items()}
 
     def remember(self, exports: Iterable[KnownExport]) -> None:
         """Remember exports that are published, or that they were used just now."""
         with self._database.write() as connection:
             inserted = [self._put(connection, known) for known in exports]
             if any(inserted):
-                older = select(known_exports.c.id).order_by(*_LATEST_FIRST).offset(self._most)
+                # Two statements: MySQL does not delete from a table that it reads meanwhile.
+                query = select(known_exports.c.id).order_by(*_LATEST_FIRST).offset(self._most).limit(_OLDER_AT_ONCE)
+                older = list(connection.execute(query).scalars())
                 connection.execute(known_exports.delete().where(known_exports.c.id.in_(older)))
 
     def forget(self, ref: ModelVersionRef, variants: Collection[str]) -> None:

@@ -93,14 +93,20 @@ class Ledger(Claims):
     # People look and decide.
 
     def list(
-        self, states: Collection[JobState] = (), ref: ModelVersionRef | None = None, limit: int = 100
+        self,
+        states: Collection[JobState] = (),
+        ref: ModelVersionRef | None = None,
+        limit: int = 100,
+        workspaces: Collection[str | None] = (),
     ) -> tuple[Job, ...]:
-        """Return jobs, newest first: of these states where any are named, of this version where one is."""
+        """Return jobs, newest first: of these states, of this version, of these workspaces, where any are named."""
         conditions: list[ColumnElement[bool]] = []
         if states:
             conditions.append(jobs.c.state.in_([state.value for state in states]))
         if ref is not None:
             conditions += [jobs.c.model_name == ref.name, jobs.c.version == ref.version]
+        if workspaces:
+            conditions.append(jobs.c.workspace.in_([stored_workspace(workspace) for workspace in workspaces]))
         return self._select(*conditions, limit=limit)
 
     def cancel(self, job_id: int) -> Job:
@@ -133,7 +139,7 @@ class Ledger(Claims):
 
     def earlier_status(self, job: Job) -> str | None:
         """What the version's status tag said before the hook wrote `queued` for this job; None: nothing."""
-        for earlier in self.list(ref=job.model_version):
+        for earlier in self.list(ref=job.model_version, workspaces=(job.workspace,)):
             if earlier.verifies and earlier.state is JobState.DEAD:
                 continue  # it changed nothing on the version's page
             if earlier.id < job.id and earlier.state in (JobState.DONE, JobState.DEAD):

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 
 from registry_export.entities import ModelVersionRef
+from registry_export.errors import LedgerError
 from registry_export.ledger.database import Database
 from registry_export.ledger.rows import milliseconds, stored_workspace
 from registry_export.ledger.tables import cursors, promotions
@@ -122,9 +123,15 @@ class Promotions:
         # In executemany each statement is sent once, with all its parameters behind it.
         same = [column == bindparam(f"the_{column.name}") for column in promotions.primary_key]
         keys = [{f"the_{name}": value for name, value in self._key(promotion).items()} for promotion in seen]
-        with self._database.write() as connection:
-            connection.execute(promotions.delete().where(*same), keys)
-            connection.execute(promotions.insert().values(checked_at_ms=database_now_ms()), rows)
+        try:
+            with self._database.write() as connection:
+                connection.execute(promotions.delete().where(*same), keys)
+                connection.execute(promotions.insert().values(checked_at_ms=database_now_ms()), rows)
+        except LedgerError as error:
+            if not isinstance(error.__cause__, IntegrityError):
+                raise
+            for promotion in seen:  # another sweep wrote some of them in between
+                self.put(promotion)
 
     def forget(self, gone: Collection[Promotion]) -> None:
         """Forget promotions that hold no longer."""

@@ -58,6 +58,7 @@ class Manifest:
         exported_at: When, in UTC, ISO 8601.
         taken_from: The version that it was made for, where that is another one with the same content.
         beside: What is written beside the model files, for MLflow.
+        one_sided: Why agreeing inputs do not make it verified; empty where they do.
     """
 
     schema_version: int
@@ -92,6 +93,7 @@ class Manifest:
     exported_at: str = ""
     taken_from: ModelVersionRef | None = None
     beside: tuple[FileRecord, ...] = ()
+    one_sided: str = ""
 
     @property
     def interface(self) -> Interface:
@@ -147,6 +149,7 @@ def make_manifest(folder: Path, report: ExportReport, result: TargetResult) -> M
         key=result.key,
         exported_at=result.exported_at or report.created_at,
         taken_from=result.taken_from,
+        one_sided=result.one_sided,
     )
 
 
@@ -181,6 +184,7 @@ def result_of(manifest: Manifest) -> TargetResult:
         exported_at=manifest.exported_at,
         precision=manifest.judged_as,
         taken_from=manifest.taken_from,
+        one_sided=manifest.one_sided,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -35,6 +36,7 @@ class VersionInfo:
         last_updated_ms: Milliseconds since the epoch; MLflow moves it for stages and descriptions,
             not for aliases and tags.
         status: MLflow's own (`READY`).
+        files_id: The same for all versions that share a folder of files; empty where it was not looked up.
     """
 
     ref: ModelVersionRef
@@ -48,6 +50,7 @@ class VersionInfo:
     experiment_id: str | None = None
     last_updated_ms: int = 0
     status: str = "READY"
+    files_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -252,6 +255,10 @@ def _ref(version: ModelVersion) -> ModelVersionRef:
     return ModelVersionRef(name=str(version.name), version=str(version.version))
 
 
+def _files_id(place: Location) -> str:
+    return place.logged_model_id or hashlib.sha256(place.uri.encode()).hexdigest()
+
+
 def _info(version: ModelVersion, place: Location | None = None) -> VersionInfo:
     return VersionInfo(
         ref=_ref(version),
@@ -263,6 +270,7 @@ def _info(version: ModelVersion, place: Location | None = None) -> VersionInfo:
         tags=dict(version.tags or {}),
         description=version.description or "",
         experiment_id=place.experiment_id if place else None,
+        files_id=_files_id(place) if place else "",
         last_updated_ms=int(version.last_updated_timestamp or 0),
         status=str(version.status),
     )

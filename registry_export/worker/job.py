@@ -147,7 +147,7 @@ class JobRunner:
     def _held(self, job: Job) -> VersionInfo | None:
         """Keep the version's checkpoint to this job; None where another job has it, and this one is given back."""
         info = self._registry.version(job.model_version)
-        if info.logged_model_id and not self._ledger.hold(job, info.logged_model_id):
+        if not self._ledger.hold(job, info.files_id):
             self._ledger.postpone(job, _BUSY_CHECKPOINT_S, "Another version of the same checkpoint is being exported.")
             return None
         return info
@@ -163,7 +163,7 @@ class JobRunner:
 
     def _ignore(self, job: Job, reason: str) -> None:
         """Settle a promotion that asks for no export, and take the hook's `queued` tag back."""
-        unsettled = self._ledger.list(WAITING, job.model_version)
+        unsettled = self._ledger.list(WAITING, job.model_version, workspaces=(job.workspace,))
         tags = self._registry.version(job.model_version).tags
         if tags.get(STATUS_TAG) == Status.QUEUED and not unsettled:
             earlier = self._ledger.earlier_status(job)

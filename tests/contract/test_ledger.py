@@ -697,6 +697,20 @@ def test_promotions_put_together_are_remembered_as_those_put_one_by_one(ledger):
     promotions.put_all([])
 
 
+def test_sweeps_that_overlap_remember_a_promotion_once(ledger):
+    promotions, seen = Promotions(ledger.database), Promotion(DIGITS, "stage:Staging", "abc")
+    promotions.put_all([seen, Promotion(DIGITS, "alias:champion"), seen])
+    assert set(promotions.all()) == {seen, Promotion(DIGITS, "alias:champion")}
+
+
+def test_jobs_of_another_workspace_are_not_listed_with_ones_own(ledger):
+    ledger.enqueue(DIGITS, "stage:Staging")
+    ledger.enqueue(DIGITS, "stage:Staging", workspace="team")
+    assert [job.workspace for job in ledger.list(ref=DIGITS, workspaces=("team",))] == ["team"]
+    assert [job.workspace for job in ledger.list(ref=DIGITS, workspaces=(None,))] == [None]
+    assert len(ledger.list(ref=DIGITS)) == 2
+
+
 def test_a_promotion_put_with_others_was_looked_at_just_now(ledger):
     promotions = Promotions(ledger.database)
     first, second = Promotion(DIGITS, "stage:Staging"), Promotion(DIGITS, "alias:champion")

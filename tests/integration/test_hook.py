@@ -273,6 +273,17 @@ def test_a_failing_hook_leaves_the_promotion_standing_and_says_so(store, caplog)
     assert "could not queue the promotion of digits" in caplog.text
 
 
+def test_a_hook_that_fails_before_it_asks_the_database_leaves_the_promotion_standing(store, monkeypatch, caplog):
+    def fail():
+        raise ImportError("another MLflow")
+
+    monkeypatch.setattr("registry_export.queueing._for_postgresql", fail)
+    monkeypatch.setattr("registry_export.queueing._for_sqlite", fail)
+    store.transition_model_version_stage("digits", 1, "Staging", False)
+    assert store.get_model_version("digits", 1).current_stage == "Staging"
+    assert "could not queue the promotion of digits" in caplog.text
+
+
 def test_an_outbox_that_was_dropped_while_the_server_runs_comes_back(store):
     store.transition_model_version_stage("digits", 1, "Staging", False)
     store.transition_model_version_stage("digits", 1, "Staging", False)

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from registry_export.entities import Status, Tolerance
+from registry_export.errors import RegistryUnavailableError
 from registry_export.exports import load
 from registry_export.ledger import KnownExports, Ledger
 from registry_export.ledger.tables import known_exports
@@ -62,6 +63,27 @@ def test_what_waits_for_a_runtime_is_not_made_again(versions, name, index, elsew
     report, conversions, _ = count(versions, versions.register(name) if elsewhere else ref, target, index=index)
     assert (conversions, report.status) == (0, Status.UNVERIFIED)
     assert report.targets[0].reused
+
+
+def test_what_the_ledger_does_not_vouch_for_is_kept_and_not_taken_over(versions, name, index):
+    first, second = versions.register(name), versions.register(name)
+    versions.export(first, "planted")
+    assert count(versions, first, "planted", index=index)[1] == 0
+    report, conversions, _ = count(versions, second, "planted", index=index)
+    assert conversions == 1
+    assert not report.targets[0].reused
+
+
+def test_a_store_of_another_version_that_does_not_answer_stops_no_export(versions, name, index, monkeypatch):
+    first, second = versions.register(name), versions.register(name)
+    versions.export(first, "planted", index=index)
+
+    def fail(ref, path, destination):
+        raise RegistryUnavailableError("The bucket does not answer.")
+
+    monkeypatch.setattr(versions.registry, "download_artifact", fail)
+    report, conversions, _ = count(versions, second, "planted", index=index)
+    assert (conversions, report.status) == (1, Status.VERIFIED)
 
 
 def test_another_version_with_the_same_bytes_converts_and_runs_nothing(versions, name, index):
