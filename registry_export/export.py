@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from registry_export.errors import ExportCancelledError, RegistryExportError
 from registry_export.format import Format
 from registry_export.graph import ExportPlan, PlannedTarget, Step, plan_export
 from registry_export.inference import Origin
-from registry_export.isolation import ChildPool
+from registry_export.isolation import ChildPool, remove_tree
 from registry_export.ledger import KnownExports
 from registry_export.manifest import combined_digest, export_key, file_records, tool_versions, write_artifact
 from registry_export.model_setup import NO_SETUP, ModelSetup
@@ -276,4 +275,4 @@ def work_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)

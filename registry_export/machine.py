@@ -30,6 +30,12 @@ def available_bytes() -> int:
     return free
 
 
+def total_bytes() -> int:
+    """Return the memory of the machine, or of the container, in bytes."""
+    limits = [_number(Path(limit)) for limit, _ in _GROUPS]
+    return min([int(psutil.virtual_memory().total), *(limit for limit in limits if limit is not None)])
+
+
 def _number(path: Path) -> int | None:
     try:
         return int(path.read_text())

@@ -49,8 +49,7 @@ class ModelSetup:
     @property
     def modules(self) -> tuple[Path, ...]:
         """What Python can import from the folders searched: no other file of theirs is a model's business."""
-        entries = [entry for folder in map(Path, self.search) if folder.is_dir() for entry in sorted(folder.iterdir())]
-        return tuple(e for e in entries if e.suffix in _MODULES or (e.is_dir() and any(e.glob("*.py"))))
+        return tuple(found for folder in map(Path, self.search) if folder.is_dir() for found in importable_in(folder))
 
     def factory(self, needed_by: str) -> Callable[..., Any]:
         """Return the factory itself (a class, where its class is what a checkpoint needs).
@@ -91,6 +90,15 @@ class ModelSetup:
 
 NO_SETUP = ModelSetup()
 """A checkpoint that is complete in itself."""
+
+
+def importable_in(folder: Path) -> tuple[Path, ...]:
+    """List what Python can import from a folder: modules, and folders that have some."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return ()
+    return tuple(e for e in entries if e.suffix in _MODULES or (e.is_dir() and any(e.glob("*.py"))))
 
 
 def is_callable_name(text: str) -> bool:

@@ -33,7 +33,7 @@ def compared_with(registry: Registry, report: ExportReport, earlier: ModelVersio
     except RegistryError as error:
         _log.info("%s is not compared with %s: %s", report.model_version, earlier, error)
         return None
-    if before is None or _digest(before) == _digest(report):
+    if before is None or _digest(before) == _digest(report) or _makers(before) & _makers(report):
         return None
     variants = {result.variant for result in report.targets}
     targets = tuple(
@@ -46,6 +46,11 @@ def compared_with(registry: Registry, report: ExportReport, earlier: ModelVersio
 
 def _digest(report: ExportReport) -> str | None:
     return report.source.sha256 if report.source is not None else None
+
+
+def _makers(report: ExportReport) -> set[tuple[str, ModelVersionRef]]:
+    """Say for which version each export was made: what two versions share has the same content."""
+    return {(result.variant, result.taken_from or report.model_version) for result in report.targets}
 
 
 def _earlier(result: TargetResult) -> EarlierExport:

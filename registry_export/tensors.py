@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _INDEX = "index.json"
+_MOST_BYTES = 1 << 20
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, NDArray[np.generic]]) -> None:
@@ -32,9 +33,12 @@ def read_tensors(folder: Path) -> dict[str, NDArray[np.generic]]:
     """Read what `write_tensors` wrote, memory-mapped where an array has any element.
 
     Raises:
-        ValueError: A file is not an array, or holds objects.
+        ValueError: A file is not an array, or holds objects; or the index is none.
     """
-    names = msgspec.json.decode((folder / _INDEX).read_bytes(), type=list[str])
+    index = folder / _INDEX
+    if index.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{_INDEX} is larger than {_MOST_BYTES} bytes")
+    names = msgspec.json.decode(index.read_bytes(), type=list[str])
     return {name: _read(folder / f"{position}.npy") for position, name in enumerate(names)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,16 @@ from registry_export.isolation.limits import Limits
 from registry_export.isolation.protocol import ANSWER_BYTES, ANSWER_FILE, LOG_FILE, Answer, Ended, Failure
 
 _LOG_LINES = 20
+
+_OF_CHILDREN = (
+    errors.ConfigurationError,
+    errors.SourceError,
+    errors.SamplesError,
+    errors.PlanError,
+    errors.ConversionError,
+    errors.VerificationError,
+)
+"""What a child may say: of leases, servers and cancelling it knows nothing."""
 
 
 def read_answer(ended: Ended, work: Path, limits: Limits) -> Answer:
@@ -41,7 +52,10 @@ def read_answer(ended: Ended, work: Path, limits: Limits) -> Answer:
 
 
 def _ended_by_signal(number: int) -> ChildCrashedError:
-    name = signal.Signals(number).name
+    try:
+        name = signal.Signals(number).name
+    except ValueError:  # one of the numbers that have no name
+        name = f"signal {number}"
     hint = " The system may have run out of memory." if number == signal.SIGKILL else ""
     return ChildCrashedError(f"It crashed with {name}.{hint}")
 
@@ -52,7 +66,7 @@ def _raised(failure: Failure, limits: Limits) -> RegistryExportError:
         error: RegistryExportError = out_of_memory(limits, "An allocation in it failed")
     else:
         kind = getattr(errors, failure.type, None)
-        if isinstance(kind, type) and issubclass(kind, RegistryExportError):
+        if isinstance(kind, type) and issubclass(kind, _OF_CHILDREN):
             error = kind(failure.message, remedy=failure.remedy, step=failure.step)
         else:
             error = ChildError(f"{failure.type}: {failure.message}")
@@ -79,10 +93,19 @@ def with_log(error: RegistryExportError, work: Path) -> RegistryExportError:
 def tail(path: Path, lines: int) -> str:
     """Return the last lines of a file that are not blank; empty when it cannot be read."""
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=_opened) as stream:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - 8192))
             text = stream.read().decode(errors="replace")
     except OSError:
         return ""
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
+
+
+def _opened(path: str, flags: int) -> int:
+    """Open a plain file that somebody else has left: a link is not followed, and a pipe not waited for."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("It is no plain file.")
+    return descriptor

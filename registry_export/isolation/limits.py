@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from registry_export.machine import total_bytes
+
 _SHARE = 0.8
 
 
@@ -31,7 +33,7 @@ class Limits:
     @property
     def memory(self) -> int:
         """The limit in bytes."""
-        return self.memory_bytes or int(psutil.virtual_memory().total * _SHARE)
+        return self.memory_bytes or int(total_bytes() * _SHARE)
 
     def disk(self, folder: Path) -> int:
         """Return the limit in bytes of what may be written, on the disk that a folder is on."""

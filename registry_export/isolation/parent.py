@@ -14,6 +14,7 @@ import resource
 import selectors
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from registry_export.isolation.protocol import Call, Ended, Preparation, Ready, 
 
 _LINE_BYTES = 16 * 1024 * 1024
 _ORPHANS_SECONDS = 10.0
+_MOMENT_SECONDS = 0.001
 _LIFELINE = 0
 """Standard input is a pipe from the supervisor: when it closes, the supervisor is gone."""
 
@@ -39,6 +41,8 @@ class Parent:
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
         self._connections: dict[int, socket.socket] = {}
+        self._supervisor = os.getppid()
+        self._own: set[int] = set()
         self._selector = selectors.DefaultSelector()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
@@ -46,6 +50,7 @@ class Parent:
 
     def serve(self) -> None:
         """Serve until the lifeline closes."""
+        self._own = _children()  # what a toolchain starts when it is imported is nobody's orphan
         signal.signal(signal.SIGCHLD, _ignore)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wake_writer.fileno())
@@ -66,6 +71,9 @@ class Parent:
 
     def _start(self) -> None:
         connection, _ = self._listener.accept()
+        if _peer(connection) not in (self._supervisor, None):
+            connection.close()  # a child of ours that found the socket, say
+            return
         try:
             call = msgspec.json.decode(_read_line(connection), type=Call)
             pid = os.fork()
@@ -100,13 +108,14 @@ class Parent:
     def _kill_orphans(self) -> None:
         """End what children have left behind, in whatever group or session: nothing works on after its call."""
         end = time.monotonic() + _ORPHANS_SECONDS
-        while (orphans := _children() - self._connections.keys()) and time.monotonic() < end:
+        while (orphans := _children() - self._connections.keys() - self._own) and time.monotonic() < end:
             for pid in orphans:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             for pid in orphans:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
+            time.sleep(_MOMENT_SECONDS)
 
     def _kill_all(self) -> None:
         for pid in self._connections:
@@ -114,6 +123,8 @@ class Parent:
                 os.killpg(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        self._connections = {}
+        self._kill_orphans()
 
 
 def _children() -> set[int]:
@@ -121,6 +132,15 @@ def _children() -> set[int]:
     with contextlib.suppress(OSError):
         return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
     return set()
+
+
+def _peer(connection: socket.socket) -> int | None:
+    """Return the process at the other end; None where the system does not tell."""
+    if sys.platform != "linux":
+        return None
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", credentials)[0]
+    return pid
 
 
 def _ignore(number: int, frame: types.FrameType | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import socket
 import tempfile
 import threading
@@ -24,7 +23,7 @@ from registry_export.errors import (
 )
 from registry_export.format import Toolchain
 from registry_export.isolation.answers import read_answer, with_log
-from registry_export.isolation.leavings import check_leavings
+from registry_export.isolation.leavings import check_leavings, remove_tree
 from registry_export.isolation.limits import Limits
 from registry_export.isolation.protocol import ANSWER_FILE, Call, Ended, Started
 from registry_export.isolation.sandbox import Room
@@ -115,21 +114,24 @@ class ChildPool:
         limits = limits or self.limits
         folders = (work, *writes)
         disk = limits.disk(work)
+        if not disk:
+            raise ChildError(f"No space is left on the disk of {work.parent}.", remedy="Set TMPDIR to another disk.")
         room = Room(tuple(map(str, reads)), tuple(map(str, folders)), disk, limits.cpu_s)
         call = Call(function, msgspec.to_builtins(arguments), str(work), limits.memory, room)
         (work / ANSWER_FILE).unlink(missing_ok=True)
+        message = msgspec.json.encode(call) + b"\n"
         parent = self._parent(toolchain)
         started = time.monotonic()
         try:
             with parent.connect() as connection:
-                connection.sendall(msgspec.json.encode(call) + b"\n")
+                connection.sendall(message)
                 ended = self._watch(connection, limits, folders, disk)
         except (ConnectionError, FileNotFoundError) as error:
             raise ChildCrashedError(f"The warm parent of {toolchain.name} ended during a call.") from error
         finally:
             self._release(parent)
         answer = read_answer(ended, work, limits)
-        check_leavings(folders)
+        check_leavings(folders, disk)
         seconds = time.monotonic() - started
         return Outcome(answer.value, answer.warnings, seconds, ended.peak_bytes, ended.cpu_seconds, answer.imported)
 
@@ -202,7 +204,7 @@ class ChildPool:
             parents, self._parents = list(self._parents.values()), {}
         for parent in parents:
             parent.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_tree(self._folder)
 
     def _parent(self, toolchain: Toolchain) -> WarmParent:
         """Return the running parent of a toolchain, counted as in use; it is started on first need."""
@@ -257,12 +259,16 @@ class ChildPool:
         lines = Lines(connection)
         pid = lines.wait(Started, START_SECONDS).pid
         watch = Watch(pid, limits, folders, disk)
-        while True:
-            ended = lines.poll(Ended, _WATCH_SECONDS)
-            if ended is not None:
-                return ended
-            problem = ExportCancelledError("The export was stopped.") if self.cancelled.is_set() else watch.breach()
-            if problem is not None:
-                kill_descent(pid)
-                lines.wait(Ended, START_SECONDS)
-                raise with_log(problem, folders[0])
+        try:
+            while (ended := lines.poll(Ended, _WATCH_SECONDS)) is None:
+                problem = watch.breach()
+                if self.cancelled.is_set():
+                    problem = ExportCancelledError("The export was stopped.")
+                if problem is not None:
+                    kill_descent(pid)
+                    lines.wait(Ended, START_SECONDS)
+                    raise with_log(problem, folders[0])
+        except BaseException:
+            kill_descent(pid)  # nothing runs on unwatched
+            raise
+        return ended

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry_export.isolation import landlock, seccomp
+from registry_export.model_setup import importable_in
 
 LANDLOCK, SECCOMP, NETWORK = "landlock", "seccomp", "netns"
 
@@ -26,8 +27,11 @@ _SYSTEM = (
 )  # fmt: skip
 """What programs need of a system to run at all: nothing of `/etc` that could be a secret, no home, no `/run`."""
 
-_DEVICES = ("/dev/null", "/dev/dri")
-_DEVICE_PREFIXES = ("nvidia",)
+_DEVICES = ("/dev/null", "/dev/dri", "/dev/dxg", "/dev/kfd")
+_DEVICE_PREFIXES = ("nvidia", "nvhost", "nvmap", "nvgpu")
+"""Of GPUs, also in Windows's Linux, on Jetsons, and AMD's."""
+_PACKAGES = ("site-packages", "dist-packages")
+_STORES = ("/nix/store", "/gnu/store")
 
 _OPEN_FILES = 4096
 
@@ -81,23 +85,26 @@ def left_open(standing: Iterable[str]) -> str:
     open_sides = []
     if LANDLOCK not in stand:
         open_sides.append("the worker's files")
-    if not stand & {NETWORK, SECCOMP}:
-        open_sides.append("the network")
+    if SECCOMP not in stand:  # without a network there still are sockets that are files
+        open_sides.append("sockets")
     return " and ".join(open_sides)
 
 
 def _limit(kind: int, wanted: int) -> None:
     """Lower a limit; one that is lower already stays."""
-    _, hard = resource.getrlimit(kind)
-    value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    value = min([wanted, *(limit for limit in resource.getrlimit(kind) if limit != resource.RLIM_INFINITY)])
     resource.setrlimit(kind, (value, value))
 
 
 def _of_python() -> Iterator[Path]:
     """Yield where this interpreter's modules and libraries are, those of editable installations too."""
     yield from map(Path, {sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(sys.executable).parent)})
+    yield from map(Path, _STORES)
     for folder in (Path(entry) for entry in sys.path if entry):
-        yield folder
+        if _PACKAGES[0] in folder.parts or _PACKAGES[1] in folder.parts or not folder.is_dir():
+            yield folder
+        else:  # somebody's project, with other things beside the code
+            yield from importable_in(folder)
         # Another Python finds ours through links.
         yield from (entry.resolve() for entry in _entries(folder) if entry.is_symlink())
     libraries = os.environ.get("LD_LIBRARY_PATH", "")

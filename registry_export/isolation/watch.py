@@ -14,10 +14,13 @@ import psutil
 
 from registry_export.errors import ChildError, ChildTimeoutError, RegistryExportError
 from registry_export.isolation.answers import out_of_memory
+from registry_export.isolation.leavings import entries
 from registry_export.isolation.limits import Limits
 
 _DISK_SECONDS = 1.0
 _MOST_FILES = 200_000
+_LEAST_SHARE = 0.05
+"""Of the disk that was free when the child began: less than that, and it is ended."""
 _BLOCK = 512
 """Bytes of what `st_blocks` counts."""
 
@@ -45,9 +48,20 @@ class Descent:
                 process = psutil.Process(self._pid)
                 self._members = [process, *process.children(recursive=True)]
             for member in self._members:
-                with contextlib.suppress(psutil.Error):
-                    total += member.memory_info().rss
+                total += _resident(member.pid)
         return total, len(self._members)
+
+
+def _resident(pid: int) -> int:
+    """Return a process's memory in bytes without what it has mapped of files, which the kernel can drop."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        with contextlib.suppress(psutil.Error):
+            return int(psutil.Process(pid).memory_info().rss)
+        return 0
+    sizes = dict(line.split(":", 1) for line in lines if ":" in line)
+    return sum(int(sizes[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem") if name in sizes)
 
 
 class Watch:
@@ -57,6 +71,7 @@ class Watch:
         self._limits = limits
         self._folders = folders
         self._disk = disk
+        self._least_free = psutil.disk_usage(str(folders[0])).free * _LEAST_SHARE
         self._descent = Descent(pid)
         self._deadline = time.monotonic() + limits.timeout_s
         self._disk_due = time.monotonic() + _DISK_SECONDS
@@ -78,13 +93,23 @@ class Watch:
     def _too_much_written(self) -> RegistryExportError | None:
         if time.monotonic() < self._disk_due:
             return None
-        size, files = _written(self._folders)
+        size = files = 0
+        try:
+            for _, found in entries(self._folders):
+                size += found.st_blocks * _BLOCK
+                files += 1
+                if files > _MOST_FILES:
+                    break
+        except ChildError as error:
+            return error
         self._disk_due = time.monotonic() + _DISK_SECONDS
-        if size <= self._disk and files <= _MOST_FILES:
+        # Files without a name are nobody's; what is missing on the disk shows them.
+        free = psutil.disk_usage(str(self._folders[0])).free
+        if size <= self._disk and files <= _MOST_FILES and free >= self._least_free:
             return None
         return ChildError(
-            f"It wrote {size / 1e9:.1f} GB into {files} files and was killed; {self._disk / 1e9:.1f} GB in "
-            f"{_MOST_FILES} files are allowed.",
+            f"It wrote {size / 1e9:.1f} GB into {files} files and was killed: {self._disk / 1e9:.1f} GB in "
+            f"{_MOST_FILES} files are allowed, and {free / 1e9:.1f} GB are left on the disk.",
             remedy="Free space where temporary folders are (TMPDIR) if the model needs more.",
         )
 
@@ -100,17 +125,3 @@ def kill_descent(pid: int) -> None:
     for member in members:
         with contextlib.suppress(psutil.Error):
             member.kill()
-
-
-def _written(folders: Sequence[Path]) -> tuple[int, int]:
-    """Bytes on disk below some folders, and the number of files; it stops counting where there are far too many."""
-    total, count = 0, 0
-    for folder in folders:
-        for at, _, names in os.walk(folder):
-            for name in names:
-                with contextlib.suppress(OSError):
-                    total += Path(at, name).lstat().st_blocks * _BLOCK
-                count += 1
-                if count > _MOST_FILES:
-                    return total, count
-    return total, count

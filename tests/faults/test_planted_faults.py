@@ -73,8 +73,8 @@ def test_a_faithful_conversion_is_verified(workshop, tmp_path):
         ("explode", "ConversionError", "ZeroDivisionError: inside the converter"),
         ("nothing", "ConversionError", "wrote no model.planted"),
         ("unreadable", "ConversionError", "cannot be read back"),
-        ("input_changed", "ConversionError", "changed its own input"),
-        ("link", "ArtifactError", "symbolic link"),
+        ("input_changed", "ConversionError", "changed its own input|Permission denied"),  # where walls stand
+        ("link", "ArtifactError|ConversionError", "symbolic link|Permission denied"),
         ("crash_at_run", "ChildCrashedError", "SIGSEGV"),
         ("hang_at_run", "ChildTimeoutError", "5 s"),
         ("memory_at_run", "ChildOutOfMemoryError", "memory limit"),
@@ -84,8 +84,8 @@ def test_a_faithful_conversion_is_verified(workshop, tmp_path):
 def test_what_does_not_work_is_failed_and_named(workshop, tmp_path, fault, kind, words):
     result = one(workshop, tmp_path, fault)
     assert result.status is Status.FAILED
-    assert result.error.type == kind
-    assert words in result.error.message
+    assert result.error.type in kind.split("|")
+    assert any(word in result.error.message for word in words.split("|"))
 
 
 @pytest.mark.parametrize(

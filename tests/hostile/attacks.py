@@ -251,6 +251,51 @@ def make_a_device(world):
 
 
 @attack
+def change_the_rights_of_somebodys_file(world):
+    import os
+
+    os.chmod(world["ledger"], 0o777)
+    return "changed" if os.stat(world["ledger"]).st_mode & 0o777 == 0o777 else None
+
+
+@attack
+def send_through_a_pair_of_sockets(world):
+    import socket
+
+    pair, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    pair.sendto(b"secret", world["datagram_socket"])
+    return "sent"
+
+
+@attack
+def hide_memory_in_a_segment(world):
+    import ctypes
+
+    return ctypes.CDLL(None).shmget(0, 1 << 20, 0o1600) >= 0 or None
+
+
+@attack
+def make_a_namespace(world):
+    import ctypes
+
+    new_user, system_call = 0x10000000, 56
+    process = ctypes.CDLL(None).syscall(system_call, new_user | 17, 0, 0, 0, 0)
+    if process == 0:
+        import os
+
+        os._exit(0)
+    return process if process > 0 else None
+
+
+@attack
+def slow_the_supervisor_down(world):
+    import os
+
+    os.setpriority(os.PRIO_PROCESS, world["supervisor"], 19)
+    return "slowed" if os.getpriority(os.PRIO_PROCESS, world["supervisor"]) == 19 else None
+
+
+@attack
 def become_another_user(world):
     import os
 
@@ -387,6 +432,25 @@ def leave_a_hole_of_a_terabyte(world):
 
     os.truncate(os.open("hole", os.O_CREAT | os.O_WRONLY), 1 << 40)
     return "made"
+
+
+@attack
+def make_folders_without_end(world):
+    import os
+
+    while True:
+        os.mkdir("d")
+        os.chdir("d")
+
+
+@attack
+def say_that_the_lease_is_lost(world):
+    import json
+    import os
+
+    failure = {"type": "StaleLeaseError", "message": "lost", "remedy": "", "step": "", "traceback": ""}
+    open(".answer.json", "w").write(json.dumps({"value": None, "failure": failure, "warnings": []}))
+    os._exit(0)
 
 
 @attack

@@ -43,6 +43,8 @@ ENDS = {
     "fill_the_disk": (ChildError, "files are allowed"),
     "write_one_file_without_end": (RegistryExportError, "NoneType|files are allowed"),
     "print_without_end": (RegistryExportError, "SIGXFSZ|File too large|files are allowed"),
+    "make_folders_without_end": (ChildError, "64 deep|NoneType"),
+    "say_that_the_lease_is_lost": (ChildError, "StaleLeaseError: lost"),
     "answer_in_the_childs_place": (ChildError, "not its own"),
     "answer_with_a_mountain": (ChildError, "larger than"),
     "answer_with_a_deep_nest": (ChildError, "cannot be read"),
@@ -90,6 +92,7 @@ def world(tmp_path_factory):
         Listener(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 0)),
         Listener(socket.AF_UNIX, socket.SOCK_STREAM, str(root / "database")),
         Listener(socket.AF_UNIX, socket.SOCK_STREAM, f"\0{abstract}"),
+        Listener(socket.AF_UNIX, socket.SOCK_DGRAM, str(root / "log")),
     ]
     sibling = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
     yield {
@@ -102,6 +105,7 @@ def world(tmp_path_factory):
         "port": listeners[0].socket.getsockname()[1],
         "udp_port": listeners[1].socket.getsockname()[1],
         "unix_socket": str(root / "database"),
+        "datagram_socket": str(root / "log"),
         "abstract_socket": abstract,
         "supervisor": os.getpid(),
         "sibling": sibling.pid,
@@ -129,7 +133,7 @@ def pool():
 def state(world):
     """What no attack may change: files outside, who was heard from, who is alive."""
     files = sorted((str(path), path.stat().st_size) for path in Path(world["outside"]).rglob("*"))
-    ledger = Path(world["ledger"]).read_bytes()
+    ledger = Path(world["ledger"]).read_bytes(), Path(world["ledger"]).stat().st_mode
     packages = sorted(path.name for path in Path(np.__file__).parents[1].glob("*.pth"))
     package = Path(np.__file__).read_bytes()
     heard = [list(listener.heard) for listener in world["listeners"]]

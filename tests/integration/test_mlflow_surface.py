@@ -64,9 +64,9 @@ def test_the_stages_that_are_no_promotion_are_mlflows():
 def test_a_prompt_is_told_by_its_tag():
     from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 
-    from registry_export.hook import _PROMPT_TAG
+    from registry_export.queueing import PROMPT_TAG
 
-    assert IS_PROMPT_TAG_KEY == _PROMPT_TAG
+    assert IS_PROMPT_TAG_KEY == PROMPT_TAG
 
 
 def test_mlflow_catches_import_errors_of_an_entry_point_alone():

@@ -110,7 +110,7 @@ def test_an_old_promotion_of_a_version_without_exports_is_no_job_for_the_schedul
     ref = fleet.ledger.list()[0].model_version
     for name in ("planted", "planted-drifts"):
         fleet.versions.registry.delete_tags(ref, (f"registry_export.{name}",))
-    monkeypatch.setattr("registry_export.reconcile.Reconciler.sweep", lambda _: 0)
+    monkeypatch.setattr("registry_export.reconcile.Reconciler.sweep", lambda *_, **__: 0)
     assert fleet.work(reverify_s=0.001) == ["alias:champion"]
 
 

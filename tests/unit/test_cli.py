@@ -69,8 +69,9 @@ def test_every_command_of_the_contract_has_help(command: str, capsys: pytest.Cap
     assert "Usage: registry-export" in capsys.readouterr().out
 
 
-def test_the_commands_are_those_of_the_contract_and_verify() -> None:
-    assert set(cli.commands) == {"export", "verify", "plan", "pull", "jobs", "formats", "worker", "server", "demo"}
+def test_the_commands_are_those_of_the_contract_with_verify_and_doctor() -> None:
+    contract = {"export", "plan", "pull", "jobs", "formats", "worker", "server", "demo"}
+    assert set(cli.commands) == contract | {"verify", "doctor"}
 
 
 @pytest.mark.parametrize(

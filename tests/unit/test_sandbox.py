@@ -12,7 +12,7 @@ from registry_export.entities import Interface
 from registry_export.errors import ChildError, SandboxError
 from registry_export.format import Toolchain
 from registry_export.inference import Origin
-from registry_export.isolation import ChildPool, Limits, check_within, left_open, seccomp
+from registry_export.isolation import ChildPool, Limits, check_within, left_open, remove_tree, seccomp
 from registry_export.isolation.leavings import check_leavings
 from registry_export.model_setup import ModelSetup
 from tests.unit.stub_formats import PyTorch
@@ -58,11 +58,11 @@ def test_of_a_folder_of_code_only_modules_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("walls", "reach"),
     [
-        ((), "the worker's files and the network"),
-        (("netns",), "the worker's files"),
-        (("landlock",), "the network"),
+        ((), "the worker's files and sockets"),
+        (("netns", "seccomp"), "the worker's files"),
+        (("landlock",), "sockets"),
+        (("landlock", "netns"), "sockets"),
         (("landlock", "seccomp"), ""),
-        (("landlock", "netns"), ""),
     ],
 )
 def test_what_is_within_reach_is_named(walls, reach):
@@ -73,7 +73,7 @@ def test_what_is_within_reach_is_named(walls, reach):
 def test_a_rule_that_demands_a_sandbox_loads_nothing_where_there_is_none(monkeypatch, tmp_path, required):
     calls = []
     with ChildPool() as pool:
-        monkeypatch.setattr(pool, "walls", lambda toolchain: ("netns",))
+        monkeypatch.setattr(pool, "walls", lambda toolchain: ("netns", "seccomp"))
         monkeypatch.setattr(pool, "call", lambda *a, **k: calls.append(a) or (_ for _ in ()).throw(ChildError("ran")))
         source = Origin("pytorch", str(tmp_path / "model"), Interface(()), setup=ModelSetup(walls_required=required))
         bench = Bench({"pytorch": PyTorch()}, pool, tmp_path)
@@ -81,6 +81,31 @@ def test_a_rule_that_demands_a_sandbox_loads_nothing_where_there_is_none(monkeyp
             run_reference(bench, source, "", "random", ())
     assert isinstance(caught.value, SandboxError) is required
     assert len(calls) == (not required)
+
+
+def test_folders_without_end_are_refused_and_removed(tmp_path):
+    at = tmp_path / "deep"
+    at.mkdir()
+    before = os.getcwd()  # noqa: PTH109
+    try:
+        os.chdir(at)
+        for _ in range(1500):
+            os.mkdir("d")  # noqa: PTH102
+            os.chdir("d")
+    finally:
+        os.chdir(before)
+    with pytest.raises(ChildError, match="64 deep"):
+        check_leavings([at])
+    remove_tree(at)
+    assert not at.exists()
+
+
+def test_a_file_of_nothing_but_holes_counts_as_what_it_pretends_to_hold(tmp_path):
+    with (tmp_path / "hole").open("wb") as stream:
+        stream.truncate(10**9)
+    check_leavings([tmp_path], most_bytes=2 * 10**9)
+    with pytest.raises(ChildError, match=r"1\.0 GB; 0\.5 GB are allowed"):
+        check_leavings([tmp_path], most_bytes=5 * 10**8)
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])
