@@ -115,14 +115,15 @@ class _Job:
 
 
 def _export(job: _Job, bench: Bench) -> ExportReport:
-    with bench.step("download"):
+    shelf = Shelf(job.registry, job.ref, job.index, bench.work / "kept", bench.reporter)
+    with bench.step("download"), contextlib.nullcontext() if job.force else shelf.reading_ahead():
         model = job.registry.download(job.ref, bench.work / "source")
         checkpoint = read_checkpoint(model, bench.formats, job.setup)
     bench = replace(bench, expected=Expectations(checkpoint.record.checkpoint_bytes, job.costs))
     sample, evidence = first_inputs(job.registry, job.samples, checkpoint, bench.work)
     plan = plan_export(checkpoint.format, job.targets, bench.formats, samples=bool(sample))
     keys = {p.target.variant: _key(bench, checkpoint, plan, p, sample) for p in plan.targets}
-    kept = _kept(job, bench, keys)
+    kept = Kept() if job.force else _kept(shelf, keys)
     results, folders = dict(kept.results), dict(kept.folders)
     missing = [planned for planned in plan.targets if planned.target.variant not in results]
     source = checkpoint.record
@@ -202,16 +203,12 @@ def _origin(bench: Bench, result: TargetResult, folder: Path) -> Origin:
     return Origin(result.format, str(folder / bench.formats[result.format].filename), interface)
 
 
-def _kept(job: _Job, bench: Bench, keys: Mapping[str, str]) -> Kept:
+def _kept(shelf: Shelf, keys: Mapping[str, str]) -> Kept:
     """Find what was verified before and depends on nothing that has changed since."""
-    if job.force:
-        return Kept()
-    kept = Shelf(job.registry, job.ref, job.index, bench.work / "kept", bench.reporter).look_up(keys)
+    kept = shelf.look_up(keys)
     for variant, result in kept.results.items():
-        there = (
-            f"taken over from {result.taken_from}" if variant in kept.folders else f"{result.status} before, unchanged"
-        )
-        bench.reporter.step_finished("look up", variant, there, 0.0)
+        taken = f"taken over from {result.taken_from}" if variant in kept.folders else ""
+        shelf.reporter.step_finished("look up", variant, taken or f"{result.status} before, unchanged", 0.0)
     return kept
 
 

@@ -9,9 +9,10 @@ believed without the digest that the ledger has of it; what is gone, changed or 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -97,6 +98,18 @@ class Shelf:
     index: KnownExports | None
     work: Path
     reporter: Reporter
+    _ahead: list[Future[tuple[ExportReport | None, Mapping[str, int | None]]]] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def reading_ahead(self) -> Iterator[None]:
+        """Read what the version has of its own while something else is waited for."""
+        with ThreadPoolExecutor(1) as pool:
+            self._ahead.append(pool.submit(self._read))
+            yield
+
+    def _read(self) -> tuple[ExportReport | None, Mapping[str, int | None]]:
+        report = read_report(self.registry, self.ref)
+        return report, self.registry.list_sizes(self.ref, EXPORTS_FOLDER) if report is not None else {}
 
     def look_up(self, keys: Mapping[str, str]) -> Kept:
         """Find what is verified already.
@@ -113,8 +126,8 @@ class Shelf:
                 places = self.index.find(set(keys.values()))
             except LedgerError as error:
                 self.reporter.note(f"What was exported before is not known: {error}")
-        report = read_report(self.registry, self.ref)
-        own = _in_place(self, report, keys, places)
+        report, sizes = self._ahead.pop().result() if self._ahead else self._read()
+        own = _in_place(self, report, sizes, keys, places)
         missing = {variant: key for variant, key in keys.items() if variant not in own}
         taken = _taken_over(self, missing, places)
         return Kept(
@@ -178,7 +191,13 @@ def _tell(act: Callable[[], None]) -> None:
         _log.warning("What is exported could not be noted; it may be made once more. %s", error)
 
 
-def _in_place(shelf: Shelf, report: ExportReport | None, keys: Mapping[str, str], places: Places) -> dict[str, Found]:
+def _in_place(
+    shelf: Shelf,
+    report: ExportReport | None,
+    sizes: Mapping[str, int | None],
+    keys: Mapping[str, str],
+    places: Places,
+) -> dict[str, Found]:
     """Find the exports that stand in the version's own folder."""
     # The report is the first to be changed before a file is: what it does not name may be torn.
     named = report.targets if report is not None else ()
@@ -186,7 +205,6 @@ def _in_place(shelf: Shelf, report: ExportReport | None, keys: Mapping[str, str]
     wanted = [result for result in wanted if keys.get(result.variant) == result.key]
     if not wanted:
         return {}
-    sizes = shelf.registry.list_sizes(shelf.ref, EXPORTS_FOLDER)
 
     def look(result: TargetResult) -> Found | None:
         known = [one for one in places.get(result.key, ()) if one.model_version == shelf.ref]

@@ -28,28 +28,39 @@ _SEARCH_SECONDS = 0.5
 
 
 class Descent:
-    """A process and its descendants, looked at again and again.
-
-    Descendants are looked for among all processes of the machine, which takes milliseconds: twice a second at most.
-    """
+    """A process and its descendants, looked at again and again; the descendants are looked for twice a second."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._members: list[psutil.Process] = []
+        self._members: list[int] = []
         self._searched = -math.inf
 
     def resident(self) -> tuple[int, int]:
         """Return their resident memory together, in bytes, and how many they are; zeros when they are gone."""
         now = time.monotonic()
-        total = 0
+        if now - self._searched >= _SEARCH_SECONDS:
+            self._searched = now
+            self._members = _descent(self._pid)
+        return sum(map(_resident, self._members)), len(self._members)
+
+
+def _descent(pid: int) -> list[int]:
+    """List a process and all that descend from it.
+
+    The kernel keeps each thread's children, where it was built to; psutil looks through all processes of the machine,
+    which takes milliseconds.
+    """
+    found = [pid]
+    try:
+        for parent in found:  # which grows meanwhile
+            for thread in Path(f"/proc/{parent}/task").iterdir():
+                found.extend(map(int, (thread / "children").read_text().split()))
+    except FileNotFoundError:
         with contextlib.suppress(psutil.Error):
-            if now - self._searched >= _SEARCH_SECONDS:
-                self._searched = now
-                process = psutil.Process(self._pid)
-                self._members = [process, *process.children(recursive=True)]
-            for member in self._members:
-                total += _resident(member.pid)
-        return total, len(self._members)
+            found += [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except OSError:
+        pass  # it ended meanwhile
+    return list(dict.fromkeys(found))
 
 
 def _resident(pid: int) -> int:
@@ -116,12 +127,9 @@ class Watch:
 
 def kill_descent(pid: int) -> None:
     """Kill a process, its group and all that descend from it."""
-    members: list[psutil.Process] = []
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        members = [process, *process.children(recursive=True)]
+    members = _descent(pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     for member in members:
-        with contextlib.suppress(psutil.Error):
-            member.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
