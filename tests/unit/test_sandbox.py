@@ -127,6 +127,6 @@ def test_a_path_that_leaves_its_folder_is_refused(tmp_path):
 
 
 def test_the_filter_knows_another_architectures_numbers():
-    programs = {machine: seccomp._program(machine) for machine in ("x86_64", "aarch64")}
-    assert len(programs["x86_64"]) == len(programs["aarch64"])
-    assert programs["x86_64"] != programs["aarch64"]
+    amd, arm = (seccomp._program(machine) for machine in ("x86_64", "aarch64"))
+    assert len(amd) - len(arm) == 16 * sum(arm is None for _, arm in seccomp._FEIGNED.values())
+    assert amd != arm
