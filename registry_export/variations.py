@@ -21,7 +21,7 @@ _LONGER = 3
 _MULTIPLES = (2, 3)
 _NOISE = 0.1
 _LARGE_BATCH = 16
-_SMALLER_BATCH = 8
+_SMALLER_BATCH = 6
 _MANY_ELEMENTS = 1 << 16
 """Elements of a row from which fewer rows are run: a picture of 224 by 224 has more."""
 
