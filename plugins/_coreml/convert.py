@@ -18,7 +18,16 @@ import numpy as np
 from registry_export.entities import Interface, OptionValue, TensorSpec
 from registry_export.errors import ConversionError, RegistryExportError, UnsupportedModelError
 from registry_export.format import ConversionRequest
-from registry_export_plugins._coreml.names import NAMES_KEY, TYPES_KEY, Feature, features, to_metadata, types_metadata
+from registry_export_plugins._coreml.names import (
+    NAMES_KEY,
+    SCALARS_KEY,
+    TYPES_KEY,
+    Feature,
+    features,
+    scalars_metadata,
+    to_metadata,
+    types_metadata,
+)
 
 SMALLEST_COMPRESSED = 64
 """Constants with at least so many elements are compressed; smaller ones would grow by their scales and tables."""
@@ -165,6 +174,7 @@ def save(model: Any, output: Path, inputs: Sequence[Feature], outputs: Sequence[
     _rename_outputs(spec, own, [feature.name for feature in outputs])
     spec.description.metadata.userDefined[NAMES_KEY] = to_metadata(inputs, outputs)
     spec.description.metadata.userDefined[TYPES_KEY] = types_metadata(outputs)
+    spec.description.metadata.userDefined[SCALARS_KEY] = scalars_metadata(outputs)
     with quiet():
         ct.models.MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True).save(str(output))
     _settle_identifiers(output)

@@ -3,7 +3,8 @@
 Core ML's programs take identifiers as names, inputs and outputs together in one set; and of element types
 only float32, float16 and int32. The source's own names are kept in the package's metadata, as JSON, under
 `NAMES_KEY`: `{"inputs": {"feature": "source's name", ...}, "outputs": {...}}`, both in the source's order, and
-under `TYPES_KEY` the source's element types by feature.
+under `TYPES_KEY` the source's element types by feature. Scalars are arrays of one element in a package: `SCALARS_KEY`
+lists the outputs that are scalars in the source.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from registry_export.entities import Interface, TensorSpec
 
 NAMES_KEY = "registry_export.names"
 TYPES_KEY = "registry_export.types"
+SCALARS_KEY = "registry_export.scalars"
 
 RESERVED = frozenset(
     (
@@ -39,12 +41,14 @@ class Feature:
         source: What the source calls it.
         dtype: The element type in the package.
         source_dtype: The source's own.
+        scalar: Whether it is one in the source.
     """
 
     name: str
     source: str
     dtype: str
     source_dtype: str = ""
+    scalar: bool = False
 
 
 def stored_dtype(dtype: str, half: bool) -> str:
@@ -66,7 +70,7 @@ def features(specs: Iterable[TensorSpec], half: bool, taken: Iterable[str] = ())
     for spec in specs:
         name = _distinct(_identifier(spec.name), used)
         used.add(name)
-        made.append(Feature(name, spec.name, stored_dtype(spec.dtype, half), spec.dtype))
+        made.append(Feature(name, spec.name, stored_dtype(spec.dtype, half), spec.dtype, spec.shape == ()))
     return tuple(made)
 
 
@@ -96,6 +100,19 @@ def to_metadata(inputs: Iterable[Feature], outputs: Iterable[Feature]) -> str:
 def types_metadata(outputs: Iterable[Feature]) -> str:
     """Write the source's element types of outputs as the metadata value of `TYPES_KEY`."""
     return json.dumps({f.name: f.source_dtype for f in outputs if f.source_dtype})
+
+
+def scalars_metadata(outputs: Iterable[Feature]) -> str:
+    """Write which outputs are scalars in the source as the metadata value of `SCALARS_KEY`."""
+    return json.dumps([f.name for f in outputs if f.scalar])
+
+
+def source_scalars(metadata: Mapping[str, str]) -> frozenset[str]:
+    """Return the outputs that are scalars in the source, by feature."""
+    try:
+        return frozenset(map(str, json.loads(metadata.get(SCALARS_KEY, "[]"))))
+    except (json.JSONDecodeError, TypeError):
+        return frozenset()
 
 
 def source_types(metadata: Mapping[str, str]) -> dict[str, str]:

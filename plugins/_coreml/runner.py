@@ -17,7 +17,7 @@ from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import VerificationError
 from registry_export.format import Array, Intermediate, Tensors
 from registry_export_plugins._coreml.description import declared
-from registry_export_plugins._coreml.names import source_names, source_types
+from registry_export_plugins._coreml.names import source_names, source_scalars, source_types
 from registry_export_plugins._coreml.package import Package
 from registry_export_plugins._coreml.structure import check
 from registry_export_plugins._inputs import in_order
@@ -162,10 +162,12 @@ def _declared_types(found: tuple[TensorSpec, ...], wanted: tuple[TensorSpec, ...
 
 
 def _own_types(package: Package, features: list[str], specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """Give outputs the element types that the source has, which Core ML may have no word for (int64, bool)."""
-    types = source_types(package.metadata)
-    pairs = zip(features, specs, strict=True)
-    return tuple(replace(spec, dtype=types.get(feature, spec.dtype)) for feature, spec in pairs)
+    """Give outputs what the source has and Core ML has no word for: element types (int64, bool), and scalars."""
+    types, scalars = source_types(package.metadata), source_scalars(package.metadata)
+    return tuple(
+        replace(spec, dtype=types.get(feature, spec.dtype), shape=() if feature in scalars else spec.shape)
+        for feature, spec in zip(features, specs, strict=True)
+    )
 
 
 def _fitting(spec: TensorSpec, array: Array) -> Array:

@@ -340,3 +340,11 @@ def test_a_keras_model_keeps_its_numbers_names_and_open_sizes(pool: ChildPool, t
     open_sizes = [[isinstance(size, str) for size in item[2]] for item in source]
     assert [[isinstance(size, str) for size in item[2]] for item in package] == open_sizes
     assert len(made["ways"]) == 1
+
+
+def test_outputs_that_are_scalars_in_the_source_are_known_again():
+    from registry_export_plugins._coreml.names import SCALARS_KEY, features, scalars_metadata, source_scalars
+
+    made = features((TensorSpec("total", "float32", ()), TensorSpec("rows", "float32", ("batch",))), half=False)
+    assert source_scalars({SCALARS_KEY: scalars_metadata(made)}) == {"total"}
+    assert source_scalars({}) == source_scalars({SCALARS_KEY: "{"}) == frozenset()
