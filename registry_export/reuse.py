@@ -103,6 +103,7 @@ class Shelf:
     @contextlib.contextmanager
     def reading_ahead(self) -> Iterator[None]:
         """Read what the version has of its own while something else is waited for."""
+        self.registry.location(self.ref)  # once for both
         with ThreadPoolExecutor(1) as pool:
             self._ahead.append(pool.submit(self._read))
             yield

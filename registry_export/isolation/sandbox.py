@@ -31,6 +31,7 @@ _DEVICES = ("/dev/null", "/dev/dri", "/dev/dxg", "/dev/kfd")
 _DEVICE_PREFIXES = ("nvidia", "nvhost", "nvmap", "nvgpu")
 """Of GPUs, also in Windows's Linux, on Jetsons, and AMD's."""
 _PACKAGES = ("site-packages", "dist-packages")
+_METADATA = (".dist-info", ".egg-info")
 _STORES = ("/nix/store", "/gnu/store")
 
 _OPEN_FILES = 4096
@@ -105,6 +106,7 @@ def _of_python() -> Iterator[Path]:
             yield folder
         else:  # somebody's project, with other things beside the code
             yield from importable_in(folder)
+            yield from (entry for entry in _entries(folder) if entry.name.endswith(_METADATA))
         # Another Python finds ours through links.
         yield from (entry.resolve() for entry in _entries(folder) if entry.is_symlink())
     libraries = os.environ.get("LD_LIBRARY_PATH", "")

@@ -350,7 +350,6 @@ def starve_the_supervisor(world):
     import resource
 
     resource.prlimit(world["supervisor"], resource.RLIMIT_CPU, (1, 1))
-    return "limited"
 
 
 @attack

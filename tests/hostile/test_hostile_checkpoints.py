@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import sqlite3
 import subprocess
@@ -137,7 +138,8 @@ def state(world):
     packages = sorted(path.name for path in Path(np.__file__).parents[1].glob("*.pth"))
     package = Path(np.__file__).read_bytes()
     heard = [list(listener.heard) for listener in world["listeners"]]
-    return files, ledger, packages, package, heard, psutil.pid_exists(world["sibling"])
+    limits = resource.getrlimit(resource.RLIMIT_CPU), os.getpriority(os.PRIO_PROCESS, 0)
+    return files, ledger, packages, package, heard, limits, psutil.pid_exists(world["sibling"])
 
 
 @pytest.mark.parametrize("name", ATTACKS)

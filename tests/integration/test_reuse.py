@@ -78,10 +78,14 @@ def test_a_store_of_another_version_that_does_not_answer_stops_no_export(version
     first, second = versions.register(name), versions.register(name)
     versions.export(first, "planted", index=index)
 
-    def fail(ref, path, destination):
-        raise RegistryUnavailableError("The bucket does not answer.")
+    fetch = versions.registry.download_artifact
 
-    monkeypatch.setattr(versions.registry, "download_artifact", fail)
+    def unless_it_is_the_first(ref, path, destination):
+        if ref == first:
+            raise RegistryUnavailableError("The bucket does not answer.")
+        return fetch(ref, path, destination)
+
+    monkeypatch.setattr(versions.registry, "download_artifact", unless_it_is_the_first)
     report, conversions, _ = count(versions, second, "planted", index=index)
     assert (conversions, report.status) == (1, Status.VERIFIED)
 
@@ -246,13 +250,13 @@ def test_a_torn_export_of_the_version_itself_is_made_anew(versions, name, index,
     assert versions.stored(ref, "exports/planted/model.planted") == whole
 
 
-def test_what_the_ledger_had_forgotten_it_knows_again_after_the_next_promotion(versions, name, index, ledger):
+def test_what_the_ledger_had_forgotten_is_kept_and_made_anew_for_others_once(versions, name, index, ledger):
     ref = versions.register(name)
-    versions.export(ref)
-    assert count(versions, versions.register(name), index=index)[1] == 1
+    versions.export(ref, index=index)
     with ledger.database.write() as connection:
         connection.execute(known_exports.delete())
     assert count(versions, ref, index=index)[1] == 0
+    assert count(versions, versions.register(name), index=index)[1] == 1
     assert count(versions, versions.register(name), index=index)[1] == 0
 
 
