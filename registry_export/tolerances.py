@@ -21,9 +21,9 @@ fp32: a thousandth of each value, and 1e-5 near zero, where relative error means
 
 Half precision keeps 11 significant bits (fp16) or 8 (bf16), and every runtime rounds elsewhere: a few units of
 its last place at the size of a layer's sums (2**-11 and 2**-8 of values around 1 to 10). Rounding errors of
-independent steps add up as squares do, so a hundred steps leave 46 dB of fp16 and 28 dB of bf16: of values around 1 a
-standard deviation of 5e-3 and of 4e-2. Of many thousand elements the furthest is five deviations off, which is `atol` of fp16; bf16 is given
-half of that, or a wrong answer of few elements would pass.
+independent steps add up as squares do, so a hundred steps leave 46 dB of fp16 and 28 dB of bf16: of values around 1
+a standard deviation of 5e-3 and of 4e-2. Of many thousand elements the furthest is five deviations off, which is `atol`
+of fp16; bf16 is given half of that, or a wrong answer of few elements would pass.
 
 int8 has 256 steps over a tensor's whole range, so its error is a share of that range and falls on small elements
 too: an output is judged whole. 15 dB is a noise of 18 % of the output's root mean square, which a working int8
