@@ -68,7 +68,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     wanted = _targets_of(configuration, formats)
     yield from _packages(wanted, formats)
     with ChildPool() as pool:
-        yield from _guarded("sandbox", lambda: _sandbox(pool))
+        yield from _guarded("sandbox", lambda: _sandbox(pool, configuration))
         for toolchain in _toolchains_of(wanted):
             yield from _guarded(f"toolchain {toolchain.name}", lambda: _toolchain(pool, toolchain))  # noqa: B023
 
@@ -165,11 +165,16 @@ def _toolchains_of(wanted: Mapping[str, Format]) -> Iterator[Toolchain]:
     yield from {toolchain.name: toolchain for toolchain in toolchains}.values()
 
 
-def _sandbox(pool: ChildPool) -> Iterator[Finding]:
+def _sandbox(pool: ChildPool, configuration: Configuration | None) -> Iterator[Finding]:
     walls = pool.walls(Toolchain("plain", ()))
     if reach := left_open(walls):
         said = f"Only {'+'.join(walls) or 'limits'}: a checkpoint's code can reach {reach}."
-        yield Finding("sandbox", NOTE, said, "Use Linux 5.13 or later with Landlock, or export only what you trust.")
+        remedy = "Use Linux 5.13 or later with Landlock, or export only what you trust."
+        rules = configuration.rules if configuration is not None else ()
+        demanded = [repr(rule.models) for rule in rules if rule.setup.walls_required]
+        if demanded:
+            said += f" The rules for {', '.join(demanded)} demand a sandbox: nothing of theirs will be exported."
+        yield Finding("sandbox", WRONG if demanded else NOTE, said, remedy)
     else:
         yield Finding("sandbox", OK, f"{'+'.join(walls)} stand around every checkpoint.")
 

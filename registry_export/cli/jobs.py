@@ -42,7 +42,9 @@ def list_jobs(states: tuple[str, ...] = (), limit: int = 20, as_json: bool = Fal
         print_json(found)
         return
     if not found:
-        click.echo(f"No such job in the ledger {ledger.database.engine.url.render_as_string()}.", err=True)
+        place = ledger.database.engine.url.render_as_string()
+        hint = "" if states else " Where yours are is for REGISTRY_EXPORT_OUTBOX_URI or ..._LEDGER_URI to say."
+        click.echo(f"{'No such job' if states else 'No job'} in the ledger {place}.{hint}", err=True)
     head = ("job", "model version", "trigger", "state", "status", "attempt", "updated (UTC)", "why")
     print_table(head, [_row(job) for job in found])
 

@@ -43,7 +43,8 @@ def _lines(report: ExportReport) -> Iterator[str]:
     yield f"Trigger `{report.trigger}`, {time_text(report.created_at) or 'time unknown'}."
     if report.source is not None:
         source = report.source
-        yield f"Source: {source.flavor or source.format}, {size_text(source.size_bytes)}, sha256 `{source.sha256}`."
+        what = f"{source.flavor or source.format}, {size_text(source.size_bytes)}"
+        yield f"Source: {what}, sha256 of all its files `{source.sha256}`."
         if source.evidence:
             yield f"Verified with {evidence_text(source.evidence)}. {escaped(noise_text(source.noise))}".rstrip()
         if walls := sandbox_text(source.sandbox):
@@ -97,7 +98,7 @@ def _target(report: ExportReport, result: TargetResult, command: str) -> Iterato
         ):
             yield from (f"- {role} `{spec.name or 'unnamed'}`: {spec.dtype} {shape_text(spec)}" for spec in specs)
     if result.sha256:
-        yield f"- sha256: `{result.sha256}`"
+        yield f"- sha256 of its files: `{result.sha256}`"
     yield from (f"- {escaped(line)}" for line in _beside(report, result))
     if result.verification is not None:
         yield from _rungs(result.verification)
