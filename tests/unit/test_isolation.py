@@ -204,6 +204,7 @@ def test_an_exercise_is_done_before_the_fork_and_its_prints_are_no_answer(tmp_pa
 
 
 def test_an_exercise_that_fails_costs_its_time_alone(tmp_path, caplog):
+    caplog.set_level("WARNING", "registry_export")  # whatever other tests have left
     failing = Toolchain("failing", ("json",), exercise=HERE + "refuse_exercise")
     with ChildPool() as pool:
         assert pool.call(failing, HERE + "echo", {"a": 1}, tmp_path).value == {"a": 1}
