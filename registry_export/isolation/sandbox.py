@@ -73,7 +73,7 @@ def enter(room: Room) -> None:
     landlock.restrict(
         reads=[*map(Path, _SYSTEM), *_of_python(), *map(Path, room.reads)],
         writes=map(Path, room.writes),
-        lists={path.parent for path in own},
+        lists={*(path.parent for path in own), *_projects()},
         devices=_devices(),
     )
     if seccomp.available():
@@ -101,10 +101,11 @@ def _of_python() -> Iterator[Path]:
     """Yield where this interpreter's modules and libraries are, those of editable installations too."""
     yield from map(Path, {sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(sys.executable).parent)})
     yield from map(Path, _STORES)
+    projects = set(_projects())
     for folder in (Path(entry) for entry in sys.path if entry):
-        if _PACKAGES[0] in folder.parts or _PACKAGES[1] in folder.parts or not folder.is_dir():
+        if folder not in projects:
             yield folder
-        else:  # somebody's project, with other things beside the code
+        else:
             yield from importable_in(folder)
             yield from (entry for entry in _entries(folder) if entry.name.endswith(_METADATA))
         # Another Python finds ours through links.
@@ -114,6 +115,13 @@ def _of_python() -> Iterator[Path]:
     for name, module in list(sys.modules.items()):
         if name.startswith("__editable__"):
             yield from (Path(place) for place in getattr(module, "MAPPING", {}).values())
+
+
+def _projects() -> Iterator[Path]:
+    """Yield folders that Python imports from and that hold other things too: their names it must be able to list."""
+    for folder in (Path(entry) for entry in sys.path if entry):
+        if folder.is_dir() and not set(_PACKAGES) & set(folder.parts) and not folder.is_relative_to(sys.base_prefix):
+            yield folder
 
 
 def _entries(folder: Path) -> Iterator[Path]:

@@ -134,3 +134,9 @@ def take_a_second():
 
 def hang_in_exercise():
     time.sleep(600)
+
+
+def late_value(arguments):
+    import importlib
+
+    return importlib.import_module("late_module").VALUE
