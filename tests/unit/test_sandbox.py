@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -55,18 +56,19 @@ def test_of_a_folder_of_code_only_modules_are_read(tmp_path):
     assert [path.name for path in ModelSetup(search=(str(tmp_path),)).modules] == ["model.py", "package"]
 
 
-def test_modules_of_a_project_are_found_after_its_folder_has_changed(tmp_path, monkeypatch):
+def test_modules_of_a_project_are_found_after_its_folder_has_changed(tmp_path, monkeypatch, request):
     """Python lists a folder anew when it has changed, and must be let."""
-    for name in ("project", "work"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "project" / "late_module.py").write_text("VALUE = 7")
-    (tmp_path / "project" / ".env").write_text("secret")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'project'}{os.pathsep}{Path.cwd()}")
+    elsewhere = tempfile.TemporaryDirectory()  # not beside the child's own folder, whose names it may list
+    request.addfinalizer(elsewhere.cleanup)
+    project = Path(elsewhere.name)
+    (project / "late_module.py").write_text("VALUE = 7")
+    (project / ".env").write_text("secret")
+    monkeypatch.setenv("PYTHONPATH", f"{project}{os.pathsep}{Path.cwd()}")
     with ChildPool(Limits(timeout_s=60)) as pool:
         pool.start(PLAIN)
-        (tmp_path / "project" / "new").touch()
-        value = pool.call(PLAIN, HERE + "late_value", {}, tmp_path / "work").value
-        hidden = pool.call(PLAIN, HERE + "read", {"env": str(tmp_path / "project" / ".env")}, tmp_path / "work").value
+        (project / "new").touch()
+        value = pool.call(PLAIN, HERE + "late_value", {}, tmp_path).value
+        hidden = pool.call(PLAIN, HERE + "read", {"env": str(project / ".env")}, tmp_path).value
     assert (value, hidden) == (7, {"env": "PermissionError"})
 
 
