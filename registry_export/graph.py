@@ -62,6 +62,11 @@ class ExportPlan:
     steps: Mapping[str, Step]
     targets: tuple[PlannedTarget, ...]
 
+    def way(self, last: str) -> tuple[Step, ...]:
+        """Return the steps of a route, from the source on, by the name of its last."""
+        step = self.steps[last]
+        return (*(self.way(step.parent) if step.parent else ()), step)
+
 
 @dataclass(frozen=True)
 class _Edge:
@@ -116,18 +121,18 @@ def needed_toolchains(
 ) -> tuple[Toolchain, ...]:
     """Return what an export needs if each first route works, in the order of need: source, conversions, runners."""
     first = [target.routes[0] for target in planned if target.routes]
-    steps = [step for last in first for step in _chain(plan, last)]
+    steps = [step for last in first for step in plan.way(last)]
     needed = [
         formats[plan.source_format].toolchain,
         *(formats[step.format].conversions[step.conversion].toolchain for step in steps),
         *(formats[target.target.format].toolchain for target in planned if target.routes),
     ]
-    return tuple(toolchain for i, toolchain in enumerate(needed) if toolchain not in needed[:i])
+    return each_once(needed)
 
 
-def _chain(plan: ExportPlan, last: str) -> list[Step]:
-    step = plan.steps[last]
-    return [*(_chain(plan, step.parent) if step.parent else ()), step]
+def each_once(toolchains: Sequence[Toolchain]) -> tuple[Toolchain, ...]:
+    """Return toolchains, which cannot be hashed, without those that came before."""
+    return tuple(toolchain for i, toolchain in enumerate(toolchains) if toolchain not in toolchains[:i])
 
 
 def _routes(source: Format, target: Target, known: _Map) -> list[tuple[_Edge, ...]]:

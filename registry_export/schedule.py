@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from registry_export.costs import Expectations
 from registry_export.format import Format
@@ -26,7 +26,7 @@ class Schedule:
 
     def follow(self, variant: str, route: str) -> None:
         """Say that a target takes this route from now on."""
-        self._ways = {**self._ways, variant: tuple(self._way(route))[::-1]}
+        self._ways = {**self._ways, variant: self._plan.way(route)}
 
     def longest_first(self, targets: list[PlannedTarget]) -> list[PlannedTarget]:
         """Order targets by what their first routes take; those without one come last."""
@@ -59,12 +59,6 @@ class Schedule:
 
     def _converting(self, step: Step) -> float:
         return self._expected.of(self.work(step), self.effort(step)).seconds
-
-    def _way(self, route: str) -> Iterator[Step]:
-        while route:
-            step = self._plan.steps[route]
-            yield step
-            route = step.parent
 
 
 def verifying(variant: str) -> str:

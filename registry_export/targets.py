@@ -33,7 +33,7 @@ from registry_export.findings import (
     way,
 )
 from registry_export.format import Toolchain
-from registry_export.graph import ExportPlan, PlannedTarget, Step
+from registry_export.graph import ExportPlan, PlannedTarget, Step, needed_toolchains
 from registry_export.inference import Origin
 from registry_export.manifest import combined_digest, file_records
 from registry_export.reference import Reference
@@ -80,15 +80,10 @@ def export_targets(
             raise
 
 
-def toolchains_of(bench: Bench, plan: ExportPlan, planned: Sequence[PlannedTarget]) -> list[Toolchain]:
-    """Return what converts and verifies targets on their first routes, the longest path's first."""
-    schedule = Schedule(plan, bench.formats, bench.expected)
-    needed: list[Toolchain] = []
-    for one in schedule.longest_first(list(planned)):
-        steps = schedule.way(one.target.variant)
-        needed += [bench.formats[step.format].conversions[step.conversion].toolchain for step in steps]
-        needed += [bench.formats[one.target.format].toolchain] if steps else []
-    return [toolchain for number, toolchain in enumerate(needed) if toolchain not in needed[:number]]
+def toolchains_of(bench: Bench, plan: ExportPlan, planned: Sequence[PlannedTarget]) -> tuple[Toolchain, ...]:
+    """Return what makes and verifies targets on their first routes, the longest path's first, but not the source's."""
+    ordered = Schedule(plan, bench.formats, bench.expected).longest_first(list(planned))
+    return needed_toolchains(plan, ordered, bench.formats)[1:]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from registry_export.config import Configuration
 from registry_export.discovery import missing_requirements
 from registry_export.format import Format, Toolchain
-from registry_export.graph import needed_toolchains, plan_export
+from registry_export.graph import each_once, needed_toolchains, plan_export
 
 
 def wanted_toolchains(configuration: Configuration, formats: Mapping[str, Format]) -> tuple[Toolchain, ...]:
@@ -22,7 +22,7 @@ def wanted_toolchains(configuration: Configuration, formats: Mapping[str, Format
             plan = plan_export(source, rule.targets, formats, samples=True)
             if any(target.routes for target in plan.targets):
                 needed += needed_toolchains(plan, plan.targets, formats)
-    return tuple(toolchain for i, toolchain in enumerate(needed) if toolchain not in needed[:i])
+    return each_once(needed)
 
 
 def _sources(formats: Mapping[str, Format]) -> list[Format]:
