@@ -134,7 +134,9 @@ def _walls(bench: Bench, source: Origin) -> tuple[str, ...]:
     Raises:
         SandboxError: A rule demands more.
     """
-    walls = bench.pool.walls(bench.formats[source.format].toolchain)
+    toolchain = bench.formats[source.format].toolchain
+    bench.starts.ensure(toolchain, 0.0, bench.pool.cancelled)  # in its place, like every other start
+    walls = bench.pool.walls(toolchain)
     reach = left_open(walls)
     if reach and source.setup.walls_required:
         raise SandboxError(
