@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from registry_export.reference import Reference
 from registry_export.registry import Registry
 from registry_export.regressions import compared_with
 from registry_export.reporter import SILENT, Reporter
-from registry_export.reuse import Kept, Shelf, forget, known_exports, remember
+from registry_export.reuse import Kept, Own, Shelf, forget, known_exports, remember
 from registry_export.starts import EarlyStarts
 from registry_export.targets import export_targets, toolchains_of
 from registry_export.tensors import write_tensors
@@ -116,14 +117,18 @@ class _Job:
 
 def _export(job: _Job, bench: Bench) -> ExportReport:
     shelf = Shelf(job.registry, job.ref, job.index, bench.work / "kept", bench.reporter)
-    with bench.step("download"), contextlib.nullcontext() if job.force else shelf.reading_ahead():
+    with bench.step("download"), ThreadPoolExecutor(1) as beside:
+        own = None
+        if not job.force:
+            job.registry.location(job.ref)  # once for both
+            own = beside.submit(shelf.read_own)
         model = job.registry.download(job.ref, bench.work / "source")
         checkpoint = read_checkpoint(model, bench.formats, job.setup)
     bench = replace(bench, expected=Expectations(checkpoint.record.checkpoint_bytes, job.costs))
     sample, evidence = first_inputs(job.registry, job.samples, checkpoint, bench.work)
     plan = plan_export(checkpoint.format, job.targets, bench.formats, samples=bool(sample))
     keys = {p.target.variant: _key(bench, checkpoint, plan, p, sample) for p in plan.targets}
-    kept = Kept() if job.force else _kept(shelf, keys)
+    kept = _kept(shelf, keys, own.result()) if own is not None else Kept()
     results, folders = dict(kept.results), dict(kept.folders)
     missing = [planned for planned in plan.targets if planned.target.variant not in results]
     source = checkpoint.record
@@ -203,9 +208,9 @@ def _origin(bench: Bench, result: TargetResult, folder: Path) -> Origin:
     return Origin(result.format, str(folder / bench.formats[result.format].filename), interface)
 
 
-def _kept(shelf: Shelf, keys: Mapping[str, str]) -> Kept:
+def _kept(shelf: Shelf, keys: Mapping[str, str], own: Own) -> Kept:
     """Find what was verified before and depends on nothing that has changed since."""
-    kept = shelf.look_up(keys)
+    kept = shelf.look_up(keys, own)
     for variant, result in kept.results.items():
         taken = f"taken over from {result.taken_from}" if variant in kept.folders else ""
         shelf.reporter.step_finished("look up", variant, taken or f"{result.status} before, unchanged", 0.0)

@@ -9,10 +9,9 @@ believed without the digest that the ledger has of it; what is gone, changed or 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +42,9 @@ _log = logging.getLogger(__name__)
 
 Places = Mapping[str, tuple[KnownExport, ...]]
 """By key: where the ledger knows an export."""
+
+Own = tuple[ExportReport | None, Mapping[str, int | None]]
+"""A version's report, and the sizes of its exports' files in bytes."""
 
 
 @dataclass(frozen=True)
@@ -98,25 +100,18 @@ class Shelf:
     index: KnownExports | None
     work: Path
     reporter: Reporter
-    _ahead: list[Future[tuple[ExportReport | None, Mapping[str, int | None]]]] = field(default_factory=list)
 
-    @contextlib.contextmanager
-    def reading_ahead(self) -> Iterator[None]:
-        """Read what the version has of its own while something else is waited for."""
-        self.registry.location(self.ref)  # once for both
-        with ThreadPoolExecutor(1) as pool:
-            self._ahead.append(pool.submit(self._read))
-            yield
-
-    def _read(self) -> tuple[ExportReport | None, Mapping[str, int | None]]:
+    def read_own(self) -> Own:
+        """Read what the version has of its own: its report, and the sizes of its exports' files."""
         report = read_report(self.registry, self.ref)
         return report, self.registry.list_sizes(self.ref, EXPORTS_FOLDER) if report is not None else {}
 
-    def look_up(self, keys: Mapping[str, str]) -> Kept:
+    def look_up(self, keys: Mapping[str, str], own: Own | None = None) -> Kept:
         """Find what is verified already.
 
         Args:
             keys: The key of each variant that is wanted.
+            own: What `read_own` returned, where it was read beside something else.
 
         Raises:
             RegistryUnavailableError: The registry or its artifact store does not answer.
@@ -127,16 +122,16 @@ class Shelf:
                 places = self.index.find(set(keys.values()))
             except LedgerError as error:
                 self.reporter.note(f"What was exported before is not known: {error}")
-        report, sizes = self._ahead.pop().result() if self._ahead else self._read()
-        own = _in_place(self, report, sizes, keys, places)
-        missing = {variant: key for variant, key in keys.items() if variant not in own}
+        report, sizes = own or self.read_own()
+        standing = _in_place(self, report, sizes, keys, places)
+        missing = {variant: key for variant, key in keys.items() if variant not in standing}
         taken = _taken_over(self, missing, places)
         return Kept(
-            results={variant: found.result for variant, found in (*own.items(), *taken.items())},
+            results={variant: found.result for variant, found in (*standing.items(), *taken.items())},
             folders={variant: found.folder for variant, found in taken.items() if found.folder is not None},
             known=tuple(
                 KnownExport(keys[variant], self.ref, variant, found.manifest_sha256, result_digest(found.result))
-                for variant, found in own.items()
+                for variant, found in standing.items()
                 if found.manifest_sha256
             ),
             source=next((found.source for found in taken.values()), None),
