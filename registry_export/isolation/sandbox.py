@@ -103,13 +103,12 @@ def _of_python() -> Iterator[Path]:
     yield from map(Path, _STORES)
     projects = set(_projects())
     for folder in (Path(entry) for entry in sys.path if entry):
-        if folder not in projects:
-            yield folder
-        else:
+        if folder in projects:
             yield from importable_in(folder)
             yield from (entry for entry in _entries(folder) if entry.name.endswith(_METADATA))
-        # Another Python finds ours through links.
-        yield from (entry.resolve() for entry in _entries(folder) if entry.is_symlink())
+            continue
+        yield folder
+        yield from (entry.resolve() for entry in _entries(folder) if entry.is_symlink())  # installed as links
     libraries = os.environ.get("LD_LIBRARY_PATH", "")
     yield from (Path(entry) for entry in libraries.split(os.pathsep) if entry)
     for name, module in list(sys.modules.items()):
