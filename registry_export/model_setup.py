@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from registry_export.errors import SourceError
+from registry_export.parsing import PARSER
 
 _MODULES = (".py", ".so", ".pyd")
 
@@ -210,7 +211,8 @@ def _python_files(place: Path) -> list[Path]:
 def _imported(path: Path) -> list[str]:
     """Name the top-level modules that a file imports anywhere; none where it is no Python."""
     try:
-        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+        with PARSER:
+            nodes = list(ast.walk(ast.parse(path.read_bytes())))
     except (SyntaxError, ValueError):
         return []
     modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]

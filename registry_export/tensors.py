@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from registry_export.parsing import PARSER
+
 _INDEX = "index.json"
 _MOST_BYTES = 1 << 20
 
@@ -43,5 +45,6 @@ def read_tensors(folder: Path) -> dict[str, NDArray[np.generic]]:
 
 
 def _read(path: Path) -> NDArray[np.generic]:
-    array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    with PARSER:
+        array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array

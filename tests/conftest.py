@@ -38,7 +38,8 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
 
 @pytest.fixture(autouse=True)
 def loggers_that_speak() -> None:
-    """Libraries that configure logging from a file switch off every logger they do not know, ours too."""
+    """Libraries that configure logging from a file switch off every logger they do not know; commands set our level."""
+    logging.getLogger("registry_export").setLevel(logging.NOTSET)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("registry_export") and isinstance(logger, logging.Logger):
             logger.disabled = False

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from registry_export.errors import UnsupportedSourceError
+from registry_export.parsing import PARSER
 from registry_export_plugins._torch.archives import Content, content_of
 from registry_export_plugins._torch.files import SUFFIXES
 from registry_export_plugins._torch.pickles import outline
@@ -87,7 +88,8 @@ def _of_code(folder: Path, flavor: Mapping[str, Any]) -> set[str]:
 
 def _imported(code: str) -> set[str]:
     try:
-        nodes = list(ast.walk(ast.parse(code)))
+        with PARSER:
+            nodes = list(ast.walk(ast.parse(code)))
     except SyntaxError:
         return set()
     modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import platformdirs
 
+from registry_export.parsing import PARSER
+
 _SECTIONS = ("global", "install", ":env:")
 """pip's sections, the later ones stronger: https://pip.pypa.io/en/stable/topics/configuration/."""
 
@@ -70,6 +72,7 @@ def _pip_settings() -> dict[str, str]:
 
 def _unquoted(value: str) -> str:
     try:
-        return str(ast.literal_eval(value))
+        with PARSER:
+            return str(ast.literal_eval(value))
     except (SyntaxError, ValueError):
         return value

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry_export.errors import SamplesError
+from registry_export.parsing import PARSER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +28,9 @@ def read_arrays(path: Path, place: str) -> dict[str, NDArray[np.generic]]:
 
     remedy = "Write it with numpy.savez(path, input_name=array, ...)."
     try:
-        content = np.load(path, allow_pickle=False)
-        arrays = {"": content} if isinstance(content, np.ndarray) else dict(content)
+        with PARSER:
+            content = np.load(path, allow_pickle=False)
+            arrays = {"": content} if isinstance(content, np.ndarray) else dict(content)
     except FileNotFoundError as error:
         raise SamplesError(f"The samples {place} do not exist.") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -66,7 +66,8 @@ class PlantedVersions:
         return ModelVersionRef(name, str(self.client.create_model_version(name, source, run.info.run_id).version))
 
     def export(self, ref: ModelVersionRef, targets: str = "planted", **rest) -> ExportReport:
-        """Export a version."""
+        """Export a version; whatever stopped the export before stops this one no more, as in a worker."""
+        self.pool.cancelled.clear()
         return export_model_version(
             ref,
             targets=parse_targets(targets, "test", self.formats),

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gc
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -63,6 +67,24 @@ def test_tensors_come_back_as_they_went(tmp_path):
     back = read_tensors(tmp_path / "t")
     assert list(back) == list(tensors)
     assert all(np.array_equal(back[n], tensors[n]) and back[n].dtype == tensors[n].dtype for n in tensors)
+
+
+def test_threads_read_tensors_at_once_though_pythons_parser_serves_one_thread_at_a_time(tmp_path):
+    write_tensors(tmp_path / "t", {str(number): np.ones((2, 3), np.float32) for number in range(100)})
+    thresholds = gc.get_threshold()
+
+    def let_others_run(*_):
+        time.sleep(0)
+
+    gc.callbacks.append(let_others_run)
+    gc.set_threshold(10)  # so that most parses are interrupted
+    try:
+        with ThreadPoolExecutor(4) as executor:
+            found = list(executor.map(read_tensors, [tmp_path / "t"] * 8))
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(let_others_run)
+    assert all(len(tensors) == 100 for tensors in found)
 
 
 def test_objects_never_travel(tmp_path):
