@@ -13,10 +13,11 @@ from registry_export.entities import ModelVersionRef, Status
 from registry_export.errors import LedgerError
 from registry_export.ledger.claims import Claims
 from registry_export.ledger.jobs import SETTLED, WAITING, Job, JobState
+from registry_export.ledger.migrations import migrate
 from registry_export.ledger.outbox_reader import OutboxReader, OutboxRow
 from registry_export.ledger.reversions import recognise
 from registry_export.ledger.rows import held, settled, stored_workspace
-from registry_export.ledger.tables import jobs, migrate
+from registry_export.ledger.tables import jobs
 from registry_export.outbox import database_now_ms
 
 _BATCH = 200

@@ -1,14 +1,11 @@
-"""The ledger's tables and their schema version, which has nothing to do with MLflow's."""
+"""The ledger's tables as they are now; `migrations/` leads to them, and a test compares the two."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Connection,
     Float,
     Index,
     Integer,
@@ -17,13 +14,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    inspect,
-    select,
     text,
 )
-
-from registry_export.errors import LedgerError
-from registry_export.ledger.database import Database
 
 metadata = MetaData()
 
@@ -42,6 +34,8 @@ jobs = Table(
     Column("targets", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("attempt", Integer, nullable=False),
+    # How many of the attempts ended because their worker vanished.
+    Column("vanished", Integer, nullable=False, server_default=text("0")),
     Column("status", String(16), nullable=True),
     Column("error", Text, nullable=False),
     Column("run_id", String(64), nullable=False),
@@ -132,47 +126,4 @@ step_costs = Table(
 """What steps took, for the scheduler of the next export."""
 
 schema = Table("registry_export_schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
-
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = ()
-"""Steps from schema version 1 on: the first leads from 1 to 2. A new table needs none: it is made where absent."""
-
-SCHEMA_VERSION = 1 + len(MIGRATIONS)
-
-_ADVISORY_LOCK = 7_243_118_026
-_REGISTRY_TABLE = "registered_models"
-
-
-def migrate(database: Database) -> None:
-    """Create the tables, or bring older ones up to date. Any number of workers may do so at once.
-
-    Raises:
-        LedgerError: the tables were written by a newer version of this package.
-        LedgerUnavailableError: the database does not answer.
-    """
-    _use_write_ahead_log(database)
-    with database.write() as connection:
-        if database.dialect == "postgresql":
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
-        if not inspect(connection).has_table(schema.name):
-            metadata.create_all(connection)
-            connection.execute(schema.insert().values(version=SCHEMA_VERSION))
-            return
-        found = connection.execute(select(schema.c.version)).scalar_one()
-        if found > SCHEMA_VERSION:
-            raise LedgerError(
-                f"The ledger's tables have schema version {found}, but this registry-export knows {SCHEMA_VERSION}.",
-                remedy="Upgrade registry-export on this machine.",
-            )
-        for step in MIGRATIONS[found - 1 :]:
-            step(connection)
-        metadata.create_all(connection)
-        connection.execute(schema.update().values(version=SCHEMA_VERSION))
-
-
-def _use_write_ahead_log(database: Database) -> None:
-    """Let readers and a writer of our own SQLite file not wait for each other; MLflow's file stays as it is."""
-    if database.dialect != "sqlite":
-        return
-    with database.read() as connection:
-        if not inspect(connection).has_table(_REGISTRY_TABLE):
-            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+"""What workers from before alembic compare with the version that they know. It says 2 since, so that they refuse."""

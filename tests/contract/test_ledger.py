@@ -584,27 +584,6 @@ def test_worker_processes_share_the_ledger_without_a_lock_error(make_uri):
     ledger.dispose()
 
 
-def test_several_workers_may_migrate_an_empty_database_at_once(make_uri):
-    uri = make_uri()
-    barrier = threading.Barrier(4)
-
-    def migrate(_):
-        ledger = Ledger(uri)
-        barrier.wait()
-        ledger.migrate()
-        ledger.dispose()
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(migrate, range(4)))
-
-
-def test_a_ledger_of_a_newer_version_is_refused(ledger):
-    with ledger.database.write() as connection:
-        connection.exec_driver_sql("UPDATE registry_export_schema SET version = 99")
-    with pytest.raises(LedgerError, match=r"schema version 99.*Upgrade"):
-        ledger.migrate()
-
-
 def test_times_are_the_databases_own(ledger, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 0.0)
     job = ledger.get(ledger.enqueue(DIGITS, "manual"))
