@@ -298,7 +298,8 @@ class Reconciler:
             workspace=self._workspace,
             previous_status=info.tags.get(STATUS_TAG),
         )
-        _logger.info("%s: queued, because %s has no complete export.", info.ref, promotion.promotion)
+        fields = {"model_version": str(info.ref), "trigger": f"{PREFIX}{promotion.promotion}"}
+        _logger.info("%s: queued, because %s has no complete export.", info.ref, promotion.promotion, extra=fields)
 
     def _say_why(self, job: Job) -> None:
         """Say on the version's page what its worker could not say when it gave up."""

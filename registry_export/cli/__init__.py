@@ -22,18 +22,29 @@ from registry_export.cli.formats import formats
 from registry_export.cli.jobs import jobs
 from registry_export.cli.serve import demo, server, worker
 from registry_export.errors import ConfigurationError, ModelVersionNotFoundError, RegistryExportError
+from registry_export.logs import JSON, TEXT, configure_logging, logs_json
+from registry_export.redaction import redact
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+
+_logger = logging.getLogger("registry_export")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--debug", is_flag=True, help="Show stack traces, warnings and the log.")
+@click.option(
+    "--log",
+    "style",
+    type=click.Choice((TEXT, JSON)),
+    default=TEXT,
+    envvar="REGISTRY_EXPORT_LOG",
+    show_envvar=True,
+    help="How log lines are written: for people, or one JSON object per line.",
+)
 @click.version_option(package_name="registry-export")
-def cli(debug: bool) -> None:
+def cli(debug: bool, style: str) -> None:
     """Promote a model in MLflow, get verified deployment formats on its page."""
-    level = logging.DEBUG if debug else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("registry_export").setLevel(level)
+    configure_logging(style, debug=debug)
     if not debug:
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries end in a sentence of ours
         warnings.simplefilter("ignore")
@@ -46,7 +57,6 @@ for _command in (export, verify, plan, pull, jobs, formats, doctor, worker, serv
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; every error that is foreseen becomes one sentence on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given[:1]
     with contextlib.suppress(ValueError):  # only the main thread may
         # Whatever stops us, temporary folders and processes of ours go too. A worker has a handler of its own.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -56,10 +66,10 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(_USAGE)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Stopped. What was published stays; run it again to go on.", err=True)
+        _tell("Stopped. What was published stays; run it again to go on.", logging.WARNING)
         sys.exit(_INTERRUPTED)
     except RegistryExportError as error:
-        _report(error, debug)
+        _tell(f"Error: {error}", logging.CRITICAL, error if _debugs() else None)
         # A version that is not there was named by the caller, like an unknown format.
         misused = isinstance(error, (ConfigurationError, ModelVersionNotFoundError))
         sys.exit(_USAGE if misused else _FAILED)
@@ -67,18 +77,24 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_FAILED)
     except Exception as error:  # noqa: BLE001 - the last place where a fault of our own can become a sentence
-        _report(error, debug)
-        if not debug:
-            click.echo("This should not have happened; `registry-export --debug ...` shows where it did.", err=True)
+        said = f"Error: {type(error).__name__}: {error}"
+        if not _debugs():
+            said += "\nThis should not have happened; `registry-export --debug ...` shows where it did."
+        _tell(said, logging.CRITICAL, error if _debugs() or logs_json() else None)
         sys.exit(_FAILED)
 
 
-def _report(error: Exception, debug: bool) -> None:
-    if debug:
+def _debugs() -> bool:
+    return _logger.level == logging.DEBUG
+
+
+def _tell(text: str, level: int, error: Exception | None = None) -> None:
+    """Say a last word on stderr, in the log where that is what stderr carries."""
+    if logs_json():
+        _logger.log(level, "%s", text.removeprefix("Error: "), exc_info=error)
+        return
+    if error is not None:
         import traceback
 
-        traceback.print_exception(error)
-    if isinstance(error, RegistryExportError):
-        click.echo(f"Error: {error}", err=True)
-    else:
-        click.echo(f"Error: {type(error).__name__}: {error}", err=True)
+        click.echo(redact("".join(traceback.format_exception(error))), nl=False, err=True)
+    click.echo(redact(text), err=True)

@@ -27,16 +27,12 @@ def worker(once: bool, hours: float | None, warm: bool) -> None:
     Reads MLFLOW_TRACKING_URI, REGISTRY_EXPORT_OUTBOX_URI, REGISTRY_EXPORT_LEDGER_URI and
     REGISTRY_EXPORT_CONFIG from the environment.
     """
-    import logging
-
+    from registry_export.logs import log_as_a_service
     from registry_export.settings import Settings
     from registry_export.worker import run_worker
 
     settings = Settings.from_environment()
-    log = logging.getLogger("registry_export")
-    log.setLevel(min(log.level or logging.INFO, logging.INFO))
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    log_as_a_service()
     run_worker(settings, once=once, reverify_s=None if hours is None else hours * _HOUR_S, warm=warm)
 
 

@@ -152,7 +152,9 @@ class WarmParent:
 
     def _tell(self, ready: Ready) -> None:
         name = self.toolchain.name
-        _log.info("the warm parent of %s took %.1f s, %.0f MB", name, ready.seconds, ready.resident_bytes / 1e6)
+        size = ready.resident_bytes / 1e6
+        fields = {"seconds": round(ready.seconds, 3)}
+        _log.info("the warm parent of %s took %.1f s, %.0f MB", name, ready.seconds, size, extra=fields)
         if ready.threads > 1:
             _log.info("the warm parent of %s has %d threads, of which children inherit one", name, ready.threads)
         for problem in ready.problems:

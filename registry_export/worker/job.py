@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
@@ -25,7 +26,7 @@ from registry_export.publishing import TRIGGER_TAG, publish_failure, read_report
 from registry_export.registry import VersionInfo
 from registry_export.reporter import Reporter
 from registry_export.timeline import traced
-from registry_export.worker.parts import LEASE_S, Parts
+from registry_export.worker.parts import LEASE_S, Parts, about_job
 from registry_export.worker.reversion import wants_reversion
 
 _logger = logging.getLogger(__name__)
@@ -45,17 +46,20 @@ class JobRunner:
         self._ledger = parts.ledger
         self._registry = parts.registry
         self._abort = abort
+        self._began = 0.0
 
     def run(self, job: Job) -> None:
         """Run one claimed job and settle it; only errors of the ledger come out of here."""
-        _logger.info("%s: attempt %d of job %d (%s)", job.model_version, job.attempt, job.id, job.trigger)
-        self._parts.pool.cancelled.clear()
-        if self._abort.is_set():
-            self._parts.pool.cancel()
-        try:
-            self._attempt(job)
-        except StaleLeaseError as error:
-            _logger.warning("%s What was exported is left to whoever has the job.", error)
+        with about_job(job):
+            _logger.info("%s: attempt %d of job %d (%s)", job.model_version, job.attempt, job.id, job.trigger)
+            self._parts.pool.cancelled.clear()
+            if self._abort.is_set():
+                self._parts.pool.cancel()
+            self._began = time.monotonic()
+            try:
+                self._attempt(job)
+            except StaleLeaseError as error:
+                _logger.warning("%s What was exported is left to whoever has the job.", error)
 
     def _attempt(self, job: Job) -> None:
         try:
@@ -111,7 +115,7 @@ class JobRunner:
             )
         revert = wants_reversion(parts, job, report.status)
         self._ledger.complete(job, report.status, report.run_id, revert=revert)
-        _logger.info("%s: %s", job.model_version, report.status)
+        _logger.info("%s: %s", job.model_version, report.status, extra=self._end(report.status))
 
     def _verify(self, job: Job) -> None:
         """Verify stored exports again; until there are new verdicts the version's page stays as it is."""
@@ -138,7 +142,11 @@ class JobRunner:
                 reporter=reporter,
             )
         self._ledger.complete(job, verified.status, verified.run_id)
-        _logger.info("%s: verified again: %s", job.model_version, verified.status)
+        _logger.info("%s: verified again: %s", job.model_version, verified.status, extra=self._end(verified.status))
+
+    def _end(self, status: str) -> dict[str, object]:
+        """Return what the line that ends an attempt has beside its text."""
+        return {"status": str(status), "seconds": round(time.monotonic() - self._began, 3)}
 
     def _reporter(self, job: Job) -> AbstractContextManager[Reporter]:
         parts = self._parts
@@ -172,19 +180,19 @@ class JobRunner:
             else:
                 self._registry.set_tags(job.model_version, {STATUS_TAG: earlier})
         self._ledger.ignore(job, reason)
-        _logger.info("%s: ignored. %s", job.model_version, reason)
+        _logger.info("%s: ignored. %s", job.model_version, reason, extra=self._end(JobState.IGNORED))
 
     def _settle_failure(self, job: Job, error: RegistryExportError, verdict: RegistryExportError | None) -> None:
         if isinstance(verdict, StaleLeaseError):
             raise verdict
         if isinstance(error, ExportCancelledError):
-            _logger.info("%s: stopped.", job.model_version)
+            _logger.info("%s: stopped.", job.model_version, extra=self._end(JobState.CANCELLED))
             if verdict is None and self._abort.is_set():
                 self._ledger.postpone(job, 0.0, "Its worker was stopped.")
             else:
                 self._ledger.cancelled(job)
         else:
-            _logger.error("%s: %s", job.model_version, error)
+            _logger.error("%s: %s", job.model_version, error, extra=self._end(Status.FAILED))
             revert = wants_reversion(self._parts, job, Status.FAILED)
             self._ledger.fail(job, str(error), transient=error.transient, revert=revert)
         settled = self._ledger.get(job.id)
@@ -238,7 +246,9 @@ class LogReporter(Reporter):
 
     def step_finished(self, step: str, variant: str, outcome: str, seconds: float) -> None:
         """Log the step."""
-        _logger.info("%s: %s  %s (%.1f s)", self._ref, " ".join(filter(None, (step, variant))), outcome, seconds)
+        fields = {"step": step, "variant": variant, "status": outcome.partition(":")[0], "seconds": round(seconds, 3)}
+        name = " ".join(filter(None, (step, variant)))
+        _logger.info("%s: %s  %s (%.1f s)", self._ref, name, outcome, seconds, extra=fields)
 
     def note(self, text: str) -> None:
         """Log the note."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,8 @@ from registry_export.entities import ExportReport, ModelVersionRef, Target, Tole
 from registry_export.errors import ConfigurationError
 from registry_export.format import Format
 from registry_export.isolation import ChildPool
-from registry_export.ledger import KnownExports, LearntCosts, Ledger, OutboxReader
+from registry_export.ledger import Job, KnownExports, LearntCosts, Ledger, OutboxReader
+from registry_export.logs import about
 from registry_export.model_setup import ModelSetup
 from registry_export.registry import Registry
 from registry_export.reporter import Reporter
@@ -115,6 +117,12 @@ class Parts:
 def worker_name() -> str:
     """Return what a worker is called in the ledger: machine and process."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def about_job(job: Job) -> AbstractContextManager[None]:
+    """Give every line that is logged in the block the fields of a job."""
+    version = str(job.model_version)
+    return about(job=job.id, model_version=version, attempt=job.attempt, trigger=job.trigger)
 
 
 def gather_parts(settings: Settings, pool: ChildPool, export: Exporter | None) -> Parts:

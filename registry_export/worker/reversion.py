@@ -19,7 +19,7 @@ from registry_export.ledger import Job, JobState, Reversions
 from registry_export.outbox import ABSENT
 from registry_export.publishing import ERROR_TAG
 from registry_export.reconcile import PREFIX
-from registry_export.worker.parts import LEASE_S, Parts
+from registry_export.worker.parts import LEASE_S, Parts, about_job
 
 _logger = logging.getLogger(__name__)
 
@@ -58,15 +58,19 @@ class Reverter:
         worked = False
         while (job := self._reversions.take(LEASE_S)) is not None:
             worked = True
-            try:
-                self._put_back(job)
-            except RegistryError as error:
-                if error.transient:
-                    _logger.warning("%s: %s was not put back yet. %s", job.model_version, job.trigger, error)
-                    continue
-                self._tell(job, f"It could not be put back: {error}")
-            self._finish(job)
+            with about_job(job):
+                self._run(job)
         return worked
+
+    def _run(self, job: Job) -> None:
+        try:
+            self._put_back(job)
+        except RegistryError as error:
+            if error.transient:
+                _logger.warning("%s: %s was not put back yet. %s", job.model_version, job.trigger, error)
+                return
+            self._tell(job, f"It could not be put back: {error}")
+        self._finish(job)
 
     def _put_back(self, job: Job) -> None:
         self._drain()
