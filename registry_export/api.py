@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from registry_export.exports import variants_named
 from registry_export.publishing import read_report
 from registry_export.recorded import MANUAL, Request, VerificationRequest, run_recorded, verify_recorded
 from registry_export.registry import Registry
+from registry_export.scratch import Scratch
 from registry_export.settings import Settings
 
 if TYPE_CHECKING:
@@ -217,8 +217,8 @@ def plan(model_uri: str, targets: str | Sequence[str] | None = None) -> ExportPl
 
     session = Session()
     request = session.request(model_uri, targets)
-    with tempfile.TemporaryDirectory(prefix="registry-export-") as folder:
-        model = session.registry.download(request.version.ref, Path(folder))
+    with Scratch() as folder:
+        model = session.registry.download(request.version.ref, folder)
         checkpoint = read_checkpoint(model, session.formats, request.setup)
         samples = bool(request.samples or checkpoint.files.example)
         return plan_export(checkpoint.format, request.targets, session.formats, samples=samples)

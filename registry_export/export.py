@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from registry_export.errors import ExportCancelledError, RegistryExportError
 from registry_export.format import Format
 from registry_export.graph import ExportPlan, PlannedTarget, Step, plan_export
 from registry_export.inference import Origin
-from registry_export.isolation import ChildPool, remove_tree
+from registry_export.isolation import ChildPool
 from registry_export.ledger import KnownExports
 from registry_export.manifest import combined_digest, export_key, file_records, tool_versions, write_artifact
 from registry_export.model_setup import NO_SETUP, ModelSetup
@@ -37,6 +36,7 @@ from registry_export.registry import Registry
 from registry_export.regressions import compared_with
 from registry_export.reporter import SILENT, Reporter
 from registry_export.reuse import Kept, Own, Shelf, forget, known_exports, remember
+from registry_export.scratch import Scratch
 from registry_export.starts import EarlyStarts
 from registry_export.targets import export_targets, toolchains_of
 from registry_export.tensors import write_tensors
@@ -91,7 +91,7 @@ def export_model_version(
         RegistryExportError: The whole job failed. Unless that may pass by itself, the version's tags say so.
     """
     try:
-        with work_folder() as work:
+        with Scratch() as work:
             bench = Bench(formats, pool, work, tolerance, reporter, latency=latency)
             return _export(_Job(ref, targets, trigger, registry, samples, setup, force, earlier, index, costs), bench)
     except RegistryExportError as error:
@@ -268,13 +268,3 @@ def _ways(plan: ExportPlan, steps: Sequence[Step]) -> Iterator[Step]:
     for step in steps:
         yield step
         yield from _ways(plan, [plan.steps[step.parent]] if step.parent else [])
-
-
-@contextlib.contextmanager
-def work_folder() -> Iterator[Path]:
-    """Make a private folder for one job, and remove it."""
-    folder = Path(tempfile.mkdtemp(prefix="registry-export-"))
-    try:
-        yield folder
-    finally:
-        remove_tree(folder)

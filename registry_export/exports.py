@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from registry_export.publishing import read_report
 from registry_export.pyfunc import LoadedExport
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.report import is_usable, reason_text
+from registry_export.scratch import Scratch, sweep
 
 _log = logging.getLogger(__name__)
 
@@ -71,13 +71,14 @@ def _beside(output: Path) -> Iterator[Path]:
     is_new = not output.exists()
     try:
         output.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".registry-export-", dir=output))
+        sweep(output)
+        scratch = Scratch(output, hidden=True)
     except OSError as error:
         raise ConfigurationError(f"{output} cannot be used as a folder: {error.strerror}.") from error
     try:
-        yield work
+        yield scratch.path
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        scratch.remove()
         if is_new and not any(output.iterdir()):
             output.rmdir()
 
@@ -107,14 +108,14 @@ def load(
     registry = registry or Registry()
     ref = registry.resolve(model_uri)
     variant = variant_named(target, discover_formats() if formats is None else formats)
-    work = Path(tempfile.mkdtemp(prefix="registry-export-"))
+    scratch = Scratch()
     try:
-        folder, _ = _fetch(registry, ref, variant, work)
+        folder, _ = _fetch(registry, ref, variant, scratch.path)
         loaded = LoadedExport(folder)
     except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
+        scratch.remove()
         raise
-    loaded.call_when_closed(shutil.rmtree, work, True)
+    loaded.call_when_closed(scratch.remove)
     return loaded
 
 

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import math
 import shutil
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from registry_export.report import (
     to_markdown,
     with_block,
 )
+from registry_export.scratch import Scratch
 
 TAG_PREFIX = "registry_export."
 STATUS_TAG = f"{TAG_PREFIX}status"
@@ -116,9 +116,9 @@ def publish_verdicts(
         RegistryExportError: The registry or its artifact store refused, or did not answer.
     """
     ref = report.model_version
-    with tempfile.TemporaryDirectory(prefix="registry-export-") as folder:
+    with Scratch() as folder:
         for variant, manifest in manifests.items():
-            path = Path(folder, variant)
+            path = folder / variant
             path.mkdir()
             write_manifest(path, manifest)
             registry.upload(ref, path, f"{EXPORTS_FOLDER}/{variant}")
@@ -182,9 +182,9 @@ def publish_failure(registry: Registry, ref: ModelVersionRef, trigger: str, erro
 
 def read_report(registry: Registry, ref: ModelVersionRef) -> ExportReport | None:
     """Read the report that a version has, or None; a damaged one counts as none, with a warning."""
-    with tempfile.TemporaryDirectory(prefix="registry-export-") as folder:
+    with Scratch() as folder:
         try:
-            path = registry.download_artifact(ref, _REPORT, Path(folder))
+            path = registry.download_artifact(ref, _REPORT, folder)
         except ArtifactError:
             return None
         try:
@@ -247,23 +247,20 @@ def _upload_beside(registry: Registry, ref: ModelVersionRef, folders: Mapping[st
     """Store what stands beside model files that are stored already, of all variants at once."""
     if not folders:
         return
-    with tempfile.TemporaryDirectory(prefix="registry-export-") as tree:
+    with Scratch() as tree:
         for variant, folder in folders.items():
-            Path(tree, variant).mkdir()
+            (tree / variant).mkdir()
             for name in OWN_FILES:
-                shutil.copyfile(folder / name, Path(tree, variant, name))
-        registry.upload(ref, Path(tree), EXPORTS_FOLDER)
+                shutil.copyfile(folder / name, tree / variant / name)
+        registry.upload(ref, tree, EXPORTS_FOLDER)
 
 
 def _upload_reports(registry: Registry, report: ExportReport) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="registry-export-"))
-    try:
+    with Scratch() as folder:
         (folder / "report.html").write_text(to_html(report), encoding="utf-8")
         (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
         (folder / "report.json").write_text(to_json(report), encoding="utf-8")
         registry.upload(report.model_version, folder, EXPORTS_FOLDER)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _metrics(results: tuple[TargetResult, ...]) -> dict[str, float]:

@@ -32,7 +32,7 @@ from registry_export.errors import (
     VerificationError,
     to_record,
 )
-from registry_export.export import first_inputs, learnt, work_folder
+from registry_export.export import first_inputs, learnt
 from registry_export.exports import fetch
 from registry_export.findings import proven, shown_dimensions
 from registry_export.format import Format
@@ -46,6 +46,7 @@ from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.reporter import SILENT, Reporter
 from registry_export.reuse import forget, known_exports, remember
+from registry_export.scratch import Scratch
 from registry_export.timing import time_exports
 
 _CHECK = "check files"
@@ -95,7 +96,7 @@ def reverify_model_version(
         RegistryExportError: The source cannot be run, or the registry refused. What is published then stays as it
             is, but for exports that are found torn.
     """
-    with work_folder() as work:
+    with Scratch() as work:
         bench = Bench(formats, pool, work, tolerance, reporter, latency=latency)
         job = _Job(ref, registry, tuple(variants), samples, setup, index, costs)
         report = _published(job)

@@ -6,9 +6,9 @@ without the registry's credentials, and walls around it. `parent` and `child` ru
 a child answers and leaves is data that may be lies: it is checked here.
 """
 
-from registry_export.isolation.leavings import check_within, remove_tree
+from registry_export.isolation.leavings import check_within
 from registry_export.isolation.limits import Limits
 from registry_export.isolation.pool import ChildPool, Outcome
 from registry_export.isolation.sandbox import left_open
 
-__all__ = ["ChildPool", "Limits", "Outcome", "check_within", "left_open", "remove_tree"]
+__all__ = ["ChildPool", "Limits", "Outcome", "check_within", "left_open"]

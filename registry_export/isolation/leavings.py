@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import stat
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -76,12 +73,3 @@ def check_within(paths: Iterable[str], folders: Sequence[Path]) -> None:
         found = Path(path).resolve()
         if not any(found.is_relative_to(folder) for folder in own):
             raise ChildError(f"It answered with a path that is not its own: {path!r}.")
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder that children wrote in: one that is too deep for Python, or has lost its rights, too."""
-    with contextlib.suppress(RecursionError):
-        shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
-        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
-            subprocess.run([*command, "--", str(folder)], check=False, capture_output=True)

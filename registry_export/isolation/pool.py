@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,13 +22,14 @@ from registry_export.errors import (
 )
 from registry_export.format import Toolchain
 from registry_export.isolation.answers import read_answer, with_log
-from registry_export.isolation.leavings import check_leavings, remove_tree
+from registry_export.isolation.leavings import check_leavings
 from registry_export.isolation.limits import Limits
 from registry_export.isolation.protocol import ANSWER_FILE, Call, Ended, Started
 from registry_export.isolation.sandbox import Room
 from registry_export.isolation.warm import PARENT, START_SECONDS, Key, Lines, WarmParent, key_of
 from registry_export.isolation.watch import Watch, kill_descent
 from registry_export.machine import cores
+from registry_export.scratch import Scratch
 
 _WATCH_SECONDS = 0.05
 
@@ -68,7 +68,7 @@ class ChildPool:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.cancelled = threading.Event()
-        self._folder = Path(tempfile.mkdtemp(prefix="registry-export-"))
+        self._scratch = Scratch()
         self._parents: dict[Key, WarmParent] = {}
         self._starting: list[WarmParent] = []
         self._locks: dict[Key, threading.Lock] = {}
@@ -204,7 +204,7 @@ class ChildPool:
             parents, self._parents = list(self._parents.values()), {}
         for parent in parents:
             parent.stop()
-        remove_tree(self._folder)
+        self._scratch.remove()
 
     def _parent(self, toolchain: Toolchain) -> WarmParent:
         """Return the running parent of a toolchain, counted as in use; it is started on first need."""
@@ -218,7 +218,7 @@ class ChildPool:
                     parent.active += 1
                     return parent
                 self._count += 1
-                folder = self._folder / str(self._count)
+                folder = self._scratch.path / str(self._count)
             folder.mkdir(mode=0o700)
             fresh = self._started_or_fallback(toolchain, folder)
             with self._lock:

@@ -16,6 +16,7 @@ from registry_export.errors import ConfigurationError, LedgerError, RegistryExpo
 from registry_export.isolation import ChildPool, Limits
 from registry_export.ledger import JobState
 from registry_export.reconcile import Reconciler
+from registry_export.scratch import sweep
 from registry_export.settings import OUTBOX_URI, Settings
 from registry_export.worker.job import JobRunner
 from registry_export.worker.parts import LEASE_S, Exporter, Parts, gather_parts, worker_name
@@ -29,6 +30,7 @@ _RECONCILE_S = 30.0
 _LONGEST_PAUSE_S = 30.0
 _IDLE_TOOLCHAIN_S = 600.0
 _GLANCE_S = 0.1
+_SWEEP_S = 600.0
 
 
 def run_worker(
@@ -61,6 +63,7 @@ def run_worker(
         RegistryExportError: the configuration or the ledger is wrong; with `once`, also that something is down.
     """
     stop = stop or threading.Event()
+    sweep()
     limits = Limits(settings.child_timeout_s, settings.child_memory_bytes)
     with ChildPool(limits) as pool:
         parts = gather_parts(settings, pool, export)
@@ -92,6 +95,7 @@ class Worker:
         self._runner = JobRunner(parts, self._abort)
         self._reverter = Reverter(parts)
         self._rounds = Rounds(parts, self._runner, reverify_s)
+        self._swept = time.monotonic()
         self.stop = stop
 
     def stop_at_once(self) -> None:
@@ -126,6 +130,9 @@ class Worker:
                 self._say_what_waits()
                 return
             self._parts.pool.stop_idle(_IDLE_TOOLCHAIN_S)
+            if time.monotonic() - self._swept > _SWEEP_S:  # another worker on this machine may have been killed
+                self._swept = time.monotonic()
+                sweep()
             self._wait(poll_s)
 
     def _wait(self, seconds: float) -> None:

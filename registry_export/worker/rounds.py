@@ -9,16 +9,15 @@ up whose machine lacks the runtime.
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from registry_export.entities import ModelVersionRef, Status, TargetResult
 from registry_export.errors import RegistryError, RegistryExportError
 from registry_export.ledger import SETTLED, VERIFY, History, Job, Promotions, Verifications
 from registry_export.publishing import TAG_PREFIX, read_report
 from registry_export.replay import RUNS_HERE
+from registry_export.scratch import Scratch
 from registry_export.worker.job import JobRunner
 from registry_export.worker.parts import LEASE_S, Parts, worker_name
 
@@ -128,8 +127,8 @@ class Rounds:
         toolchain = self._parts.formats[result.format].toolchain
         arguments = {"format": result.format, "description": result.description}
         try:
-            with tempfile.TemporaryDirectory(prefix="registry-export-") as folder:
-                why_not = self._parts.pool.call(toolchain, RUNS_HERE, arguments, Path(folder)).value
+            with Scratch() as folder:
+                why_not = self._parts.pool.call(toolchain, RUNS_HERE, arguments, folder).value
         except RegistryExportError as error:
             why_not = str(error)
         if why_not:

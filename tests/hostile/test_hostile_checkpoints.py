@@ -27,8 +27,9 @@ from registry_export.errors import (
     RegistryExportError,
 )
 from registry_export.inference import Origin
-from registry_export.isolation import ChildPool, Limits, remove_tree
+from registry_export.isolation import ChildPool, Limits
 from registry_export.isolation.sandbox import left_open
+from registry_export.scratch import remove_tree
 from registry_export.tensors import write_tensors
 from tests.hostile.attacks import ATTACKS, Gadget
 

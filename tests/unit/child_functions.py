@@ -140,3 +140,11 @@ def late_value(arguments):
     import importlib
 
     return importlib.import_module("late_module").VALUE
+
+
+def hang_with_others(arguments):
+    """Hang, with one descendant in the same session and one in a session of its own."""
+    asleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    others = [subprocess.Popen(asleep, start_new_session=new) for new in (False, True)]
+    Path("others").write_text(" ".join(str(other.pid) for other in others))
+    time.sleep(600)

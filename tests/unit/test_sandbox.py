@@ -13,9 +13,10 @@ from registry_export.entities import Interface
 from registry_export.errors import ChildError, SandboxError
 from registry_export.format import Toolchain
 from registry_export.inference import Origin
-from registry_export.isolation import ChildPool, Limits, check_within, left_open, remove_tree, seccomp
+from registry_export.isolation import ChildPool, Limits, check_within, left_open, seccomp
 from registry_export.isolation.leavings import check_leavings
 from registry_export.model_setup import ModelSetup
+from registry_export.scratch import remove_tree
 from tests.unit.stub_formats import PyTorch
 
 PLAIN = Toolchain("plain", ("json",))
