@@ -119,6 +119,7 @@ def _print_job(job: Job) -> None:
         "state": _state(job),
         "status": job.status or "",
         "attempts": str(job.attempt),
+        "lost workers": str(job.vanished) if job.vanished else "",
         "created": _time(job.created_at),
         "updated": _time(job.updated_at),
         "not before": _time(job.available_at) if job.state in ("queued", "failed") else "",

@@ -6,7 +6,7 @@ import random
 import uuid
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, UnaryExpression, and_, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, UnaryExpression, and_, case, exists, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from registry_export.entities import Status
@@ -34,16 +34,24 @@ class Claims:
 
     Args:
         uri: SQLAlchemy URL; a SQLite file's folder is made where it is absent.
-        max_attempts: After so many attempts a job is dead.
+        max_attempts: After so many attempts a job is dead; those whose worker vanished do not count.
+        max_vanished: After so many attempts whose worker vanished a job is dead: it may be what takes them down.
         backoff_s: Mean delay after the first failed attempt; it doubles with each one.
         max_backoff_s: Where the doubling stops.
     """
 
     def __init__(
-        self, uri: str, *, max_attempts: int = 10, backoff_s: float = 10.0, max_backoff_s: float = 900.0
+        self,
+        uri: str,
+        *,
+        max_attempts: int = 10,
+        max_vanished: int = 3,
+        backoff_s: float = 10.0,
+        max_backoff_s: float = 900.0,
     ) -> None:
         self.database = Database(uri, "ledger")
         self.max_attempts = max_attempts
+        self.max_vanished = max_vanished
         self._backoff_s = backoff_s
         self._max_backoff_s = max_backoff_s
 
@@ -67,8 +75,8 @@ class Claims:
     ) -> Job | None:
         """Claim the oldest job that may run now, or exactly `job_id`; None where there is none.
 
-        A job of a worker that vanished may run again when its lease has lapsed. Two jobs of the same version never
-        run at once.
+        A job of a worker that vanished may run again when its lease has lapsed, and this is counted. Two jobs of the
+        same version never run at once.
 
         Args:
             worker: Who claims it, for people to read.
@@ -140,11 +148,11 @@ class Claims:
             self._settle(job, JobState.CANCELLED, error=error)
         elif not transient:
             self._settle(job, JobState.DEAD, revert, status=Status.FAILED.value, error=error)
-        elif job.attempt >= self.max_attempts:
+        elif job.attempt - job.vanished >= self.max_attempts:
             error = f"{error} Given up after {job.attempt} attempts."
             self._settle(job, JobState.DEAD, revert, status=Status.FAILED.value, error=error)
         else:
-            available = database_now_ms() + milliseconds(self._delay_s(job.attempt))
+            available = database_now_ms() + milliseconds(self._delay_s(job.attempt - job.vanished))
             self._settle(job, JobState.FAILED, error=error, available_at_ms=available)
         return self.get(job.id)
 
@@ -169,15 +177,16 @@ class Claims:
             return connection.execute(_UNSETTLED).first() is not None
 
     def lapsed(self, workspace: str | None = None) -> tuple[Job, ...]:
-        """The jobs whose worker vanished for good: after the last attempt, or while it should have stopped."""
+        """The jobs that run no more and are not tried again: their worker vanished once too often, or was to stop."""
         return self._select(self._lapsed(), jobs.c.workspace == stored_workspace(workspace))
 
     def bury(self, job: Job, *, revert: bool = False) -> bool:
         """Settle a lapsed job, False where another worker did; with `revert` a dead one's promotion is put back."""
         state = JobState.CANCELLED if job.cancel_requested else JobState.DEAD
-        values = settled(state) | {"error": "Cancelled." if job.cancel_requested else abandoned(job)}
+        values = settled(state) | {"error": "Cancelled.", "vanished": job.vanished + 1}
         if state is JobState.DEAD:
             values |= {"status": Status.FAILED.value, "reversion_due_at_ms": database_now_ms() if revert else None}
+            values["error"] = abandoned(job, job.vanished + 1)
         with self.database.write() as connection:
             statement = jobs.update().where(self._lapsed(), jobs.c.id == job.id, jobs.c.lease == job.lease)
             return connection.execute(statement.values(values)).rowcount == 1
@@ -186,6 +195,8 @@ class Claims:
         statement = jobs.update().where(jobs.c.id == candidate.id, self._claimable())
         values = held(candidate.workspace, candidate.model_version, worker, lease, lease_s)
         values["attempt"] = jobs.c.attempt + 1
+        # The database's own value of the state: a worker may have vanished since the candidate was read, or settled.
+        values["vanished"] = jobs.c.vanished + case((jobs.c.state == JobState.RUNNING, 1), else_=0)
         with self.database.write() as connection:
             try:
                 with connection.begin_nested():
@@ -200,7 +211,7 @@ class Claims:
             and_(
                 jobs.c.state == JobState.RUNNING,
                 jobs.c.lease_expires_at_ms <= now,
-                jobs.c.attempt < self.max_attempts,
+                jobs.c.vanished + 1 < self.max_vanished,
                 ~jobs.c.cancel_requested,
             ),
         )
@@ -209,7 +220,7 @@ class Claims:
         return and_(
             jobs.c.state == JobState.RUNNING,
             jobs.c.lease_expires_at_ms <= database_now_ms(),
-            or_(jobs.c.attempt >= self.max_attempts, jobs.c.cancel_requested),
+            or_(jobs.c.vanished + 1 >= self.max_vanished, jobs.c.cancel_requested),
         )
 
     def _settle(self, job: Job, state: JobState, revert: bool = False, **values: Any) -> None:

@@ -42,6 +42,7 @@ class Job:
         trigger: What asked for it (`stage:Staging`, `alias:champion`, `manual`, ...; `VERIFY`: no export).
         state: Where it stands.
         attempt: How many times it was claimed; 0 before the first.
+        vanished: How many of the attempts ended because their worker vanished: its lease lapsed while it ran.
         created_at: When it came into the ledger.
         updated_at: When its state changed last.
         available_at: Before this time nobody claims it.
@@ -80,6 +81,7 @@ class Job:
     lease: str = ""
     lease_expires_at: datetime | None = None
     cancel_requested: bool = False
+    vanished: int = 0
 
     @property
     def verifies(self) -> bool:

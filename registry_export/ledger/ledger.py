@@ -126,12 +126,15 @@ class Ledger(Claims):
     def retry(self, job_id: int) -> Job:
         """Let a settled job, or one that waits for its next attempt, run now with all its attempts.
 
+        The count of its workers that vanished begins anew as well.
+
         Raises:
             LedgerError: there is no such job, or it runs.
         """
         with self.database.write() as connection:
             statement = jobs.update().where(jobs.c.id == job_id, jobs.c.state.in_([*SETTLED, *WAITING]))
-            values = settled(JobState.QUEUED) | {"attempt": 0, "available_at_ms": database_now_ms(), "puts_back": None}
+            values = settled(JobState.QUEUED) | {"attempt": 0, "vanished": 0, "puts_back": None}
+            values["available_at_ms"] = database_now_ms()
             done = connection.execute(statement.values(**values, error="", status=None)).rowcount
         job = self.get(job_id)
         if not done:
@@ -184,6 +187,7 @@ def _new_row(
         "previous_status": previous_status,
         "previous": previous,
         "attempt": 0,
+        "vanished": 0,
         "error": "",
         "run_id": "",
         "worker": "",

@@ -57,11 +57,12 @@ def held(workspace: str | None, ref: ModelVersionRef, worker: str, lease: str, l
     }
 
 
-def abandoned(job: Job) -> str:
-    """Return why a job whose worker vanished is dead."""
+def abandoned(job: Job, vanished: int) -> str:
+    """Return why a job is dead whose workers vanished."""
     return (
-        f"Its worker {job.worker} ended without a word in attempt {job.attempt}, the last one. "
-        "See the worker's log, then `registry-export jobs retry`."
+        f"Its worker ended without a word {vanished} times while it ran, the last time {job.worker}: it is not tried "
+        "again, because it may be what takes workers down (memory, a crash). See the log of that machine; "
+        f"`registry-export jobs retry {job.id}` queues it anew."
     )
 
 
@@ -73,6 +74,7 @@ def job_from(row: Row[Any]) -> Job:
         trigger=row.trigger,
         state=JobState(row.state),
         attempt=row.attempt,
+        vanished=row.vanished,
         created_at=_time(row.created_at_ms),
         updated_at=_time(row.updated_at_ms),
         available_at=_time(row.available_at_ms),

@@ -14,6 +14,7 @@ from registry_export.entities import ModelVersionRef, Status, Target
 from registry_export.errors import (
     ConfigurationError,
     ExportCancelledError,
+    LedgerUnavailableError,
     RegistryExportError,
     RegistryUnavailableError,
     StaleLeaseError,
@@ -47,6 +48,7 @@ class JobRunner:
         self._registry = parts.registry
         self._abort = abort
         self._began = 0.0
+        self._left: list[Job] = []
 
     def run(self, job: Job) -> None:
         """Run one claimed job and settle it; only errors of the ledger come out of here."""
@@ -59,7 +61,24 @@ class JobRunner:
             try:
                 self._attempt(job)
             except StaleLeaseError as error:
+                self._left.append(job)
                 _logger.warning("%s What was exported is left to whoever has the job.", error)
+            except LedgerUnavailableError:
+                self._left.append(job)
+                raise
+
+    def hand_back(self) -> None:
+        """Give back the jobs that were left because the ledger did not answer, where no other worker has them by now.
+
+        Their leases would lapse else, as if this worker had vanished.
+
+        Raises:
+            LedgerUnavailableError: It still does not answer.
+        """
+        while self._left:
+            with contextlib.suppress(StaleLeaseError):
+                self._ledger.postpone(self._left[-1], 0.0, "The ledger did not answer its worker.")
+            self._left.pop()
 
     def _attempt(self, job: Job) -> None:
         try:

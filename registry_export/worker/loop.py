@@ -150,6 +150,7 @@ class Worker:
 
     def step(self, reconcile_s: float | None) -> bool:
         """Do one thing that is there to do; whether there was any."""
+        self._runner.hand_back()
         outbox = self._parts.outbox
         if outbox is not None and not outbox.is_empty():
             self._ledger.drain_outbox(outbox)

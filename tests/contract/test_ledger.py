@@ -200,21 +200,65 @@ def test_a_permanent_failure_is_dead_at_once(ledger):
     assert ledger.claim("worker") is None
 
 
-def test_a_job_that_takes_every_worker_down_is_buried_with_a_reason(make_uri):
-    ledger = Ledger(make_uri(), max_attempts=2)
-    ledger.migrate()
-    ledger.enqueue(DIGITS, "manual")
-    for _ in range(2):
-        ledger.claim("worker", lease_s=0.01)
-        time.sleep(0.05)
-    assert ledger.claim("worker") is None
+def vanish(ledger):
+    """Claim a job and never be heard of again."""
+    job = ledger.claim("worker", lease_s=0.01)
+    time.sleep(0.05)
+    return job
+
+
+def test_a_job_that_takes_three_workers_down_is_buried_with_a_reason(ledger):
+    number = ledger.enqueue(DIGITS, "manual")
+    assert [(job.attempt, job.vanished) for job in (vanish(ledger) for _ in range(3))] == [(1, 0), (2, 1), (3, 2)]
+    assert ledger.claim("worker") is None, "it would take a fourth worker down"
     (lapsed,) = ledger.lapsed()
     assert ledger.bury(lapsed)
     assert not ledger.bury(lapsed), "one worker buries it"
-    buried = ledger.get(lapsed.id)
-    assert buried.state is JobState.DEAD
-    assert buried.error.startswith("Its worker worker ended without a word in attempt 2")
+    buried = ledger.get(number)
+    assert (buried.state, buried.status, buried.vanished) == (JobState.DEAD, Status.FAILED, 3)
+    assert buried.error.startswith("Its worker ended without a word 3 times")
+    assert f"`registry-export jobs retry {number}`" in buried.error, "nothing says what to do"
     assert ledger.lapsed() == ()
+
+
+def test_a_retry_takes_the_count_of_vanished_workers_back(ledger):
+    number = ledger.enqueue(DIGITS, "manual")
+    for _ in range(3):
+        vanish(ledger)
+    ledger.bury(ledger.lapsed()[0])
+    assert (ledger.retry(number).vanished, ledger.get(number).attempt) == (0, 0)
+    assert [vanish(ledger).vanished for _ in range(3)] == [0, 1, 2], "it has all its attempts again"
+
+
+def test_failures_and_vanished_workers_are_counted_apart(make_uri):
+    ledger = Ledger(make_uri(), max_attempts=4, max_vanished=3, backoff_s=0.001)
+    ledger.migrate()
+    number = ledger.enqueue(DIGITS, "manual")
+    for _ in range(2):
+        vanish(ledger)
+    for _ in range(3):
+        failed = ledger.fail(ledger.claim("worker"), "Down.", transient=True)
+        assert (failed.state, failed.vanished) == (JobState.FAILED, 2), "a vanished worker cost a failure its attempt"
+        time.sleep(0.02)
+    dead = ledger.fail(ledger.claim("worker"), "Down.", transient=True)
+    assert (dead.state, dead.vanished) == (JobState.DEAD, 2)
+    ledger.retry(number)
+    for _ in range(3):
+        ledger.fail(ledger.claim("worker"), "Down.", transient=True)
+        time.sleep(0.02)
+    for vanished in range(2):
+        assert vanish(ledger).vanished == vanished, "failures count as vanished workers"
+    assert ledger.claim("worker") is not None
+
+
+def test_jobs_given_back_and_jobs_whose_worker_awoke_in_time_count_no_vanished_worker(ledger):
+    ledger.enqueue(DIGITS, "manual")
+    for _ in range(4):
+        ledger.postpone(ledger.claim("worker"), 0.0, "Its worker was stopped.")
+    job = vanish(ledger)
+    ledger.renew(job)  # it was paused, and nobody has taken its job
+    ledger.complete(job, Status.VERIFIED)
+    assert (ledger.get(job.id).vanished, ledger.get(job.id).attempt) == (0, 1)
 
 
 def test_a_waiting_job_is_cancelled_at_once(ledger):
@@ -832,14 +876,3 @@ def test_a_ledger_that_is_down_costs_no_export():
     costs = LearntCosts(Database("postgresql+psycopg2://user:secret@127.0.0.1:1/nowhere", "ledger"))
     assert costs.known() == {}
     costs.learn("verify onnx", 20, 2.0, 1000)
-
-
-def test_a_ledger_from_before_costs_were_learnt_gets_their_table(ledger):
-    with ledger.database.write() as connection:
-        connection.exec_driver_sql("DROP TABLE registry_export_step_costs")
-    ledger.enqueue(DIGITS, "manual")
-    ledger.migrate()
-    ledger.migrate()
-    LearntCosts(ledger.database).learn("verify onnx", 20, 2.0, 1000)
-    assert len(LearntCosts(ledger.database).known()) == 1
-    assert len(ledger.list()) == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -51,10 +54,18 @@ class Site:
         }
 
     def promote(self, name, targets="planted"):
-        (self.folder / "rules.yaml").write_text(RULES.format(name=name, targets=targets))
+        self.wants(name, targets)
         ref = self.versions.register(name)
         self.versions.client.set_registered_model_alias(name, "champion", ref.version)
         return ref
+
+    def wants(self, name, targets):
+        (self.folder / "rules.yaml").write_text(RULES.format(name=name, targets=targets))
+
+    def end_leases(self):
+        """Let the minute pass for which a claim holds when its worker is silent."""
+        with self.ledger.database.write() as connection:
+            connection.exec_driver_sql("UPDATE registry_export_jobs SET lease_expires_at_ms = 1 WHERE lease <> ''")
 
     def worker(self, *arguments, log="worker.log", parameters=None, **environment):
         return KillableWorker(self.environment | environment, self.folder / log, arguments, parameters)
@@ -105,3 +116,30 @@ def test_a_worker_leaves_the_folders_of_another_that_works_beside_it(site):
             assert second.process.wait(60) == 0, second.log
         assert {path.name for path in site.scratch.iterdir()} == before
         assert site.is_converting(first)
+
+
+def test_an_export_that_kills_its_worker_three_times_is_dead_until_a_person_retries_it(site):
+    ref = site.promote("killer", "planted: {fault: hang}")
+    for killed in range(3):
+        with site.worker() as worker:
+            until(lambda: site.is_converting(worker), lambda: worker.log)
+            assert (site.job().state, site.job().vanished) == (JobState.RUNNING, killed)
+            worker.kill()
+        site.end_leases()
+    with site.worker("--once") as fourth:
+        assert fourth.process.wait(60) == 0, fourth.log
+    dead = site.job()
+    assert (dead.state, dead.vanished, dead.attempt) == (JobState.DEAD, 3, 3), fourth.log
+    tags = site.versions.client.get_model_version(ref.name, ref.version).tags
+    assert tags["registry_export.status"] == "failed"
+    assert "ended without a word 3 times" in tags["registry_export.error"]
+    assert f"`registry-export jobs retry {dead.id}`" in tags["registry_export.error"]
+    site.wants("killer", "planted")
+    subprocess.run(
+        [sys.executable, "-m", "registry_export.cli", "jobs", "retry", str(dead.id)],
+        env=os.environ | site.environment,
+        check=True,
+    )
+    with site.worker("--once") as fifth:
+        assert fifth.process.wait(60) == 0, fifth.log
+    assert (site.job().state, site.job().status, site.job().vanished) == (JobState.DONE, "verified", 0), fifth.log

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -524,7 +525,40 @@ def test_a_job_of_a_killed_worker_is_exported_by_the_next(start_worker, settings
         connection.exec_driver_sql("UPDATE registry_export_jobs SET lease_expires_at_ms = 1")
     assert work(settings, Exporter()).calls == [("1", "stage:Staging")]
     (job,) = ledger.list()
-    assert (job.state, job.attempt) == (JobState.DONE, 2)
+    assert (job.state, job.attempt, job.vanished) == (JobState.DONE, 2, 1)
+
+
+def test_a_ledger_that_does_not_answer_when_an_export_ends_counts_as_no_vanished_worker(
+    settings, client, name, ledger, monkeypatch
+):
+    monkeypatch.setattr("registry_export.ledger.database._BUSY_TIMEOUT_MS", 50)
+    client.transition_model_version_stage(name, version_of(client, name), "Staging")
+    stop = threading.Event()
+
+    class Locking(Exporter):
+        def __call__(self, ref, **rest):
+            report = super().__call__(ref, **rest)
+            if len(self.calls) == 1:
+                other = sqlite3.connect(settings.ledger_uri.removeprefix("sqlite:///"), check_same_thread=False)
+                other.execute("BEGIN IMMEDIATE")
+                threading.Timer(0.5, other.close).start()
+            return report
+
+    exporter = Locking()
+    worker = threading.Thread(
+        target=run_worker,
+        args=(settings,),
+        kwargs={"stop": stop, "export": exporter, "poll_s": 0.1, "reconcile_s": 1000.0},
+    )
+    worker.start()
+    try:
+        wait_until(lambda: any(job.state is JobState.DONE for job in ledger.list()))
+    finally:
+        stop.set()
+        worker.join(30)
+    (job,) = ledger.list()
+    assert len(exporter.calls) == 2, "the ledger was never away"
+    assert (job.vanished, job.attempt) == (0, 1), "it lost an attempt, or waited for the end of its lease"
 
 
 def test_a_running_export_stops_when_its_job_is_cancelled(settings, client, name, ledger, monkeypatch):
