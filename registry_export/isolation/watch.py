@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ _BLOCK = 512
 """Bytes of what `st_blocks` counts."""
 
 _SEARCH_SECONDS = 0.5
+_NOT_MAPPED = re.compile(rb"^Rss(?:Anon|Shmem):\s*(\d+) kB", re.MULTILINE)
 
 
 class Descent:
@@ -66,13 +68,12 @@ def _descent(pid: int) -> list[int]:
 def _resident(pid: int) -> int:
     """Return a process's memory in bytes without what it has mapped of files, which the kernel can drop."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        with Path(f"/proc/{pid}/status").open("rb", buffering=0) as status:
+            return sum(map(int, _NOT_MAPPED.findall(status.read()))) * 1024
     except OSError:
         with contextlib.suppress(psutil.Error):
             return int(psutil.Process(pid).memory_info().rss)
         return 0
-    sizes = dict(line.split(":", 1) for line in lines if ":" in line)
-    return sum(int(sizes[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem") if name in sizes)
 
 
 class Watch:
@@ -80,6 +81,7 @@ class Watch:
 
     def __init__(self, pid: int, limits: Limits, folders: Sequence[Path], disk: int) -> None:
         self._limits = limits
+        self._memory = limits.memory
         self._folders = folders
         self._disk = disk
         self._least_free = psutil.disk_usage(str(folders[0])).free * _LEAST_SHARE
@@ -95,7 +97,7 @@ class Watch:
                 remedy="Raise REGISTRY_EXPORT_CHILD_TIMEOUT (seconds) if the model needs longer.",
             )
         memory, processes = self._descent.resident()
-        if memory > self._limits.memory:
+        if memory > self._memory:
             return out_of_memory(self._limits, f"It used {memory / 1e9:.1f} GB and was killed")
         if processes > self._limits.processes:
             return ChildError(f"It started {processes} processes and was killed; {self._limits.processes} are allowed.")
