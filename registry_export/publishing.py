@@ -10,6 +10,7 @@ import logging
 import math
 import shutil
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,8 +86,10 @@ def publish(
             if variant not in stored:
                 registry.upload(ref, folder, f"{EXPORTS_FOLDER}/{variant}")
         _upload_beside(registry, ref, {variant: files[variant] for variant in files if variant in stored})
-        _upload_reports(registry, merged)
-        registry.log_metrics(run_id, ref, _metrics(report.targets))
+        with ThreadPoolExecutor(1) as beside:
+            reports = beside.submit(_upload_reports, registry, merged)
+            registry.log_metrics(run_id, ref, _metrics(report.targets))
+            reports.result()
         registry.finish_run(run_id, "FINISHED")
     except BaseException:
         with contextlib.suppress(RegistryExportError):

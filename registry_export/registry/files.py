@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 8
 """Calls to a store at the same time."""
+_SMALL = 1 << 20
+"""Bytes of a file up to which storing it is a matter of the call, not of its bytes."""
 
 
 def open_repository(uri: str, tracking_uri: str) -> ArtifactRepository:
@@ -55,6 +57,24 @@ def walk(repository: ArtifactRepository, entries: Iterable[FileInfo]) -> tuple[F
             folders = [entry.path for entry in level if entry.is_dir]
             level = tuple(chain.from_iterable(pool.map(partial(list_folder, repository), folders)))
     return tuple(sorted(files, key=lambda entry: entry.path))
+
+
+def store(repository: ArtifactRepository, folder: Path, path: str) -> None:
+    """Upload a local folder's files under a path, the large ones one after another and the small ones side by side."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    small = [file for file in files if file.stat().st_size <= _SMALL]
+
+    def upload(file: Path) -> None:
+        place = (PurePosixPath(path) / file.parent.relative_to(folder)).as_posix()
+        repository.log_artifact(str(file), place if place != "." else None)
+
+    for file in files:
+        if file not in small:
+            upload(file)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        uploads = [pool.submit(upload, file) for file in small]
+    for one in uploads:
+        one.result()
 
 
 def fetch(repository: ArtifactRepository, entries: Iterable[FileInfo], destination: Path) -> None:

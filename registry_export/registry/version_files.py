@@ -10,7 +10,7 @@ from registry_export.config import is_artifact_uri
 from registry_export.entities import ModelVersionRef
 from registry_export.errors import ArtifactError, RegistryError
 from registry_export.registry.connection import Connection
-from registry_export.registry.files import fetch, list_folder, open_repository, walk
+from registry_export.registry.files import fetch, list_folder, open_repository, store, walk
 from registry_export.registry.location import folder_uri
 from registry_export.registry.sample_files import read_arrays
 
@@ -117,7 +117,7 @@ class VersionFiles(Connection):
         """Store a local folder's files under a path of a version's folder; files of the same name are replaced."""
         place = self.location(ref)
         with self._calls(f"upload {path} of {ref}"):
-            open_repository(place.uri, self.tracking_uri).log_artifacts(str(folder), path or None)
+            store(open_repository(place.uri, self.tracking_uri), folder, path)
 
     def delete_artifacts(self, ref: ModelVersionRef, path: str) -> None:
         """Remove a folder inside a version's folder.
