@@ -81,42 +81,47 @@ def export(
     return api.export(model_uri, targets, samples=samples, tolerance=tolerance, force=force, reporter=reporter).report
 
 
-def load(model_uri: str, target: str) -> LoadedExport:
+def load(model_uri: str, target: str, *, verify_key: str | PathLike[str] | None = None) -> LoadedExport:
     """Open a published export for inference, its digests checked.
 
     Args:
         model_uri: As for `export`.
         target: A target (`onnx:opset_version=17`) or a variant (`onnx-opset17`).
+        verify_key: A file with the public key, or several, of which one must have signed it; None leaves that to
+            `REGISTRY_EXPORT_VERIFY_KEY`, and without that signatures are not looked at.
 
     Returns:
         A `Runner`, usable at once; leaving its `with`, or closing it, removes its temporary files.
 
     Raises:
-        ArtifactError: There is none, it is neither verified nor unverified, or it is torn.
+        ArtifactError: There is none, it is neither verified nor unverified, it is torn, or not what was signed.
         RuntimeAbsentError: Its runtime is not available on this machine.
     """
     from registry_export import api
 
-    return api.load(model_uri, target)
+    return api.load(model_uri, target, verify_key=verify_key)
 
 
-def pull(model_uri: str, target: str, output: str | PathLike[str]) -> Path:
+def pull(
+    model_uri: str, target: str, output: str | PathLike[str], *, verify_key: str | PathLike[str] | None = None
+) -> Path:
     """Fetch a published export into a folder, its digests checked.
 
     Args:
         model_uri: As for `export`.
         target: As for `load`.
         output: The folder to put it in.
+        verify_key: As for `load`.
 
     Returns:
         The deployable file or folder in `output`.
 
     Raises:
-        ArtifactError: There is none, it is neither verified nor unverified, or it is torn.
+        ArtifactError: As for `load`.
     """
     from registry_export import api
 
-    return api.pull(model_uri, target, output)
+    return api.pull(model_uri, target, output, verify_key=verify_key)
 
 
 class _Package(ModuleType):

@@ -20,6 +20,7 @@ from registry_export.config import (
 from registry_export.discovery import discover_formats
 from registry_export.errors import ConfigurationError
 from registry_export.exports import variants_named
+from registry_export.manifest import Verifier
 from registry_export.publishing import read_report
 from registry_export.recorded import MANUAL, Request, VerificationRequest, run_recorded, verify_recorded
 from registry_export.registry import Registry
@@ -69,6 +70,15 @@ class Session:
                 remedy="Set it to the MLflow server's address, as in MLFLOW_TRACKING_URI=http://127.0.0.1:5000.",
             )
         return Registry(self.settings.tracking_uri)
+
+    def verifier(self, key: str | PathLike[str] | None) -> Verifier | None:
+        """The keys of which one must have signed what is fetched: those given, else the environment's.
+
+        Raises:
+            ConfigurationError: They cannot be read.
+        """
+        path = Path(key) if key is not None else self.settings.verify_key
+        return Verifier.read(path) if path is not None else None
 
     def request(
         self,
@@ -186,20 +196,30 @@ def verify(model_uri: str, targets: str | Sequence[str] | None = None, *, report
     return Exported(report, page_of(session.registry.tracking_uri, request.version.ref))
 
 
-def pull(model_uri: str, target: str, output: str | PathLike[str]) -> Path:
+def pull(
+    model_uri: str, target: str, output: str | PathLike[str], *, verify_key: str | PathLike[str] | None = None
+) -> Path:
     """Fetch a published export. Arguments and errors as for `registry_export.pull`."""
     from registry_export import exports
 
     session = Session()
-    return exports.pull(model_uri, target, Path(output), registry=session.registry, formats=session.formats)
+    return exports.pull(
+        model_uri,
+        target,
+        Path(output),
+        registry=session.registry,
+        formats=session.formats,
+        verifier=session.verifier(verify_key),
+    )
 
 
-def load(model_uri: str, target: str) -> LoadedExport:
+def load(model_uri: str, target: str, *, verify_key: str | PathLike[str] | None = None) -> LoadedExport:
     """Open a published export. Arguments and errors as for `registry_export.load`."""
     from registry_export import exports
 
     session = Session()
-    return exports.load(model_uri, target, registry=session.registry, formats=session.formats)
+    verifier = session.verifier(verify_key)
+    return exports.load(model_uri, target, registry=session.registry, formats=session.formats, verifier=verifier)
 
 
 def plan(model_uri: str, targets: str | Sequence[str] | None = None) -> ExportPlan:

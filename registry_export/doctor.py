@@ -6,6 +6,7 @@ Every examination ends in a finding, whatever happens in it; what is wrong comes
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from registry_export.isolation import ChildPool, left_open
 from registry_export.ledger import JobState, Ledger, OutboxReader
 from registry_export.registry import Registry
 from registry_export.settings import LEDGER_URI, OUTBOX_URI, TRACKING_URI, Settings
+from registry_export.signing import signer_of
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 
@@ -64,6 +66,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield _wrong("rules", error)
     if configuration is not None:
         yield from _guarded("rules", lambda: _rules(configuration))
+    yield from _guarded("signing key", lambda: _signing_key(settings, configuration))
     yield from _room()
     wanted = _targets_of(configuration, formats)
     yield from _packages(wanted, formats)
@@ -130,6 +133,15 @@ def _rules(configuration: Configuration) -> Iterator[Finding]:
         if rule.samples and not is_artifact_uri(rule.samples) and not Path(rule.samples).is_file():
             said = f"The samples {rule.samples} of {rule.models!r} are not there."
             yield Finding("rules", WRONG, said, "Correct `samples`.")
+
+
+def _signing_key(settings: Settings, configuration: Configuration | None) -> Iterator[Finding]:
+    signer = signer_of(settings, [rule.setup for rule in configuration.rules] if configuration is not None else [])
+    if signer is None or settings.signing_key is None:
+        return
+    yield Finding("signing key", OK, f"Exports are signed with {signer.place}.")
+    if settings.signing_key.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        yield Finding("signing key", NOTE, "Other users may read it.", f"Run `chmod 600 {settings.signing_key}`.")
 
 
 def _room() -> Iterator[Finding]:

@@ -148,6 +148,10 @@ class ArtifactError(RegistryExportError):
     stage = "Artifact"
 
 
+class UnsignedError(ArtifactError):
+    """An artifact carries no signature by a key that is asked for."""
+
+
 class LedgerError(RegistryExportError):
     """The ledger refused an operation."""
 

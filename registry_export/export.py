@@ -28,11 +28,11 @@ from registry_export.graph import ExportPlan, PlannedTarget, Step, plan_export
 from registry_export.inference import Origin
 from registry_export.isolation import ChildPool
 from registry_export.ledger import KnownExports
-from registry_export.manifest import combined_digest, export_key, file_records, tool_versions, write_artifact
+from registry_export.manifest import Signer, combined_digest, export_key, file_records, tool_versions, write_artifact
 from registry_export.model_setup import NO_SETUP, ModelSetup
 from registry_export.publishing import publish, publish_failure
 from registry_export.reference import Reference
-from registry_export.registry import Registry
+from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.regressions import compared_with
 from registry_export.reporter import SILENT, Reporter
 from registry_export.reuse import Kept, Own, Shelf, forget, known_exports, remember
@@ -60,6 +60,7 @@ def export_model_version(
     costs: StepCosts | None = None,
     earlier: ModelVersionRef | None = None,
     index: KnownExports | None = None,
+    signer: Signer | None = None,
     reporter: Reporter = SILENT,
 ) -> ExportReport:
     """Export a model version into every target, verify each one, and publish what came out.
@@ -82,6 +83,7 @@ def export_model_version(
         costs: What is remembered of the steps of all exports; None: nothing.
         earlier: The version that was exported before for the same stage or alias, to compare with.
         index: Where exports of other versions are found; None: only this version's own are kept.
+        signer: Signs every export; None: nobody does.
         reporter: Hears of every step.
 
     Returns:
@@ -93,7 +95,8 @@ def export_model_version(
     try:
         with Scratch() as work:
             bench = Bench(formats, pool, work, tolerance, reporter, latency=latency)
-            return _export(_Job(ref, targets, trigger, registry, samples, setup, force, earlier, index, costs), bench)
+            job = _Job(ref, targets, trigger, registry, samples, setup, force, earlier, index, costs, signer)
+            return _export(job, bench)
     except RegistryExportError as error:
         if not error.transient and not isinstance(error, ExportCancelledError):
             with contextlib.suppress(RegistryExportError):
@@ -113,10 +116,11 @@ class _Job:
     earlier: ModelVersionRef | None
     index: KnownExports | None
     costs: StepCosts | None
+    signer: Signer | None
 
 
 def _export(job: _Job, bench: Bench) -> ExportReport:
-    shelf = Shelf(job.registry, job.ref, job.index, bench.work / "kept", bench.reporter)
+    shelf = Shelf(job.registry, job.ref, job.index, bench.work / "kept", bench.reporter, job.signer)
     with bench.step("download"), ThreadPoolExecutor(1) as beside:
         own = None
         if not job.force:
@@ -149,9 +153,11 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
         tools=tool_versions(),
     )
     report = replace(report, compared_with=compared_with(job.registry, report, job.earlier))
-    manifests = [write_artifact(f, report, results[variant], checkpoint.files) for variant, f in folders.items()]
+    manifests = [write_artifact(f, report, results[v], checkpoint.files, job.signer) for v, f in folders.items()]
     forget(job.index, job.ref, folders)
     with bench.step("publish"):
+        for variant, folder in kept.signed.items():
+            job.registry.upload(job.ref, folder, f"{EXPORTS_FOLDER}/{variant}")
         report = publish(job.registry, report, folders, fresh.stored, None if missing else kept.report)
     remember(job.index, (*kept.known, *known_exports(report, manifests)))
     return report

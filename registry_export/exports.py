@@ -11,9 +11,9 @@ from pathlib import Path
 from registry_export.config import parse_targets
 from registry_export.discovery import discover_formats
 from registry_export.entities import ExportReport, ModelVersionRef, Status, TargetResult
-from registry_export.errors import ArtifactError, ConfigurationError
+from registry_export.errors import ArtifactError, ConfigurationError, ModelVersionNotFoundError
 from registry_export.format import Format
-from registry_export.manifest import OWN_FILES, Manifest, verify_files
+from registry_export.manifest import OWN_FILES, Manifest, Verifier, result_of, verify_files
 from registry_export.publishing import read_report
 from registry_export.pyfunc import LoadedExport
 from registry_export.registry import EXPORTS_FOLDER, Registry
@@ -30,6 +30,7 @@ def pull(
     *,
     registry: Registry | None = None,
     formats: Mapping[str, Format] | None = None,
+    verifier: Verifier | None = None,
 ) -> Path:
     """Fetch a published export into a folder, its digests checked.
 
@@ -41,12 +42,14 @@ def pull(
         output: Folder to put it in; made if absent. Nothing is written when the export is not whole.
         registry: The registry; None for the one that the environment names.
         formats: The installed formats; None finds them.
+        verifier: The keys of which one must have signed it; None: signatures are not looked at.
 
     Returns:
         The deployable file or folder in `output`.
 
     Raises:
         ArtifactError: There is no such export, it is neither verified nor unverified, or it is torn.
+        UnsignedError: It is not signed by one of the keys.
         ConfigurationError: The target is not understood, or `output` cannot be used as a folder.
         ModelVersionNotFoundError: There is no such version.
     """
@@ -55,7 +58,7 @@ def pull(
     variant = variant_named(target, discover_formats() if formats is None else formats)
     output = Path(output)
     with _beside(output) as work:
-        folder, manifest = _fetch(registry, ref, variant, work)
+        folder, manifest = _fetch(registry, ref, variant, work, verifier)
         for path in sorted(folder.iterdir()):
             _replace(path, output / path.name)
     return output / manifest.filename
@@ -89,6 +92,7 @@ def load(
     *,
     registry: Registry | None = None,
     formats: Mapping[str, Format] | None = None,
+    verifier: Verifier | None = None,
 ) -> LoadedExport:
     """Open a published export for inference, its digests checked.
 
@@ -97,6 +101,7 @@ def load(
         target: As for `pull`.
         registry: As for `pull`.
         formats: As for `pull`.
+        verifier: As for `pull`.
 
     Returns:
         A runner, usable at once; closing it, or leaving its `with`, removes its temporary files.
@@ -110,7 +115,7 @@ def load(
     variant = variant_named(target, discover_formats() if formats is None else formats)
     scratch = Scratch()
     try:
-        folder, _ = _fetch(registry, ref, variant, scratch.path)
+        folder, _ = _fetch(registry, ref, variant, scratch.path, verifier)
         loaded = LoadedExport(folder)
     except BaseException:
         scratch.remove()
@@ -132,10 +137,17 @@ def variant_named(target: str, formats: Mapping[str, Format]) -> str:
     return targets[0].variant
 
 
-def _fetch(registry: Registry, ref: ModelVersionRef, variant: str, work: Path) -> tuple[Path, Manifest]:
-    """Download a variant's folder and check it against its manifest and the version's report."""
+def _fetch(
+    registry: Registry, ref: ModelVersionRef, variant: str, work: Path, verifier: Verifier | None
+) -> tuple[Path, Manifest]:
+    """Download a variant's folder and check it against its manifest, the version's report, and who must have signed."""
     result = _published(ref, variant, read_report(registry, ref))
     folder, manifest = fetch(registry, ref, result, work)
+    if verifier is not None:
+        verifier.check(folder, manifest)
+        _check_place(registry, ref, manifest)
+        result = result_of(manifest)  # the report is not signed
+        _check_usable(ref, result)
     if result.status is not Status.VERIFIED:
         _log.warning("%s of %s is %s: %s", variant, ref, result.status, reason_text(result))
     return folder, manifest
@@ -184,9 +196,30 @@ def _published(ref: ModelVersionRef, variant: str, report: ExportReport | None) 
             f"{ref} has no export {variant!r} (it has: {has}).",
             remedy=f"Run `registry-export export {ref.uri} --target ...`.",
         )
-    if not is_usable(result):
-        raise ArtifactError(f"{variant} of {ref} is not handed out: {result.status}. {reason_text(result)}".rstrip())
+    _check_usable(ref, result)
     return result
+
+
+def _check_usable(ref: ModelVersionRef, result: TargetResult) -> None:
+    if not is_usable(result):
+        said = f"{result.variant} of {ref} is not handed out: {result.status}. {reason_text(result)}"
+        raise ArtifactError(said.rstrip())
+
+
+def _check_place(registry: Registry, ref: ModelVersionRef, manifest: Manifest) -> None:
+    """Refuse what was signed for another version, unless the registry says that both share one folder of files."""
+    signed_for = manifest.model_version
+    if signed_for == ref:
+        return
+    try:
+        shared = registry.location(signed_for) == registry.location(ref)
+    except ModelVersionNotFoundError:
+        shared = False
+    if not shared:
+        raise ArtifactError(
+            f"{manifest.variant} of {ref} was signed as an export of {signed_for}.",
+            remedy=f"Run `registry-export export {ref.uri} --target {manifest.variant} --force` where the key is.",
+        )
 
 
 def drop_strangers(folder: Path, manifest: Manifest) -> None:

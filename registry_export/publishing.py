@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +100,11 @@ def publish(
 
 
 def publish_verdicts(
-    registry: Registry, report: ExportReport, results: Mapping[str, TargetResult], manifests: Mapping[str, Manifest]
+    registry: Registry,
+    report: ExportReport,
+    results: Mapping[str, TargetResult],
+    manifests: Mapping[str, Manifest],
+    write: Callable[[Path, Manifest], None] = write_manifest,
 ) -> ExportReport:
     """Publish what a new verification of stored exports came to; their files stay as they are.
 
@@ -111,6 +115,7 @@ def publish_verdicts(
         report: All that the version has, with the new verdicts in it.
         results: Those of it that are new, by variant.
         manifests: The new manifests of exports that are whole, by variant.
+        write: Writes one of them into a folder, with all that follows from it.
 
     Returns:
         The report as published.
@@ -123,7 +128,7 @@ def publish_verdicts(
         for variant, manifest in manifests.items():
             path = folder / variant
             path.mkdir()
-            write_manifest(path, manifest)
+            write(path, manifest)
             registry.upload(ref, path, f"{EXPORTS_FOLDER}/{variant}")
     measured = tuple(result for result in results.values() if result.status is not Status.FAILED)
     run_id = _log_again(registry, report, _metrics(measured))
@@ -253,7 +258,7 @@ def _upload_beside(registry: Registry, ref: ModelVersionRef, folders: Mapping[st
     with Scratch() as tree:
         for variant, folder in folders.items():
             (tree / variant).mkdir()
-            for name in OWN_FILES:
+            for name in filter(lambda name: (folder / name).is_file(), OWN_FILES):
                 shutil.copyfile(folder / name, tree / variant / name)
         registry.upload(ref, tree, EXPORTS_FOLDER)
 

@@ -17,7 +17,8 @@ from registry_export.discovery import discover_formats, format_named, install_co
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import RuntimeAbsentError, VerificationError
 from registry_export.format import Runner
-from registry_export.manifest import Manifest, read_manifest
+from registry_export.manifest import Manifest, Verifier, read_manifest, verify_files
+from registry_export.settings import Settings
 
 Array = NDArray[np.generic]
 
@@ -88,8 +89,16 @@ class LoadedExport:
 
 
 def _load_pyfunc(path: str) -> LoadedExport:
-    """Open the export in a folder; MLflow's name for it."""
-    return LoadedExport(Path(path))
+    """Open the export in a folder; MLflow's name for it.
+
+    Raises:
+        ArtifactError: `REGISTRY_EXPORT_VERIFY_KEY` is set, and this is not what was signed with that key.
+    """
+    folder = Path(path)
+    key = Settings.from_environment().verify_key
+    if key is not None:
+        Verifier.read(key).check(folder, verify_files(folder))
+    return LoadedExport(folder)
 
 
 def _open(folder: Path, manifest: Manifest, closing: ExitStack) -> Runner:

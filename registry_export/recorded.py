@@ -15,6 +15,7 @@ from registry_export.ledger import VERIFY, KnownExports, LearntCosts, Ledger
 from registry_export.outbox import STATUS_TAG
 from registry_export.publishing import ERROR_TAG, RUN_TAG, TAG_PREFIX, TRIGGER_TAG, publish_failure
 from registry_export.reverification import reverify_model_version
+from registry_export.signing import signer_of
 from registry_export.timeline import traced
 from registry_export.worker import LEASE_S, run_begun_job, worker_name
 
@@ -80,6 +81,7 @@ def run_recorded(
     Raises:
         RegistryExportError: The export failed as a whole; `ExportCancelledError` where a person cancelled the job.
     """
+    signer = signer_of(settings, [request.setup])
 
     def run(pool: ChildPool, index: KnownExports | None, costs: StepCosts | None) -> ExportReport:
         version = request.version
@@ -99,6 +101,7 @@ def run_recorded(
                 latency=settings.latency,
                 index=index,
                 costs=costs,
+                signer=signer,
                 reporter=heard,
             )
 
@@ -135,6 +138,7 @@ def verify_recorded(
 
     The version's status stands until there is a new one.
     """
+    signer = signer_of(settings, [request.setup])
 
     def run(pool: ChildPool, index: KnownExports | None, costs: StepCosts | None) -> ExportReport:
         trace = traced(reporter, settings.trace_folder, str(request.version.ref))
@@ -151,6 +155,7 @@ def verify_recorded(
                 latency=settings.latency,
                 index=index,
                 costs=costs,
+                signer=signer,
                 reporter=heard,
             )
 

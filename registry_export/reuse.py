@@ -24,6 +24,7 @@ from registry_export.manifest import (
     MANIFEST,
     OWN_FILES,
     Manifest,
+    Signer,
     manifest_digest,
     result_of,
     sha256_of,
@@ -33,6 +34,7 @@ from registry_export.publishing import read_report
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.report import result_digest
 from registry_export.reporter import Reporter
+from registry_export.signing import sign_in_place
 
 _AT_ONCE = 4
 _MOST_PLACES = 3
@@ -54,6 +56,7 @@ class Kept:
     Attributes:
         results: By variant; `required` is for the caller to say.
         folders: Of those that were made for another version, the files; to be published for this one.
+        signed: Of the others, the new signature where they had none, in a folder; to be stored beside their files.
         known: Of the others, what the ledger should know.
         report: The version's own, as it is now; None: it has none.
         source: What running the same checkpoint for another version has shown; None: nothing was taken over.
@@ -61,6 +64,7 @@ class Kept:
 
     results: dict[str, TargetResult] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
+    signed: dict[str, Path] = field(default_factory=dict)
     known: tuple[KnownExport, ...] = ()
     source: SourceRecord | None = None
     report: ExportReport | None = None
@@ -75,12 +79,14 @@ class Found:
         manifest_sha256: Digest of its manifest; empty where the ledger does not vouch for it.
         source: The source's record, where it was fetched.
         folder: Its files, where they were fetched.
+        signed: Its new signature, in a folder, where it had none.
     """
 
     result: TargetResult
     manifest_sha256: str
     source: SourceRecord | None = None
     folder: Path | None = None
+    signed: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ class Shelf:
         index: What the ledger knows; None where there is no ledger: only the version's own exports are found then.
         work: A folder to download to.
         reporter: Hears of what is in doubt.
+        signer: Must have signed what is kept, or signs it; None: signatures are nobody's business.
     """
 
     registry: Registry
@@ -100,6 +107,7 @@ class Shelf:
     index: KnownExports | None
     work: Path
     reporter: Reporter
+    signer: Signer | None = None
 
     def read_own(self) -> Own:
         """Read what the version has of its own: its report, and the sizes of its exports' files."""
@@ -129,6 +137,7 @@ class Shelf:
         return Kept(
             results={variant: found.result for variant, found in (*standing.items(), *taken.items())},
             folders={variant: found.folder for variant, found in taken.items() if found.folder is not None},
+            signed={variant: found.signed for variant, found in standing.items() if found.signed is not None},
             known=tuple(
                 KnownExport(keys[variant], self.ref, variant, found.manifest_sha256, result_digest(found.result))
                 for variant, found in standing.items()
@@ -217,7 +226,8 @@ def _standing(shelf: Shelf, result: TargetResult, trusted: Mapping[str, str], si
 
     Where the report says what a worker on this ledger wrote, the size of its files is compared: no byte of them goes
     anywhere now, and whoever loads them checks the digests. Else every byte is fetched and looked at; what is whole
-    is kept where it is, and no other version takes it over.
+    is kept where it is, and no other version takes it over. With a key, that has to be signed: whatever else would fit
+    could be anybody's.
     """
     folder = f"{EXPORTS_FOLDER}/{result.variant}/"
     files = {path.removeprefix(folder): size for path, size in sizes.items() if path.startswith(folder)}
@@ -226,10 +236,21 @@ def _standing(shelf: Shelf, result: TargetResult, trusted: Mapping[str, str], si
     manifest_sha256 = trusted.get(result_digest(result))
     known = [size for name, size in files.items() if name not in OWN_FILES and size is not None]
     if manifest_sha256 is not None and sum(known) == result.size_bytes:
-        return Found(replace(result, reused=True), manifest_sha256)
-    _, manifest = fetch(shelf.registry, shelf.ref, result, shelf.work / "fetched")
+        return Found(
+            replace(result, reused=True), manifest_sha256, signed=_signed(shelf, result, manifest_sha256, files)
+        )
+    fetched, manifest = fetch(shelf.registry, shelf.ref, result, shelf.work / "fetched")
     _verified(manifest, result.key)
+    if shelf.signer is not None:
+        shelf.signer.verifier.check(fetched, manifest)
     return Found(replace(result, reused=True), "")
+
+
+def _signed(shelf: Shelf, result: TargetResult, manifest_sha256: str, files: Mapping[str, int | None]) -> Path | None:
+    if shelf.signer is None:
+        return None
+    work = shelf.work / "signed"
+    return sign_in_place(shelf.signer, shelf.registry, shelf.ref, result.variant, manifest_sha256, [*files], work)
 
 
 def _verified(manifest: Manifest, key: str) -> Manifest:

@@ -39,7 +39,7 @@ from registry_export.format import Format
 from registry_export.inference import Origin
 from registry_export.isolation import ChildPool
 from registry_export.ledger import KnownExports
-from registry_export.manifest import MANIFEST, Manifest, versions_of
+from registry_export.manifest import MANIFEST, Manifest, Signer, versions_of, write_manifest
 from registry_export.model_setup import NO_SETUP, ModelSetup
 from registry_export.publishing import publish_verdicts, read_report
 from registry_export.reference import Reference
@@ -47,6 +47,7 @@ from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.reporter import SILENT, Reporter
 from registry_export.reuse import forget, known_exports, remember
 from registry_export.scratch import Scratch
+from registry_export.signing import is_vouched_for
 from registry_export.timing import time_exports
 
 _CHECK = "check files"
@@ -67,6 +68,7 @@ def reverify_model_version(
     latency: bool = True,
     index: KnownExports | None = None,
     costs: StepCosts | None = None,
+    signer: Signer | None = None,
     reporter: Reporter = SILENT,
 ) -> ExportReport:
     """Check the stored exports of a version against its source again, without converting.
@@ -86,6 +88,7 @@ def reverify_model_version(
         latency: Whether the source and the exports are timed.
         index: What the ledger knows of verified exports.
         costs: What is remembered of the steps of all exports; None: nothing.
+        signer: Signs anew what it has signed or the ledger vouches for; None: nobody does.
         reporter: Hears of every step.
 
     Returns:
@@ -98,7 +101,7 @@ def reverify_model_version(
     """
     with Scratch() as work:
         bench = Bench(formats, pool, work, tolerance, reporter, latency=latency)
-        job = _Job(ref, registry, tuple(variants), samples, setup, index, costs)
+        job = _Job(ref, registry, tuple(variants), samples, setup, index, costs, signer)
         report = _published(job)
         intact, results = _check_files(job, bench, _chosen(job, report))
         try:
@@ -121,6 +124,7 @@ class _Job:
     setup: ModelSetup
     index: KnownExports | None
     costs: StepCosts | None
+    signer: Signer | None
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,7 @@ class _Stored:
     result: TargetResult
     folder: Path
     manifest: Manifest
+    signer: Signer | None
 
     @property
     def origin(self) -> Origin:
@@ -177,10 +182,21 @@ def _check_files(
         try:
             with bench.step(_CHECK, result.variant):
                 folder, manifest = fetch(job.registry, job.ref, result, bench.work)
-            intact[result.variant] = _Stored(result, folder, manifest)
+                signer = _signer(job, bench, folder, manifest)
+            intact[result.variant] = _Stored(result, folder, manifest, signer)
         except ArtifactError as error:
             torn[result.variant] = _failed(result, error, "Artifact")
     return intact, torn
+
+
+def _signer(job: _Job, bench: Bench, folder: Path, manifest: Manifest) -> Signer | None:
+    if job.signer is None or is_vouched_for(job.signer, job.index, job.ref, folder, manifest):
+        return job.signer
+    bench.reporter.note(
+        f"{manifest.variant} is not signed: neither a signature nor the ledger vouches for its files. "
+        "Export it with --force to have it signed."
+    )
+    return None
 
 
 def _failed(result: TargetResult, error: RegistryExportError, step: str) -> TargetResult:
@@ -288,8 +304,15 @@ def _publish(
         if variant in results
     }
     forget(job.index, job.ref, results)
+
+    def write(folder: Path, manifest: Manifest) -> None:
+        write_manifest(folder, manifest)
+        if (signer := intact[manifest.variant].signer) is not None:
+            signer.sign(folder, manifest)
+
+    report = replace(report, targets=targets, status=status)
     with bench.step("publish"):
-        report = publish_verdicts(job.registry, replace(report, targets=targets, status=status), results, manifests)
+        report = publish_verdicts(job.registry, report, results, manifests, write)
     remember(job.index, known_exports(report, manifests.values()))
     return report
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
@@ -20,6 +20,9 @@ CHILD_TIMEOUT = "REGISTRY_EXPORT_CHILD_TIMEOUT"
 CHILD_MEMORY = "REGISTRY_EXPORT_CHILD_MEMORY"
 LATENCY = "REGISTRY_EXPORT_LATENCY"
 TRACE = "REGISTRY_EXPORT_TRACE"
+SIGNING_KEY = "REGISTRY_EXPORT_SIGNING_KEY"
+SIGNING_KEY_PASSWORD = "REGISTRY_EXPORT_SIGNING_KEY_PASSWORD"  # noqa: S105 - the name of a variable
+VERIFY_KEY = "REGISTRY_EXPORT_VERIFY_KEY"
 
 CONFIG_NAME = "registry-export.yaml"
 _APPLICATION = "registry-export"
@@ -40,6 +43,10 @@ class Settings:
         workspace: The MLflow workspace to work in; None where the server has no workspaces.
         latency: Whether sources and exports are timed.
         trace_folder: Where a trace of every export is written; None: nowhere.
+        signing_key: The private key that exports are signed with; None: they are not.
+        signing_key_password: Decrypts it; None where it is not encrypted.
+        verify_key: The public keys of which one must have signed what is pulled or loaded; None: signatures are not
+            looked at.
     """
 
     tracking_uri: str | None
@@ -51,14 +58,17 @@ class Settings:
     workspace: str | None = None
     latency: bool = True
     trace_folder: Path | None = None
+    signing_key: Path | None = None
+    signing_key_password: str | None = field(default=None, repr=False)
+    verify_key: Path | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Read the settings, with their defaults filled in.
 
         Raises:
-            ConfigurationError: a limit is no number, a switch is neither on nor off, or the configuration file that
-                is named does not exist.
+            ConfigurationError: a limit is no number, a switch is neither on nor off, or the configuration file or
+                the key that is named does not exist.
         """
         outbox_uri = environ.get(OUTBOX_URI) or None
         memory = environ.get(CHILD_MEMORY) or None
@@ -73,6 +83,9 @@ class Settings:
             workspace=environ.get(WORKSPACE) or None,
             latency=_parse_switch(environ.get(LATENCY) or "on"),
             trace_folder=Path(environ[TRACE]).expanduser() if environ.get(TRACE) else None,
+            signing_key=_key_path(environ, SIGNING_KEY),
+            signing_key_password=environ.get(SIGNING_KEY_PASSWORD) or None,
+            verify_key=_key_path(environ, VERIFY_KEY),
         )
 
 
@@ -92,6 +105,13 @@ def _config_path(named: str | None) -> Path | None:
         if (folder / CONFIG_NAME).is_file():
             return folder / CONFIG_NAME
     return None
+
+
+def _key_path(environ: Mapping[str, str], name: str) -> Path | None:
+    path = Path(environ[name]).expanduser() if environ.get(name) else None
+    if path is not None and not path.is_file():
+        raise ConfigurationError(f"{name}={path}: there is no such file.", remedy="Name a key in PEM format.")
+    return path
 
 
 def _parse_seconds(text: str) -> float:

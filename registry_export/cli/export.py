@@ -108,11 +108,17 @@ def plan(model_uri: str, targets: tuple[str, ...], as_json: bool) -> int:
 @click.argument("model_uri")
 @click.option("--target", required=True, metavar="TARGET", help="A target or a variant: onnx, onnx-opset17.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder to put it in.")
-def pull(model_uri: str, target: str, output: Path) -> None:
-    """Fetch one published export into a folder, its digests checked."""
+@click.option(
+    "--verify-key",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="PATH",
+    help="Public key in PEM: refuse what it has not signed. Default: REGISTRY_EXPORT_VERIFY_KEY.",
+)
+def pull(model_uri: str, target: str, output: Path, verify_key: Path | None) -> None:
+    """Fetch one published export into a folder, its digests checked, and its signature where a key is given."""
     from registry_export import api
 
-    click.echo(api.pull(model_uri, target, output))
+    click.echo(api.pull(model_uri, target, output, verify_key=verify_key))
 
 
 def _tolerance(atol: float | None, rtol: float | None) -> Tolerance | None:

@@ -91,6 +91,18 @@ def left_open(standing: Iterable[str]) -> str:
     return " and ".join(open_sides)
 
 
+def reached_by_children(path: Path, reads: Iterable[Path] = ()) -> Path | None:
+    """Return what of a child's room holds a file, which its code could then read; None where nothing does.
+
+    Args:
+        path: The file.
+        reads: What calls name beside their own files.
+    """
+    place = path.resolve()
+    rooms = [*map(Path, _SYSTEM), *_of_python(), *reads]
+    return next((room for room in rooms if place.is_relative_to(room.resolve())), None)
+
+
 def _limit(kind: int, wanted: int) -> None:
     """Lower a limit; one that is lower already stays."""
     value = min([wanted, *(limit for limit in resource.getrlimit(kind) if limit != resource.RLIM_INFINITY)])

@@ -17,13 +17,20 @@ from registry_export.manifest.record import (
     result_of,
     verify_files,
     write_manifest,
+    write_statement,
 )
+from registry_export.manifest.signature import SIGNATURE, Signer, Verifier
+from registry_export.manifest.statement import STATEMENT
 
 __all__ = [
     "MANIFEST",
     "OWN_FILES",
     "SCHEMA_VERSION",
+    "SIGNATURE",
+    "STATEMENT",
     "Manifest",
+    "Signer",
+    "Verifier",
     "combined_digest",
     "export_key",
     "file_records",
@@ -41,4 +48,5 @@ __all__ = [
     "write_artifact",
     "write_manifest",
     "write_mlmodel",
+    "write_statement",
 ]

@@ -19,6 +19,7 @@ from registry_export.discovery import discover_formats, format_named
 from registry_export.entities import ExportReport, FileRecord, Interface, TargetResult, TensorSpec
 from registry_export.manifest.files import sha256_of
 from registry_export.manifest.record import BESIDE, Manifest, make_manifest, write_manifest
+from registry_export.manifest.signature import SIGNATURE, Signer
 
 if TYPE_CHECKING:
     from registry_export.registry import ModelFiles
@@ -33,8 +34,10 @@ _TEXT = ("str", "bytes", "datetime64[ns]")
 """Dtypes of columns that a pipeline's processors turn into numbers."""
 
 
-def write_artifact(folder: Path, report: ExportReport, result: TargetResult, source: ModelFiles) -> Manifest:
-    """Write everything that stands beside the model files: `manifest.json`, and what MLflow reads.
+def write_artifact(
+    folder: Path, report: ExportReport, result: TargetResult, source: ModelFiles, signer: Signer | None = None
+) -> Manifest:
+    """Write everything that stands beside the model files: `manifest.json`, what MLflow reads, and the signature.
 
     Args:
         folder: Holds the model files.
@@ -42,6 +45,7 @@ def write_artifact(folder: Path, report: ExportReport, result: TargetResult, sou
         result: Which of the report's targets they are.
         source: The source's own account; the export takes its signature, and so the very calls that it takes,
             where that is the model's own.
+        signer: Signs all of it; None: nobody does, and a signature of before is taken away.
 
     Raises:
         ArtifactError: The format's file is not there, or a link is among the files.
@@ -52,6 +56,9 @@ def write_artifact(folder: Path, report: ExportReport, result: TargetResult, sou
     beside = tuple(FileRecord(name, sha256_of(folder / name), (folder / name).stat().st_size) for name in BESIDE)
     manifest = replace(manifest, beside=beside)
     write_manifest(folder, manifest)
+    (folder / SIGNATURE).unlink(missing_ok=True)
+    if signer is not None:
+        signer.sign(folder, manifest)
     return manifest
 
 

@@ -27,13 +27,14 @@ from registry_export.entities import (
 from registry_export.errors import ArtifactError
 from registry_export.manifest.files import combined_digest, file_records, sha256_of
 from registry_export.manifest.provenance import reproduce_command
+from registry_export.manifest.signature import SIGNATURE
 from registry_export.manifest.statement import STATEMENT, contradicts, statement_of
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 BESIDE = ("MLmodel", "python_env.yaml", "requirements.txt")
 """What MLflow reads of an artifact."""
-OWN_FILES = frozenset({MANIFEST, STATEMENT, *BESIDE})
+OWN_FILES = frozenset({MANIFEST, STATEMENT, SIGNATURE, *BESIDE})
 """What is written beside the model files; never part of an artifact's digest or size."""
 
 
@@ -191,7 +192,12 @@ def result_of(manifest: Manifest) -> TargetResult:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, and the statement that follows from it."""
     (folder / MANIFEST).write_bytes(_text(manifest))
-    (folder / STATEMENT).write_bytes(statement_of(manifest, manifest_digest(manifest), MANIFEST))
+    write_statement(folder, manifest)
+
+
+def write_statement(folder: Path, manifest: Manifest) -> None:
+    """Write the statement that follows from the `manifest.json` of a folder."""
+    (folder / STATEMENT).write_bytes(statement_of(manifest, sha256_of(folder / MANIFEST), MANIFEST))
 
 
 def manifest_digest(manifest: Manifest) -> str:

@@ -129,6 +129,7 @@ class JobRunner:
                 latency=parts.latency,
                 index=parts.index,
                 costs=parts.costs,
+                signer=parts.signer,
                 earlier=self._ledger.exported_before(job),
                 reporter=reporter,
             )
@@ -158,6 +159,7 @@ class JobRunner:
                 latency=parts.latency,
                 index=parts.index,
                 costs=parts.costs,
+                signer=parts.signer,
                 reporter=reporter,
             )
         self._ledger.complete(job, verified.status, verified.run_id)

@@ -19,10 +19,12 @@ from registry_export.format import Format
 from registry_export.isolation import ChildPool
 from registry_export.ledger import Job, KnownExports, LearntCosts, Ledger, OutboxReader
 from registry_export.logs import about
+from registry_export.manifest import Signer
 from registry_export.model_setup import ModelSetup
 from registry_export.registry import Registry
 from registry_export.reporter import Reporter
 from registry_export.settings import Settings
+from registry_export.signing import signer_of
 
 LEASE_S = 60.0
 """How long a claim holds when its worker falls silent."""
@@ -47,6 +49,7 @@ class Exporter(Protocol):
         costs: StepCosts | None,
         earlier: ModelVersionRef | None,
         index: KnownExports,
+        signer: Signer | None,
         reporter: Reporter,
     ) -> ExportReport:
         """Export one version; raises RegistryExportError when it failed as a whole."""
@@ -70,6 +73,7 @@ class Verifier(Protocol):
         latency: bool,
         index: KnownExports,
         costs: StepCosts | None,
+        signer: Signer | None,
         reporter: Reporter,
     ) -> ExportReport:
         """Verify the stored exports of one version again; raises RegistryExportError when that cannot be done."""
@@ -93,6 +97,7 @@ class Parts:
         latency: Whether sources and exports are timed.
         costs: What is remembered of the steps of all exports.
         trace_folder: Where a trace of every job is written; None: nowhere.
+        signer: Signs exports; None: nobody does.
     """
 
     ledger: Ledger
@@ -107,6 +112,7 @@ class Parts:
     latency: bool = True
     costs: StepCosts | None = None
     trace_folder: Path | None = None
+    signer: Signer | None = None
 
     @property
     def index(self) -> KnownExports:
@@ -148,6 +154,8 @@ def gather_parts(settings: Settings, pool: ChildPool, export: Exporter | None) -
     from registry_export.reverification import reverify_model_version
 
     formats = discover_formats()
+    configuration = load_configuration(settings.config_path, formats)
+    signer = signer_of(settings, [rule.setup for rule in configuration.rules])
     ledger = Ledger(settings.ledger_uri)
     ledger.migrate()
     outbox = None if settings.outbox_uri is None else OutboxReader(settings.outbox_uri)
@@ -157,7 +165,7 @@ def gather_parts(settings: Settings, pool: ChildPool, export: Exporter | None) -
         ledger=ledger,
         registry=Registry(settings.tracking_uri),
         formats=formats,
-        configuration=load_configuration(settings.config_path, formats),
+        configuration=configuration,
         pool=pool,
         export=export,
         verify=reverify_model_version,
@@ -166,4 +174,5 @@ def gather_parts(settings: Settings, pool: ChildPool, export: Exporter | None) -
         latency=settings.latency,
         costs=LearntCosts(ledger.database),
         trace_folder=settings.trace_folder,
+        signer=signer,
     )

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from registry_export.cli import cli
 from tests.support.server import free_port
+from tests.support.signing_keys import key_pair
 
 RULES = """
 rules:
@@ -69,3 +70,15 @@ def test_what_the_rules_want_and_is_not_there_is_wrong(tmp_path):
     assert "samples.npz" in findings(1)["rules", "wrong"]
     (tmp_path / "registry-export.yaml").write_text("rules: nothing")
     assert "registry-export.yaml" in findings(1)["rules", "wrong"]
+
+
+def test_a_signing_key_is_read_and_who_else_may_read_it_is_said(monkeypatch, tmp_path):
+    private, public = key_pair(tmp_path)
+    monkeypatch.setattr("registry_export.doctor._toolchains_of", lambda wanted: ())
+    monkeypatch.setenv("REGISTRY_EXPORT_SIGNING_KEY", str(private))
+    assert ("signing key", "note") not in (found := findings(0))
+    assert str(private) in found["signing key", "ok"]
+    private.chmod(0o644)
+    assert f"chmod 600 {private}" in findings(0)["signing key", "note"]
+    monkeypatch.setenv("REGISTRY_EXPORT_SIGNING_KEY", str(public))
+    assert "no private key" in findings(1)["signing key", "wrong"]
