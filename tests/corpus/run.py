@@ -59,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="run only names that contain this")
     parser.add_argument("--targets", default=",".join(TARGETS), help="targets, separated by commas")
+    parser.add_argument("--ours", action="store_true", help="leave the raw calls to a later run without this")
     arguments = parser.parse_args()
     entries = [e for e in shard(os.environ.get("SHARD", "1/1")) if arguments.only in e.name]
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -69,9 +70,10 @@ def main() -> None:
             path = RESULTS / f"{entry.name.replace('/', '-')}.json"
             result = msgspec.json.decode(path.read_bytes(), type=Result) if path.is_file() else _blank(entry)
             missing = [target for target in targets if target not in result.ours]
-            if result.error or not missing:
+            calls = [] if arguments.ours else [t for t in _calls(entry) if t in targets and t not in result.raw]
+            if result.error or not (missing or calls):
                 continue
-            run_entry(entry, pool, missing, result)
+            run_entry(entry, pool, missing, calls, result)
             path.write_bytes(msgspec.json.format(msgspec.json.encode(asdict(result))))
             verified = sum(cell["status"] == Status.VERIFIED for cell in result.ours.values())
             right = sum(cell["right"] for cell in result.raw.values())
@@ -94,8 +96,12 @@ def _blank(entry: Entry) -> Result:
     return Result(entry.name, entry.family)
 
 
-def run_entry(entry: Entry, pool: ChildPool, targets: list[str], result: Result) -> None:
-    """Export one model into targets, and make the raw calls beside it; what they gave goes into `result`."""
+def _calls(entry: Entry) -> tuple[str, ...]:
+    return _KERAS_CALLS if entry.family.startswith("keras") else _TORCH_CALLS
+
+
+def run_entry(entry: Entry, pool: ChildPool, targets: list[str], calls: list[str], result: Result) -> None:
+    """Export one model into targets, and make the raw calls into `calls`; what they gave goes into `result`."""
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="corpus-"))
     SOURCES[entry.name] = Source("", entry.toolchain, "tests.corpus.entries:save", samples=True)
@@ -106,10 +112,8 @@ def run_entry(entry: Entry, pool: ChildPool, targets: list[str], result: Result)
         result.ours |= {variant: _ours(exported, variant, recheck) for variant in exported.made}
     except RegistryExportError as error:
         result.error = str(error)
-    calls = _KERAS_CALLS if entry.family.startswith("keras") else _TORCH_CALLS
-    for target in targets:
-        if target in calls:
-            result.raw[target] = _raw(entry, target, pool, folder)
+    for target in calls:
+        result.raw[target] = _raw(entry, target, pool, folder)
     shutil.rmtree(folder, ignore_errors=True)
     result.seconds += time.monotonic() - began
 
