@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 from registry_export.admission import Admission
 from registry_export.costs import Expectations
-from registry_export.errors import StepTooLargeError
+from registry_export.errors import ChildKilledError, StepTooLargeError
 from registry_export.format import Toolchain
-from registry_export.isolation import ChildPool, Limits, Outcome
+from registry_export.isolation import TRIES, ChildPool, Limits, Outcome
 from registry_export.reporter import ChildRun, Reporter
+from registry_export.scratch import remove_tree
 from registry_export.starts import Starts
 
 
@@ -82,13 +83,41 @@ class PlacedChildren:
         reads: Sequence[Path] = (),
         writes: Sequence[Path] = (),
     ) -> Outcome:
-        """Wait for a place, and run a function in a fresh child.
+        """Wait for a place, and run a function in a fresh child; in another one where somebody kills that.
+
+        Args:
+            toolchain: As for `ChildPool.call`, as all others.
+            function: Which.
+            arguments: Its argument.
+            work: An empty folder.
+            limits: In place of the pool's.
+            reads: What else it may read.
+            writes: Where else it may write; empty folders.
 
         Raises:
             StepTooLargeError: What it needs does not fit this machine.
             RegistryExportError: As for `ChildPool.call`.
         """
         self._check_fits(limits or self.pool.limits)
+        for _ in range(TRIES - 1):
+            try:
+                return self._call(toolchain, function, arguments, work, limits, reads, writes)
+            except ChildKilledError as error:
+                self.reporter.note(f"{' '.join(filter(None, (self.step, self.variant)))} is begun again: {error}")
+                for folder in (work, *writes):
+                    _empty(folder)
+        return self._call(toolchain, function, arguments, work, limits, reads, writes)
+
+    def _call(
+        self,
+        toolchain: Toolchain,
+        function: str,
+        arguments: Mapping[str, Any],
+        work: Path,
+        limits: Limits | None,
+        reads: Sequence[Path],
+        writes: Sequence[Path],
+    ) -> Outcome:
         self.starts.ensure(toolchain, self.seconds or 0.0, self.pool.cancelled)
         cost = self.expected.of(self.work, self.effort)
         seconds = cost.seconds if self.seconds is None else self.seconds
@@ -115,3 +144,9 @@ class PlacedChildren:
                 "on this machine: it was not begun.",
                 remedy="Run a worker on a larger machine, or raise REGISTRY_EXPORT_CHILD_MEMORY where it is set.",
             )
+
+
+def _empty(folder: Path) -> None:
+    """Leave nothing in a folder of what a child has left there, which may be anything."""
+    remove_tree(folder)
+    folder.mkdir()

@@ -100,6 +100,10 @@ class ChildCrashedError(ChildError):
     """A child process was ended by a signal or left with an exit status."""
 
 
+class ChildKilledError(ChildCrashedError):
+    """Somebody killed a child process or its warm parent: the system for want of memory, or a person."""
+
+
 class ChildTimeoutError(ChildError):
     """A child process exceeded its time limit."""
 

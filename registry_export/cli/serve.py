@@ -21,7 +21,14 @@ _HOUR_S = 3600.0
 @click.option(
     "--warm", is_flag=True, help="Start what the rules' targets need before the first job, not on first need."
 )
-def worker(once: bool, hours: float | None, warm: bool) -> None:
+@click.option(
+    "--grace",
+    "grace_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="When stopped, give the running export so long before its job is handed back; 20 by default.",
+)
+def worker(once: bool, hours: float | None, warm: bool, grace_s: float | None) -> None:
     """Export what is promoted, until stopped by Ctrl-C.
 
     Reads MLFLOW_TRACKING_URI, REGISTRY_EXPORT_OUTBOX_URI, REGISTRY_EXPORT_LEDGER_URI and
@@ -29,11 +36,12 @@ def worker(once: bool, hours: float | None, warm: bool) -> None:
     """
     from registry_export.logs import log_as_a_service
     from registry_export.settings import Settings
-    from registry_export.worker import run_worker
+    from registry_export.worker import GRACE_S, run_worker
 
     settings = Settings.from_environment()
     log_as_a_service()
-    run_worker(settings, once=once, reverify_s=None if hours is None else hours * _HOUR_S, warm=warm)
+    every_s = None if hours is None else hours * _HOUR_S
+    run_worker(settings, once=once, reverify_s=every_s, warm=warm, grace_s=grace_s or GRACE_S)
 
 
 @click.command(

@@ -8,7 +8,7 @@ a child answers and leaves is data that may be lies: it is checked here.
 
 from registry_export.isolation.leavings import check_within
 from registry_export.isolation.limits import Limits
-from registry_export.isolation.pool import ChildPool, Outcome
+from registry_export.isolation.pool import TRIES, ChildPool, Outcome
 from registry_export.isolation.sandbox import left_open, reached_by_children
 
-__all__ = ["ChildPool", "Limits", "Outcome", "check_within", "left_open", "reached_by_children"]
+__all__ = ["TRIES", "ChildPool", "Limits", "Outcome", "check_within", "left_open", "reached_by_children"]

@@ -10,11 +10,18 @@ from pathlib import Path
 import msgspec
 
 from registry_export import errors
-from registry_export.errors import ChildCrashedError, ChildError, ChildOutOfMemoryError, RegistryExportError
+from registry_export.errors import (
+    ChildCrashedError,
+    ChildError,
+    ChildKilledError,
+    ChildOutOfMemoryError,
+    RegistryExportError,
+)
 from registry_export.isolation.limits import Limits
 from registry_export.isolation.protocol import ANSWER_BYTES, ANSWER_FILE, LOG_FILE, Answer, Ended, Failure
 
 _LOG_LINES = 20
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 
 _OF_CHILDREN = (
     errors.ConfigurationError,
@@ -31,7 +38,8 @@ def read_answer(ended: Ended, work: Path, limits: Limits) -> Answer:
     """Read what a child left in its work folder.
 
     Raises:
-        ChildCrashedError: It ended by a signal, or left without an answer.
+        ChildCrashedError: It ended by a signal, or left without an answer; `ChildKilledError` where nothing in it
+            raises that signal.
         ChildOutOfMemoryError: An allocation in it failed.
         RegistryExportError: What its function raised; outside our tree, a `ChildError` that names it.
     """
@@ -56,8 +64,10 @@ def _ended_by_signal(number: int) -> ChildCrashedError:
         name = signal.Signals(number).name
     except ValueError:  # one of the numbers that have no name
         name = f"signal {number}"
-    hint = " The system may have run out of memory." if number == signal.SIGKILL else ""
-    return ChildCrashedError(f"It crashed with {name}.{hint}")
+    if number in _FROM_OUTSIDE:
+        hint = " The system may have run out of memory." if number == signal.SIGKILL else ""
+        return ChildKilledError(f"It was killed with {name}.{hint}")
+    return ChildCrashedError(f"It crashed with {name}.")
 
 
 def _raised(failure: Failure, limits: Limits) -> RegistryExportError:

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from registry_export.errors import (
-    ChildCrashedError,
     ChildError,
+    ChildKilledError,
     ExportCancelledError,
     RegistryExportError,
 )
@@ -30,6 +30,9 @@ from registry_export.isolation.warm import PARENT, START_SECONDS, Key, Lines, Wa
 from registry_export.isolation.watch import Watch, kill_descent
 from registry_export.machine import cores
 from registry_export.scratch import Scratch
+
+TRIES = 3
+"""So many times something is begun that somebody kills: by then it is likely to be why."""
 
 _WATCH_SECONDS = 0.05
 
@@ -105,7 +108,8 @@ class ChildPool:
             writes: Where else it may write; what is there.
 
         Raises:
-            ChildCrashedError: It ended by a signal, or left without an answer.
+            ChildCrashedError: It ended by a signal, or left without an answer; `ChildKilledError` where somebody
+                killed it, or its parent.
             ChildTimeoutError: It ran past its time limit and was killed.
             ChildOutOfMemoryError: It went past its memory limit and was killed, or an allocation failed.
             ExportCancelledError: `cancel` was called.
@@ -127,7 +131,9 @@ class ChildPool:
                 connection.sendall(message)
                 ended = self._watch(connection, limits, folders, disk)
         except (ConnectionError, FileNotFoundError) as error:
-            raise ChildCrashedError(f"The warm parent of {toolchain.name} ended during a call.") from error
+            if self.cancelled.is_set():
+                raise ExportCancelledError("The export was stopped.") from error
+            raise ChildKilledError(f"The warm parent of {toolchain.name} ended during a call.") from error
         finally:
             self._release(parent)
         answer = read_answer(ended, work, limits)
@@ -156,8 +162,18 @@ class ChildPool:
         return self.start(toolchain).walls
 
     def cancel(self) -> None:
-        """Make every running and future call raise `ExportCancelledError`."""
+        """Make every running and future call raise `ExportCancelledError`; parents that still start are ended."""
         self.cancelled.set()
+        with self._lock:
+            for starting in self._starting:
+                starting.process.kill()
+
+    def kill(self) -> None:
+        """End every process of the pool without a word, before this one is left."""
+        with self._lock:
+            parents = [*self._starting, *self._parents.values()]
+        for parent in parents:
+            kill_descent(parent.process.pid)
 
     def warm(self, toolchains: Iterable[Toolchain]) -> None:
         """Start the parents of toolchains in the background, in this order, as many at a time as there are cores.
@@ -193,15 +209,15 @@ class ChildPool:
 
     def close(self) -> None:
         """Stop every parent and remove the pool's folder."""
-        self.cancel()
         with self._lock:
             self._closed = True
-            for starting in self._starting:
-                starting.process.kill()
+        self.cancel()
         if self._warming is not None:
             self._warming.shutdown(wait=True, cancel_futures=True)
         with self._lock:
             parents, self._parents = list(self._parents.values()), {}
+        for parent in parents:
+            parent.let_go()  # all at once: some take a second to leave
         for parent in parents:
             parent.stop()
         self._scratch.remove()
@@ -243,17 +259,27 @@ class ChildPool:
         return self._started(toolchain.fallback, folder / "fallback")
 
     def _started(self, toolchain: Toolchain, folder: Path) -> WarmParent:
-        parent = WarmParent(toolchain, folder, self.parent_module)
-        with self._lock:
-            self._starting.append(parent)
-            if self._closed:
-                parent.process.kill()
-        try:
-            parent.await_ready()
-        finally:
+        for number in range(TRIES):
+            place = folder / str(number)
+            place.mkdir(mode=0o700)
+            parent = WarmParent(toolchain, place, self.parent_module)
             with self._lock:
-                self._starting.remove(parent)
-        return parent
+                self._starting.append(parent)
+                if self.cancelled.is_set():
+                    parent.process.kill()
+            try:
+                parent.await_ready()
+            except ChildKilledError as error:
+                if self.cancelled.is_set():
+                    raise ExportCancelledError("The export was stopped.") from error
+                if number == TRIES - 1:
+                    raise
+            else:
+                return parent
+            finally:
+                with self._lock:
+                    self._starting.remove(parent)
+        raise AssertionError("the last try returns or raises")
 
     def _watch(self, connection: socket.socket, limits: Limits, folders: Sequence[Path], disk: int) -> Ended:
         lines = Lines(connection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
-from registry_export.errors import ChildCrashedError
+from registry_export.errors import ChildCrashedError, ChildKilledError
 from registry_export.format import PythonEnvironment, Toolchain
 from registry_export.isolation.answers import tail
 from registry_export.isolation.environments import python_of
@@ -132,12 +133,14 @@ class WarmParent:
         assert self.process.stdout is not None
         timer = threading.Timer(START_SECONDS, self.process.kill)
         timer.start()
+        began = time.monotonic()
         try:
             line = self.process.stdout.readline()
         finally:
             timer.cancel()
         if not line.endswith(b"\n"):
-            self.process.wait()
+            if self.process.wait() == -signal.SIGKILL and time.monotonic() - began < START_SECONDS:
+                raise ChildKilledError(f"The warm parent of {self.toolchain.name} was killed while it started.")
             raise ChildCrashedError(
                 f"The toolchain {self.toolchain.name} ({', '.join(self.toolchain.modules)}) cannot be imported: "
                 f"{tail(self._folder / 'parent.log', 1) or 'no message'}.",
@@ -171,11 +174,15 @@ class WarmParent:
         """Whether it runs."""
         return self.process.poll() is None
 
-    def stop(self) -> None:
-        """End it, and its children with it."""
+    def let_go(self) -> None:
+        """Tell it to end, and its children with it."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
+
+    def stop(self) -> None:
+        """End it, and its children with it."""
+        self.let_go()
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:

@@ -27,11 +27,15 @@ from registry_export.publishing import TRIGGER_TAG, publish_failure, read_report
 from registry_export.registry import VersionInfo
 from registry_export.reporter import Reporter
 from registry_export.timeline import traced
-from registry_export.worker.parts import LEASE_S, Parts, about_job
+from registry_export.worker.parts import Parts, about_job
 from registry_export.worker.reversion import wants_reversion
 
 _logger = logging.getLogger(__name__)
 _BUSY_CHECKPOINT_S = 2.0
+_HANDED_BACK_S = 5.0
+"""By then nothing is under way of a process that has ended."""
+
+_STOPPED = "Its worker was stopped."
 
 
 class JobRunner:
@@ -49,6 +53,7 @@ class JobRunner:
         self._abort = abort
         self._began = 0.0
         self._left: list[Job] = []
+        self._current: Job | None = None
 
     def run(self, job: Job) -> None:
         """Run one claimed job and settle it; only errors of the ledger come out of here."""
@@ -58,6 +63,7 @@ class JobRunner:
             if self._abort.is_set():
                 self._parts.pool.cancel()
             self._began = time.monotonic()
+            self._current = job
             try:
                 self._attempt(job)
             except StaleLeaseError as error:
@@ -66,6 +72,8 @@ class JobRunner:
             except LedgerUnavailableError:
                 self._left.append(job)
                 raise
+            finally:
+                self._current = None
 
     def hand_back(self) -> None:
         """Give back the jobs that were left because the ledger did not answer, where no other worker has them by now.
@@ -80,10 +88,17 @@ class JobRunner:
                 self._ledger.postpone(self._left[-1], 0.0, "The ledger did not answer its worker.")
             self._left.pop()
 
+    def abandon(self) -> None:
+        """Give the running job back while its export still hangs somewhere; for a process that ends at once."""
+        job = self._current
+        if job is not None:
+            with contextlib.suppress(StaleLeaseError):  # it was settled meanwhile
+                self._ledger.postpone(job, _HANDED_BACK_S, _STOPPED)
+
     def _attempt(self, job: Job) -> None:
         try:
             with (
-                Heartbeat(self._ledger, job, LEASE_S, self._parts.pool.cancel) as heartbeat,
+                Heartbeat(self._ledger, job, self._parts.lease_s, self._parts.pool.cancel) as heartbeat,
                 self._registry.keeping_places(),
             ):
                 if job.verifies:
@@ -209,7 +224,7 @@ class JobRunner:
         if isinstance(error, ExportCancelledError):
             _logger.info("%s: stopped.", job.model_version, extra=self._end(JobState.CANCELLED))
             if verdict is None and self._abort.is_set():
-                self._ledger.postpone(job, 0.0, "Its worker was stopped.")
+                self._ledger.postpone(job, 0.0, _STOPPED)
             else:
                 self._ledger.cancelled(job)
         else:

@@ -1,20 +1,15 @@
-"""The worker's loop, and how it is stopped."""
+"""The worker's loop."""
 
 from __future__ import annotations
 
-import itertools
 import logging
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 from registry_export.entities import Status
 from registry_export.errors import ConfigurationError, LedgerError, RegistryExportError
 from registry_export.isolation import ChildPool, Limits
-from registry_export.ledger import JobState
+from registry_export.ledger import JobState, Ledger
 from registry_export.reconcile import Reconciler
 from registry_export.scratch import sweep
 from registry_export.settings import OUTBOX_URI, Settings
@@ -22,6 +17,7 @@ from registry_export.worker.job import JobRunner
 from registry_export.worker.parts import LEASE_S, Exporter, Parts, gather_parts, worker_name
 from registry_export.worker.reversion import Reverter, wants_reversion
 from registry_export.worker.rounds import Rounds
+from registry_export.worker.stopping import GRACE_S, stopped_by_signals
 from registry_export.worker.warming import wanted_toolchains
 
 _logger = logging.getLogger(__name__)
@@ -41,12 +37,16 @@ def run_worker(
     reconcile_s: float = _RECONCILE_S,
     reverify_s: float | None = None,
     warm: bool = False,
+    grace_s: float = GRACE_S,
+    lease_s: float = LEASE_S,
     stop: threading.Event | None = None,
     export: Exporter | None = None,
+    ledger: Ledger | None = None,
 ) -> None:
     """Export what is promoted, until stopped.
 
-    SIGTERM and SIGINT let the running export end; a second one gives its job back at once.
+    SIGTERM and SIGINT let the running export end within `grace_s`, else its job is given back; a second one gives it
+    back at once.
 
     Args:
         settings: Where things are.
@@ -56,8 +56,11 @@ def run_worker(
         reverify_s: After so many seconds the exports of a promoted version are verified again, while no job waits;
             None: never.
         warm: Start the warm parents that the rules' targets need before the first job, not on first need.
-        stop: Set it to stop as a signal does; for callers outside of the main thread.
+        grace_s: How long the running export may go on after a signal, in seconds.
+        lease_s: How long a claim holds when the worker falls silent, in seconds.
+        stop: Set it to stop after the running export, whenever that ends; for callers outside of the main thread.
         export: In place of `registry_export.export.export_model_version`.
+        ledger: In place of the one that the settings name, with attempts and delays as usual.
 
     Raises:
         RegistryExportError: the configuration or the ledger is wrong; with `once`, also that something is down.
@@ -66,9 +69,9 @@ def run_worker(
     sweep()
     limits = Limits(settings.child_timeout_s, settings.child_memory_bytes)
     with ChildPool(limits) as pool:
-        parts = gather_parts(settings, pool, export)
+        parts = gather_parts(settings, pool, export, ledger, lease_s)
         worker = Worker(parts, stop, reverify_s)
-        with _signals(worker):
+        with stopped_by_signals(worker, grace_s), pool:  # its processes are to end within the limit too
             _announce(settings, once)
             if warm:
                 pool.warm(wanted_toolchains(parts.configuration, parts.formats))
@@ -103,6 +106,11 @@ class Worker:
         self.stop.set()
         self._abort.set()
         self._parts.pool.cancel()
+
+    def abandon(self) -> None:
+        """End all children, and give the running job back without waiting for its export."""
+        self._parts.pool.kill()
+        self._runner.abandon()
 
     def run(self, *, once: bool, poll_s: float, reconcile_s: float) -> None:
         """Work until stopped, or with `once` until there is nothing to do.
@@ -162,7 +170,9 @@ class Worker:
         put_back = self._reverter.run_due()
         if reconcile_s is not None and self._reconciler.take_turn(reconcile_s):
             unsettled = self._reconciler.sweep() > 0 or unsettled
-        job = self._ledger.claim(self._name, LEASE_S, workspace=self._parts.workspace) if unsettled else None
+        job = (
+            self._ledger.claim(self._name, self._parts.lease_s, workspace=self._parts.workspace) if unsettled else None
+        )
         if job is None:
             return put_back or self._rounds.take_up(once=reconcile_s is None)
         self._runner.run(job)
@@ -182,35 +192,3 @@ def _announce(settings: Settings, once: bool) -> None:
         _logger.info("%s is not set: promotions are found by comparing, through HTTP alone.", OUTBOX_URI)
     if once:
         _logger.info("It ends when nothing is left to do.")
-
-
-@contextmanager
-def _signals(worker: Worker) -> Iterator[None]:
-    """Stop after the running export at the first signal, at once at the second; the third is Python's own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, _frame: Any) -> None:
-        at_once = next(signals) > 0
-        if at_once:
-            signal.signal(number, before[number])
-        # In a thread: the handler interrupts the main thread, which may hold the locks of the very events to set.
-        threading.Thread(target=_stop, args=(worker, signal.Signals(number).name, at_once)).start()
-
-    signals = itertools.count()
-    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
-
-
-def _stop(worker: Worker, name: str, at_once: bool) -> None:
-    if at_once:
-        _logger.info("%s: stopping at once.", name)
-        worker.stop_at_once()
-    else:
-        _logger.info("%s: stopping after the running export; again to stop at once.", name)
-        worker.stop.set()

@@ -98,6 +98,7 @@ class Parts:
         costs: What is remembered of the steps of all exports.
         trace_folder: Where a trace of every job is written; None: nowhere.
         signer: Signs exports; None: nobody does.
+        lease_s: How long a claim holds when this worker falls silent.
     """
 
     ledger: Ledger
@@ -113,6 +114,7 @@ class Parts:
     costs: StepCosts | None = None
     trace_folder: Path | None = None
     signer: Signer | None = None
+    lease_s: float = LEASE_S
 
     @property
     def index(self) -> KnownExports:
@@ -131,13 +133,21 @@ def about_job(job: Job) -> AbstractContextManager[None]:
     return about(job=job.id, model_version=version, attempt=job.attempt, trigger=job.trigger)
 
 
-def gather_parts(settings: Settings, pool: ChildPool, export: Exporter | None) -> Parts:
+def gather_parts(
+    settings: Settings,
+    pool: ChildPool,
+    export: Exporter | None = None,
+    ledger: Ledger | None = None,
+    lease_s: float = LEASE_S,
+) -> Parts:
     """Open everything that the settings name, and create the tables.
 
     Args:
         settings: Where things are.
         pool: Runs the children.
         export: In place of `registry_export.export.export_model_version`.
+        ledger: In place of the one that the settings name.
+        lease_s: How long a claim holds when this worker falls silent, in seconds.
 
     Raises:
         RegistryExportError: something that is needed is not named, not understood or does not answer.
@@ -156,7 +166,7 @@ def gather_parts(settings: Settings, pool: ChildPool, export: Exporter | None) -
     formats = discover_formats()
     configuration = load_configuration(settings.config_path, formats)
     signer = signer_of(settings, [rule.setup for rule in configuration.rules])
-    ledger = Ledger(settings.ledger_uri)
+    ledger = ledger or Ledger(settings.ledger_uri)
     ledger.migrate()
     outbox = None if settings.outbox_uri is None else OutboxReader(settings.outbox_uri)
     if outbox is not None:
@@ -175,4 +185,5 @@ def gather_parts(settings: Settings, pool: ChildPool, export: Exporter | None) -
         costs=LearntCosts(ledger.database),
         trace_folder=settings.trace_folder,
         signer=signer,
+        lease_s=lease_s,
     )

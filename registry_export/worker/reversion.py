@@ -19,7 +19,7 @@ from registry_export.ledger import Job, JobState, Reversions
 from registry_export.outbox import ABSENT
 from registry_export.publishing import ERROR_TAG
 from registry_export.reconcile import PREFIX
-from registry_export.worker.parts import LEASE_S, Parts, about_job
+from registry_export.worker.parts import Parts, about_job
 
 _logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Reverter:
     def run_due(self) -> bool:
         """Put back everything that is due; whether there was anything."""
         worked = False
-        while (job := self._reversions.take(LEASE_S)) is not None:
+        while (job := self._reversions.take(self._parts.lease_s)) is not None:
             worked = True
             with about_job(job):
                 self._run(job)

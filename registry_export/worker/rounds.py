@@ -19,7 +19,7 @@ from registry_export.publishing import TAG_PREFIX, read_report
 from registry_export.replay import RUNS_HERE
 from registry_export.scratch import Scratch
 from registry_export.worker.job import JobRunner
-from registry_export.worker.parts import LEASE_S, Parts, worker_name
+from registry_export.worker.parts import Parts, worker_name
 
 BY_RUNTIME = f"{VERIFY}:runtime"
 """The trigger of a verification because its runtime is here and was not where the export was made."""
@@ -101,7 +101,9 @@ class Rounds:
 
     def _begin(self, ref: ModelVersionRef, variants: tuple[str, ...], trigger: str) -> Job | None:
         targets, workspace = ",".join(variants), self._parts.workspace
-        return self._parts.ledger.begin(ref, trigger, worker_name(), LEASE_S, targets=targets, workspace=workspace)
+        return self._parts.ledger.begin(
+            ref, trigger, worker_name(), self._parts.lease_s, targets=targets, workspace=workspace
+        )
 
     # What this machine can run, and another could not.
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from registry_export.ledger import JobState, Ledger
+from tests.support import planted
 from tests.support.killable import KillableWorker
+from tests.support.nursery import Nursery
 from tests.support.outbox import empty_outbox_of
 from tests.support.planted_versions import planted_versions
+from tests.support.proxy import HANG, PASS, Proxy
 from tests.support.server import MlflowServer
 from tests.support.worker import until
 
@@ -37,11 +44,17 @@ def versions(server, tmp_path_factory):
         yield versions
 
 
+@pytest.fixture(scope="module")
+def nursery():
+    with Nursery() as nursery:
+        yield nursery
+
+
 class Site:
     """One promotion's surroundings: rules, a ledger, and a folder for the temporary files of its workers."""
 
-    def __init__(self, versions, server, folder, scratch):
-        self.versions, self.folder, self.scratch = versions, folder, scratch
+    def __init__(self, versions, nursery, server, folder, scratch):
+        self.nursery, self.versions, self.folder, self.scratch = nursery, versions, folder, scratch
         self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
         self.ledger.migrate()
         self.environment = {
@@ -67,28 +80,29 @@ class Site:
         with self.ledger.database.write() as connection:
             connection.exec_driver_sql("UPDATE registry_export_jobs SET lease_expires_at_ms = 1 WHERE lease <> ''")
 
-    def worker(self, *arguments, log="worker.log", parameters=None, **environment):
-        return KillableWorker(self.environment | environment, self.folder / log, arguments, parameters)
+    def worker(self, *arguments, log="worker.log", parameters=None, ledger=None, **environment):
+        return KillableWorker(
+            self.nursery, self.environment | environment, self.folder / log, arguments, parameters, ledger
+        )
 
     def job(self):
         (job,) = self.ledger.list()
         return job
 
-    def is_converting(self, worker):
-        """Whether a child of the worker is in the folder of a conversion."""
+    def converting(self, worker, late=False):
+        """Return the children of the worker that are in the folder of a conversion to `planted_late`, or to any."""
+        found = []
         for child in worker.children():
-            try:
-                if "steps" in child.cwd():
-                    return True
-            except Exception:  # noqa: BLE001 - it ended
-                continue
-        return False
+            with contextlib.suppress(psutil.Error):  # it ended
+                held = "start_late" in str(child.parent().cmdline())
+                found += [child] if "/steps/work" in child.cwd() and (held or not late) else []
+        return found
 
 
 @pytest.fixture
-def site(versions, server, tmp_path):
+def site(versions, nursery, server, tmp_path):
     with tempfile.TemporaryDirectory(prefix="scratch-") as scratch:  # short: sockets lie in there
-        site = Site(versions, server, tmp_path, Path(scratch))
+        site = Site(versions, nursery, server, tmp_path, Path(scratch))
         yield site
         site.ledger.dispose()
     empty_outbox_of(server.database_uri)
@@ -97,11 +111,11 @@ def site(versions, server, tmp_path):
 def test_the_next_worker_leaves_nothing_of_one_that_was_killed_in_mid_export(site):
     site.promote("swept", "planted: {fault: hang}")
     with site.worker() as first:
-        until(lambda: site.is_converting(first), lambda: first.log)
+        until(lambda: site.converting(first), lambda: first.log)
         family = first.kill()
     assert len(list(site.scratch.iterdir())) >= 2, "the pool's folder and the export's"
     with site.worker("--once") as second:
-        assert second.process.wait(60) == 0, second.log
+        assert second.wait(60) == 0, second.log
     assert [path.name for path in site.scratch.iterdir()] == []
     assert not any(process.is_running() for process in family)
     assert site.job().state is JobState.RUNNING, "it waits for the end of its lease"
@@ -110,24 +124,24 @@ def test_the_next_worker_leaves_nothing_of_one_that_was_killed_in_mid_export(sit
 def test_a_worker_leaves_the_folders_of_another_that_works_beside_it(site):
     site.promote("beside", "planted: {fault: hang}")
     with site.worker() as first:
-        until(lambda: site.is_converting(first), lambda: first.log)
+        until(lambda: site.converting(first), lambda: first.log)
         before = {path.name for path in site.scratch.iterdir()}
         with site.worker("--once", log="other.log") as second:
-            assert second.process.wait(60) == 0, second.log
+            assert second.wait(60) == 0, second.log
         assert {path.name for path in site.scratch.iterdir()} == before
-        assert site.is_converting(first)
+        assert site.converting(first)
 
 
 def test_an_export_that_kills_its_worker_three_times_is_dead_until_a_person_retries_it(site):
     ref = site.promote("killer", "planted: {fault: hang}")
     for killed in range(3):
         with site.worker() as worker:
-            until(lambda: site.is_converting(worker), lambda: worker.log)
+            until(lambda: site.converting(worker), lambda: worker.log)
             assert (site.job().state, site.job().vanished) == (JobState.RUNNING, killed)
             worker.kill()
         site.end_leases()
     with site.worker("--once") as fourth:
-        assert fourth.process.wait(60) == 0, fourth.log
+        assert fourth.wait(60) == 0, fourth.log
     dead = site.job()
     assert (dead.state, dead.vanished, dead.attempt) == (JobState.DEAD, 3, 3), fourth.log
     tags = site.versions.client.get_model_version(ref.name, ref.version).tags
@@ -141,5 +155,141 @@ def test_an_export_that_kills_its_worker_three_times_is_dead_until_a_person_retr
         check=True,
     )
     with site.worker("--once") as fifth:
-        assert fifth.process.wait(60) == 0, fifth.log
+        assert fifth.wait(60) == 0, fifth.log
     assert (site.job().state, site.job().status, site.job().vanished) == (JobState.DONE, "verified", 0), fifth.log
+
+
+# Somebody kills a child.
+
+
+@contextlib.contextmanager
+def switched(name):
+    planted.switch(name)
+    try:
+        yield
+    finally:
+        planted.switch(name, on=False)
+
+
+def test_a_child_that_somebody_kills_costs_its_step_and_no_target(site):
+    ref = site.promote("killed-child", "planted_late")
+    with site.worker() as worker:
+        with switched("held"):
+            for number in (signal.SIGKILL, signal.SIGTERM):
+                (child,) = until(lambda: site.converting(worker, late=True), lambda: worker.log)
+                child.send_signal(number)
+                child.wait()
+        until(lambda: site.job().state is JobState.DONE, lambda: worker.log)
+    assert site.versions.tags(ref)["status"] == "verified", worker.log
+    assert "begun again: It was killed with SIGKILL" in worker.log
+    assert "begun again: It was killed with SIGTERM" in worker.log
+    assert site.job().attempt == 1
+
+
+def test_a_child_that_is_killed_every_time_is_a_failure_with_its_reason(site):
+    ref = site.promote("killed-always", "planted_late, planted")
+    with site.worker() as worker, switched("held"):
+        for _ in range(3):
+            (child,) = until(lambda: site.converting(worker, late=True), lambda: worker.log)
+            child.kill()
+            child.wait()
+        until(lambda: site.job().state is JobState.DONE, lambda: worker.log)
+    tags = site.versions.tags(ref)
+    assert tags["planted_late"].startswith("failed · Child: It was killed with SIGKILL.")
+    assert tags["planted"].startswith("verified"), "its sibling lives"
+
+
+def test_a_warm_parent_that_somebody_kills_costs_no_target_while_it_starts_and_while_it_works(site):
+    ref = site.promote("killed-parent", "planted_late")
+    with site.worker() as worker:
+        with switched("late"):
+            starting = until(lambda: worker.parents()[1:], lambda: worker.log)
+            starting[0].kill()
+            starting[0].wait()
+            until(lambda: [p for p in worker.parents() if p not in starting][1:], lambda: worker.log)
+            planted.switch("held")
+        with switched("held"):
+            (child,) = until(lambda: site.converting(worker, late=True), lambda: worker.log)
+            child.parent().kill()
+            child.wait()
+        until(lambda: site.job().state is JobState.DONE, lambda: worker.log)
+    assert site.versions.tags(ref)["status"] == "verified", worker.log
+    assert "ended during a call" in worker.log
+
+
+# Stopping.
+
+
+def stopped(worker, at_most_s):
+    """Stop a worker as an orchestrator does, and return what it took."""
+    began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(at_most_s) == 0, worker.log
+    return time.monotonic() - began
+
+
+def assert_handed_back(site, ref, worker, family):
+    job = site.job()
+    assert (job.state, job.attempt) == (JobState.QUEUED, 0), "no attempt is lost"
+    assert "Its worker was stopped." in job.error
+    until(lambda: not any(process.is_running() for process in family), lambda: str(family), 5)
+    assert [path.name for path in site.scratch.iterdir()] == []
+
+
+def test_a_stop_lets_an_export_end_that_ends_in_time(site):
+    ref = site.promote("in-time")
+    with site.worker("--grace", "60") as worker:
+        until(worker.parents, lambda: worker.log)
+        stopped(worker, 60)
+        assert "stopping after the running export, within 60 s" in worker.log
+    assert site.job().state is JobState.DONE
+    assert site.versions.tags(ref)["status"] == "verified"
+    assert [path.name for path in site.scratch.iterdir()] == []
+
+
+def test_a_stop_hands_a_job_back_whose_step_takes_too_long(site):
+    ref = site.promote("slow-step", "planted: {fault: hang}")
+    with site.worker("--grace", "1") as worker:
+        until(lambda: site.converting(worker), lambda: worker.log)
+        family = worker.family()
+        assert 1 <= stopped(worker, 20) < 10
+        assert_handed_back(site, ref, worker, family)
+    assert site.versions.tags(ref)["status"] == "queued"
+
+
+def test_a_stop_does_not_wait_for_a_parent_that_starts(site):
+    ref = site.promote("slow-start", "planted_late")
+    with switched("late"), site.worker("--grace", "1") as worker:
+        until(lambda: len(worker.parents()) == 2, lambda: worker.log)
+        family = worker.family()
+        assert stopped(worker, 20) < 10
+        assert_handed_back(site, ref, worker, family)
+    with site.worker("--once") as worker:
+        assert worker.wait(60) == 0, worker.log
+    assert site.versions.tags(ref)["status"] == "verified"
+    assert site.job().attempt == 1
+
+
+def test_a_stop_does_not_wait_for_an_upload_that_hangs(site, server):
+    with Proxy(server.port) as proxy:
+        proxy.treat = lambda method, path: HANG if method == "PUT" and "/exports/" in path else PASS
+        ref = site.promote("slow-store")
+        with site.worker("--grace", "1", MLFLOW_TRACKING_URI=proxy.uri) as worker:
+            until(lambda: any(treatment == HANG for *_, treatment in proxy.seen), lambda: worker.log)
+            family = worker.family()
+            assert stopped(worker, 20) < 12
+            assert_handed_back(site, ref, worker, family)
+            assert "its job is given back, and the process left" in worker.log
+    time.sleep(5)  # the job waits until nothing of the other process can be under way
+    with site.worker("--once") as worker:
+        assert worker.wait(60) == 0, worker.log
+    assert site.versions.tags(ref)["status"] == "verified"
+
+
+def test_a_stop_ends_a_worker_whose_server_does_not_answer_at_all(site, server):
+    with Proxy(server.port) as proxy:
+        proxy.treat = lambda method, path: HANG
+        with site.worker("--grace", "1", MLFLOW_TRACKING_URI=proxy.uri, REGISTRY_EXPORT_CONFIG="") as worker:
+            until(lambda: proxy.seen, lambda: worker.log)
+            assert stopped(worker, 20) < 12
+    assert site.ledger.list() == ()

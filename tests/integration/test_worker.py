@@ -117,8 +117,8 @@ def tags_of(client, name, version="1"):
     return {key.removeprefix("registry_export."): value for key, value in tags.items()}
 
 
-def work(settings, exporter):
-    run_worker(settings, once=True, export=exporter)
+def work(settings, exporter, **rest):
+    run_worker(settings, once=True, export=exporter, **rest)
     return exporter
 
 
@@ -561,8 +561,7 @@ def test_a_ledger_that_does_not_answer_when_an_export_ends_counts_as_no_vanished
     assert (job.vanished, job.attempt) == (0, 1), "it lost an attempt, or waited for the end of its lease"
 
 
-def test_a_running_export_stops_when_its_job_is_cancelled(settings, client, name, ledger, monkeypatch):
-    monkeypatch.setattr("registry_export.worker.job.LEASE_S", 0.4)
+def test_a_running_export_stops_when_its_job_is_cancelled(settings, client, name, ledger):
     client.transition_model_version_stage(name, version_of(client, name), "Staging")
 
     class Long(Exporter):
@@ -571,7 +570,7 @@ def test_a_running_export_stops_when_its_job_is_cancelled(settings, client, name
             assert pool.cancelled.wait(20), "nobody stopped it"
             raise ExportCancelledError("The export was stopped.")
 
-    work(settings, Long())
+    work(settings, Long(), lease_s=0.4)
     assert ledger.list()[0].state is JobState.CANCELLED
     tags = tags_of(client, name)
     assert (tags["status"], "cancelled" in tags["error"]) == ("failed", True)

@@ -1,53 +1,56 @@
-"""Workers as processes of their own, which can be killed.
-
-`python -m tests.support.killable '{"lease_s": 2}'` is such a worker, with parameters that no command has.
-"""
+"""Workers as processes of their own, which can be killed."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
 
+from tests.support.nursery import Nursery, exit_file
+
 
 class KillableWorker:
-    """Context manager: a worker that runs until the block ends, then is killed with all that it has started.
+    """Context manager: a worker that runs until the block ends, then is killed.
 
     Args:
-        environment: What it finds its server, database and rules by, in place of ours.
+        nursery: Starts it.
+        environment: What it finds its server, database and rules by, in place of ours; an empty value removes one.
         log: What it prints goes there.
         arguments: Those of `registry-export worker`.
         parameters: Those of `run_worker`; the command is not used where there are any.
+        ledger: Those of its `Ledger`, likewise.
     """
 
     def __init__(
         self,
+        nursery: Nursery,
         environment: Mapping[str, str],
         log: Path,
-        arguments: tuple[str, ...] = (),
+        arguments: Sequence[str] = (),
         parameters: Mapping[str, Any] | None = None,
+        ledger: Mapping[str, Any] | None = None,
     ) -> None:
-        self._environment = {**os.environ, **environment}
+        self._nursery = nursery
+        self._request = {
+            "environment": {name: value for name, value in {**os.environ, **environment}.items() if value},
+            "log": str(log),
+            "arguments": list(arguments),
+            "parameters": dict(parameters or {}),
+            "ledger": dict(ledger or {}),
+        }
         self._log = log
-        self._command = [sys.executable, "-m", "registry_export.cli", "worker", *arguments]
-        if parameters is not None:
-            self._command = [sys.executable, "-m", "tests.support.killable", json.dumps(dict(parameters))]
 
     def __enter__(self) -> Self:
-        with self._log.open("ab") as stream:
-            self.process = subprocess.Popen(
-                self._command, env=self._environment, stdout=stream, stderr=stream, start_new_session=True
-            )
+        self.pid = self._nursery.start(**self._request)
+        self._exit = exit_file(self._log, self.pid)
         return self
 
     def __exit__(
@@ -58,53 +61,55 @@ class KillableWorker:
     @property
     def log(self) -> str:
         """What it and those before it on the same log have printed so far."""
-        return self._log.read_text(errors="replace")
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     @property
     def alive(self) -> bool:
         """Whether it runs."""
-        return self.process.poll() is None
+        return not self._exit.exists()
+
+    def wait(self, seconds: float = 120.0) -> int:
+        """Wait for its end, and return its exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: it did not end in time.
+        """
+        deadline = time.monotonic() + seconds
+        while self.alive:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("worker", seconds, self.log)
+            time.sleep(0.01)
+        return int(self._exit.read_text())
 
     def parents(self) -> list[psutil.Process]:
         """Return its warm parents."""
-        return self._children(psutil.Process(self.process.pid)) if self.alive else []
+        return _children(self.pid)
 
     def children(self) -> list[psutil.Process]:
         """Return the children of its warm parents."""
-        return [child for parent in self.parents() for child in self._children(parent)]
+        return [child for parent in self.parents() for child in _children(parent.pid)]
 
     def family(self) -> list[psutil.Process]:
         """Return all that descends from it."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            return psutil.Process(self.process.pid).children(recursive=True)
-        return []
-
-    @staticmethod
-    def _children(process: psutil.Process) -> list[psutil.Process]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return process.children()
+            return psutil.Process(self.pid).children(recursive=True)
         return []
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        self.process.send_signal(number)
+        """Send it a signal, itself alone."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> list[psutil.Process]:
-        """Kill it as an out-of-memory killer would, itself alone; returns what had descended from it."""
+        """Kill it as an out-of-memory killer would; returns what had descended from it."""
         family = self.family()
-        self.process.kill()
-        self.process.wait()
+        self.signal(signal.SIGKILL)
+        self.wait(20)
         return family
 
 
-def main() -> None:
-    """Run a worker whose parameters are the only argument."""
-    from registry_export.settings import Settings
-    from registry_export.worker import run_worker
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    run_worker(Settings.from_environment(), **json.loads(sys.argv[1]))
-
-
-if __name__ == "__main__":
-    main()
+def _children(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children()
+    return []

@@ -19,6 +19,7 @@ from registry_export.errors import RuntimeAbsentError, UnsupportedModelError
 from registry_export.format import DYNAMIC_DIMENSIONS, Conversion, ConversionResult, Intermediate, Option, Toolchain
 
 NUMPY = Toolchain("planted", ("numpy",))
+LATE = Toolchain("planted_late", ("numpy",), exercise="tests.support.planted:start_late")
 KIND = "planted_numbers"
 INTERFACE = Interface(
     (TensorSpec("x", "float32", ("batch", 3)),),
@@ -68,14 +69,24 @@ def install(folder: Path) -> str:
         "planted_next = tests.support.planted:Next\n"
         "planted_between = tests.support.planted:Between\n"
         "planted_after = tests.support.planted:After\n"
+        "planted_late = tests.support.planted:Late\n"
     )
     return os.pathsep.join([str(folder), str(Path.cwd())])
 
 
 def switch(name: str, on: bool = True) -> None:
-    """Change the machine that children see: `accelerator` is plugged in, or runtimes have `drifted`."""
+    """Change what children see: `accelerator` is plugged in, runtimes have `drifted`, parents start `late`.
+
+    Conversions to `planted_late` are `held`.
+    """
     flag = _flag(name)
     flag.touch() if on else flag.unlink(missing_ok=True)
+
+
+def start_late():
+    """Keep a warm parent from its start for as long as the switch `late` is on."""
+    while _flag("late").exists():
+        time.sleep(0.1)
 
 
 def _flag(name: str) -> Path:
@@ -285,3 +296,19 @@ class After(Planted):
     name = "planted_after"
     options = (Option("fault", str, "none", "{value}", choices=(*FAULTS, "wrong_before")),)
     conversions = (Conversion(BETWEEN, _convert_after, NUMPY, intermediate=_asked_before),)
+
+
+def _held_way(model, output, request):
+    output.with_suffix(".begun").write_text("what a conversion leaves that does not end")
+    while _flag("held").exists():
+        time.sleep(0.05)
+    output.with_suffix(".begun").unlink()
+    return _second_way(model, output, request)
+
+
+class Late(Planted):
+    """Its toolchain takes as long to start as a test wants."""
+
+    name = "planted_late"
+    options = ()
+    conversions = (Conversion(KIND, _held_way, LATE),)
