@@ -28,7 +28,14 @@ _HOUR_S = 3600.0
     metavar="SECONDS",
     help="When stopped, give the running export so long before its job is handed back; 20 by default.",
 )
-def worker(once: bool, hours: float | None, warm: bool, grace_s: float | None) -> None:
+@click.option(
+    "--listen",
+    metavar="[HOST:]PORT",
+    envvar="REGISTRY_EXPORT_LISTEN",
+    show_envvar=True,
+    help="Answer /metrics, /healthz and /readyz there; without HOST to this machine alone. Off by default.",
+)
+def worker(once: bool, hours: float | None, warm: bool, grace_s: float | None, listen: str | None) -> None:
     """Export what is promoted, until stopped by Ctrl-C.
 
     Reads MLFLOW_TRACKING_URI, REGISTRY_EXPORT_OUTBOX_URI, REGISTRY_EXPORT_LEDGER_URI and
@@ -41,7 +48,7 @@ def worker(once: bool, hours: float | None, warm: bool, grace_s: float | None) -
     settings = Settings.from_environment()
     log_as_a_service()
     every_s = None if hours is None else hours * _HOUR_S
-    run_worker(settings, once=once, reverify_s=every_s, warm=warm, grace_s=grace_s or GRACE_S)
+    run_worker(settings, once=once, reverify_s=every_s, warm=warm, grace_s=grace_s or GRACE_S, listen=listen)
 
 
 @click.command(

@@ -64,6 +64,10 @@ class ChildPool:
     """Runs functions in children, each forked from the warm parent of its toolchain.
 
     Safe to use from several threads. Close it, or use it as a context manager, so that no process stays.
+
+    Attributes:
+        cancelled: Set while every call is to raise `ExportCancelledError`.
+        killed: How many children were killed at each limit, by `Watch.limit`.
     """
 
     parent_module = PARENT
@@ -71,6 +75,7 @@ class ChildPool:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.cancelled = threading.Event()
+        self.killed = dict.fromkeys(("time", "memory", "processes", "disk"), 0)
         self._scratch = Scratch()
         self._parents: dict[Key, WarmParent] = {}
         self._starting: list[WarmParent] = []
@@ -156,6 +161,11 @@ class ChildPool:
         with self._lock:
             parent = self._parents.get(key_of(toolchain))
         return parent is not None and parent.alive
+
+    def parents(self) -> tuple[tuple[str, int], ...]:
+        """Return the toolchain and the process number of every warm parent that runs."""
+        with self._lock:
+            return tuple((p.toolchain.name, p.process.pid) for p in self._parents.values() if p.alive)
 
     def walls(self, toolchain: Toolchain) -> tuple[str, ...]:
         """Name the walls that stand around a toolchain's children here; its parent is started for that."""
@@ -287,7 +297,9 @@ class ChildPool:
         watch = Watch(pid, limits, folders, disk)
         try:
             while (ended := lines.poll(Ended, _WATCH_SECONDS)) is None:
-                problem = watch.breach()
+                if (problem := watch.breach()) is not None:
+                    with self._lock:
+                        self.killed[watch.limit] += 1
                 if self.cancelled.is_set():
                     problem = ExportCancelledError("The export was stopped.")
                 if problem is not None:

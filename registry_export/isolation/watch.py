@@ -77,7 +77,11 @@ def _resident(pid: int) -> int:
 
 
 class Watch:
-    """Looks whether a child is past one of its limits, and says which."""
+    """Looks whether a child is past one of its limits, and says which.
+
+    Attributes:
+        limit: The one that it looked at last: `time`, `memory`, `processes` or `disk`.
+    """
 
     def __init__(self, pid: int, limits: Limits, folders: Sequence[Path], disk: int) -> None:
         self._limits = limits
@@ -88,19 +92,24 @@ class Watch:
         self._descent = Descent(pid)
         self._deadline = time.monotonic() + limits.timeout_s
         self._disk_due = time.monotonic() + _DISK_SECONDS
+        self.limit = ""
 
     def breach(self) -> RegistryExportError | None:
         """Return the error that a child is to be ended with, if it is."""
+        self.limit = "time"
         if time.monotonic() > self._deadline:
             return ChildTimeoutError(
                 f"It did not end within {self._limits.timeout_s:g} s and was killed.",
                 remedy="Raise REGISTRY_EXPORT_CHILD_TIMEOUT (seconds) if the model needs longer.",
             )
+        self.limit = "memory"
         memory, processes = self._descent.resident()
         if memory > self._memory:
             return out_of_memory(self._limits, f"It used {memory / 1e9:.1f} GB and was killed")
+        self.limit = "processes"
         if processes > self._limits.processes:
             return ChildError(f"It started {processes} processes and was killed; {self._limits.processes} are allowed.")
+        self.limit = "disk"
         return self._too_much_written()
 
     def _too_much_written(self) -> RegistryExportError | None:

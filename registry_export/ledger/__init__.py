@@ -6,6 +6,7 @@ the steps of exports take. Several workers share one database and never talk to 
 UPDATE, held by a lease that lapses with its worker, and every time in it is the database's own.
 """
 
+from registry_export.ledger.census import Census, Count
 from registry_export.ledger.database import Database
 from registry_export.ledger.heartbeat import Heartbeat
 from registry_export.ledger.jobs import SETTLED, VERIFY, WAITING, Job, JobState
@@ -21,6 +22,8 @@ __all__ = [
     "SETTLED",
     "VERIFY",
     "WAITING",
+    "Census",
+    "Count",
     "Database",
     "Heartbeat",
     "History",

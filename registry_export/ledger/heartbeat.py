@@ -25,17 +25,26 @@ class Heartbeat:
         job: The claimed job.
         lease_s: How long each renewal holds, in seconds.
         stop_export: Called once, in the heartbeat's thread, when the export should stop.
+        beaten: Called before each renewal, whatever comes of it.
 
     Attributes:
         verdict: Why the export should stop: `StaleLeaseError` or `ExportCancelledError`; None while it should not.
     """
 
-    def __init__(self, ledger: Claims, job: Job, lease_s: float, stop_export: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ledger: Claims,
+        job: Job,
+        lease_s: float,
+        stop_export: Callable[[], None],
+        beaten: Callable[[], None] = lambda: None,
+    ) -> None:
         self.verdict: StaleLeaseError | ExportCancelledError | None = None
         self._ledger = ledger
         self._job = job
         self._lease_s = lease_s
         self._stop_export = stop_export
+        self._beaten = beaten
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat of job {job.id}", daemon=True)
 
@@ -53,6 +62,7 @@ class Heartbeat:
         renewed = time.monotonic()
         while not self._ended.wait(self._lease_s / _RENEWALS_PER_LEASE):
             began = time.monotonic()
+            self._beaten()
             try:
                 self._ledger.renew(self._job, self._lease_s)
                 renewed = began

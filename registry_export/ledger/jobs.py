@@ -43,7 +43,7 @@ class Job:
         state: Where it stands.
         attempt: How many times it was claimed; 0 before the first.
         vanished: How many of the attempts ended because their worker vanished: its lease lapsed while it ran.
-        created_at: When it came into the ledger.
+        created_at: When it was asked for: the time of the promotion, where the hook saw it.
         updated_at: When its state changed last.
         available_at: Before this time nobody claims it.
         targets: Targets that were asked for with the job, as they are typed; empty: those of the rule.

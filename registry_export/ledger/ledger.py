@@ -99,13 +99,16 @@ class Ledger(Claims):
         ref: ModelVersionRef | None = None,
         limit: int = 100,
         workspaces: Collection[str | None] = (),
+        model: str | None = None,
     ) -> tuple[Job, ...]:
-        """Return jobs, newest first: of these states, of this version, of these workspaces, where any are named."""
+        """Return jobs, newest first: of these states, version, workspaces, model, where any are named."""
         conditions: list[ColumnElement[bool]] = []
         if states:
             conditions.append(jobs.c.state.in_([state.value for state in states]))
         if ref is not None:
             conditions += [jobs.c.model_name == ref.name, jobs.c.version == ref.version]
+        if model is not None:
+            conditions.append(jobs.c.model_name == model)
         if workspaces:
             conditions.append(jobs.c.workspace.in_([stored_workspace(workspace) for workspace in workspaces]))
         return self._select(*conditions, limit=limit)
@@ -207,6 +210,8 @@ def _insert_once(connection: Connection, promotion: OutboxRow) -> int:
     ref, trigger = promotion.model_version, promotion.trigger
     row = _new_row(ref, trigger, promotion.workspace, promotion.previous_status, previous=promotion.previous)
     row |= {"event": promotion.event, **settled(JobState.QUEUED)}
+    # Of two databases each has its own clock: what both agree on is how long ago it was.
+    row["created_at_ms"] = database_now_ms() - promotion.age_ms
     try:
         # Both or neither: a row that is read a second time must not take what stands for another promotion.
         with connection.begin_nested():

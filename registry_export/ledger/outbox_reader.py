@@ -9,14 +9,18 @@ from sqlalchemy import select
 
 from registry_export.entities import ModelVersionRef
 from registry_export.ledger.database import Database
-from registry_export.outbox import create_outbox, outbox, outbox_exists
+from registry_export.outbox import create_outbox, database_now_ms, outbox, outbox_exists
 
 _ANY = select(outbox.c.id).limit(1)
 
 
 @dataclass(frozen=True)
 class OutboxRow:
-    """A promotion as the hook wrote it: see :data:`registry_export.outbox.outbox`."""
+    """A promotion as the hook wrote it: see :data:`registry_export.outbox.outbox`.
+
+    Attributes:
+        age_ms: How long ago that was when it was read, by the registry's own clock.
+    """
 
     id: int
     event: str
@@ -25,6 +29,7 @@ class OutboxRow:
     workspace: str | None
     previous_status: str | None
     previous: str | None
+    age_ms: int = 0
 
 
 class OutboxReader:
@@ -52,7 +57,8 @@ class OutboxReader:
     def read(self, limit: int) -> tuple[OutboxRow, ...]:
         """Return the oldest rows, at most `limit` of them."""
         with self._database.read() as connection:
-            rows = connection.execute(select(outbox).order_by(outbox.c.id).limit(limit)).all()
+            age_ms = (database_now_ms() - outbox.c.created_at_ms).label("age_ms")
+            rows = connection.execute(select(outbox, age_ms).order_by(outbox.c.id).limit(limit)).all()
         return tuple(
             OutboxRow(
                 id=row.id,
@@ -62,6 +68,7 @@ class OutboxReader:
                 workspace=row.workspace,
                 previous_status=row.previous_status,
                 previous=row.previous,
+                age_ms=max(0, row.age_ms),
             )
             for row in rows
         )

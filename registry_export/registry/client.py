@@ -76,6 +76,15 @@ class Registry(VersionFiles, ExportRuns):
             files are served by the server (`mlflow-artifacts:`) need an HTTP one.
     """
 
+    def ping(self) -> None:
+        """See whether the registry answers this user: a call that costs little.
+
+        Raises:
+            RegistryError: It does not.
+        """
+        with self._calls("list registered models"):
+            self._client.search_registered_models(max_results=1)
+
     def resolve(self, model_uri: str) -> ModelVersionRef:
         """Return the version that a URI means now.
 

@@ -64,8 +64,11 @@ class JobRunner:
                 self._parts.pool.cancel()
             self._began = time.monotonic()
             self._current = job
+            self._parts.observer.claimed(job)
+            left: Job | None = None
             try:
                 self._attempt(job)
+                left = self._ledger.get(job.id)
             except StaleLeaseError as error:
                 self._left.append(job)
                 _logger.warning("%s What was exported is left to whoever has the job.", error)
@@ -74,6 +77,7 @@ class JobRunner:
                 raise
             finally:
                 self._current = None
+                self._parts.observer.left(left or job, left.state if left is not None else None)
 
     def hand_back(self) -> None:
         """Give back the jobs that were left because the ledger did not answer, where no other worker has them by now.
@@ -98,7 +102,9 @@ class JobRunner:
     def _attempt(self, job: Job) -> None:
         try:
             with (
-                Heartbeat(self._ledger, job, self._parts.lease_s, self._parts.pool.cancel) as heartbeat,
+                Heartbeat(
+                    self._ledger, job, self._parts.lease_s, self._parts.pool.cancel, self._parts.observer.turned
+                ) as heartbeat,
                 self._registry.keeping_places(),
             ):
                 if job.verifies:
@@ -148,6 +154,7 @@ class JobRunner:
                 earlier=self._ledger.exported_before(job),
                 reporter=reporter,
             )
+        parts.observer.exported(report, {target.variant for target in targets})
         revert = wants_reversion(parts, job, report.status)
         self._ledger.complete(job, report.status, report.run_id, revert=revert)
         _logger.info("%s: %s", job.model_version, report.status, extra=self._end(report.status))
@@ -186,7 +193,8 @@ class JobRunner:
 
     def _reporter(self, job: Job) -> AbstractContextManager[Reporter]:
         parts = self._parts
-        return traced(LogReporter(job.model_version, parts.pool), parts.trace_folder, str(job.model_version))
+        reporter = parts.observer.steps(LogReporter(job.model_version, parts.pool))
+        return traced(reporter, parts.trace_folder, str(job.model_version))
 
     def _held(self, job: Job) -> VersionInfo | None:
         """Keep the version's checkpoint to this job; None where another job has it, and this one is given back."""

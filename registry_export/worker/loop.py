@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import ExitStack
 
 from registry_export.entities import Status
 from registry_export.errors import ConfigurationError, LedgerError, RegistryExportError
@@ -14,11 +15,13 @@ from registry_export.reconcile import Reconciler
 from registry_export.scratch import sweep
 from registry_export.settings import OUTBOX_URI, Settings
 from registry_export.worker.job import JobRunner
+from registry_export.worker.observer import LEDGER, OUTBOX, REGISTRY
 from registry_export.worker.parts import LEASE_S, Exporter, Parts, gather_parts, worker_name
 from registry_export.worker.reversion import Reverter, wants_reversion
 from registry_export.worker.rounds import Rounds
 from registry_export.worker.stopping import GRACE_S, stopped_by_signals
 from registry_export.worker.warming import wanted_toolchains
+from registry_export.worker.watching import watched
 
 _logger = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ def run_worker(
     warm: bool = False,
     grace_s: float = GRACE_S,
     lease_s: float = LEASE_S,
+    listen: str | None = None,
     stop: threading.Event | None = None,
     export: Exporter | None = None,
     ledger: Ledger | None = None,
@@ -58,6 +62,8 @@ def run_worker(
         warm: Start the warm parents that the rules' targets need before the first job, not on first need.
         grace_s: How long the running export may go on after a signal, in seconds.
         lease_s: How long a claim holds when the worker falls silent, in seconds.
+        listen: Answer `/metrics`, `/healthz` and `/readyz` at this address, as `listener.parse_address` reads it; None:
+            nowhere.
         stop: Set it to stop after the running export, whenever that ends; for callers outside of the main thread.
         export: In place of `registry_export.export.export_model_version`.
         ledger: In place of the one that the settings name, with attempts and delays as usual.
@@ -68,8 +74,10 @@ def run_worker(
     stop = stop or threading.Event()
     sweep()
     limits = Limits(settings.child_timeout_s, settings.child_memory_bytes)
-    with ChildPool(limits) as pool:
+    with ChildPool(limits) as pool, ExitStack() as running:
         parts = gather_parts(settings, pool, export, ledger, lease_s)
+        if listen is not None:
+            parts = running.enter_context(watched(parts, stop, listen))
         worker = Worker(parts, stop, reverify_s)
         with stopped_by_signals(worker, grace_s), pool:  # its processes are to end within the limit too
             _announce(settings, once)
@@ -122,6 +130,7 @@ class Worker:
         if once:
             self._reconciler.sweep(whole=True)
         while not self.stop.is_set():
+            self._parts.observer.turned()
             try:
                 worked = self.step(None if once else reconcile_s)
             except RegistryExportError as error:
@@ -159,17 +168,21 @@ class Worker:
     def step(self, reconcile_s: float | None) -> bool:
         """Do one thing that is there to do; whether there was any."""
         self._runner.hand_back()
-        outbox = self._parts.outbox
-        if outbox is not None and not outbox.is_empty():
-            self._ledger.drain_outbox(outbox)
+        outbox, observer = self._parts.outbox, self._parts.observer
+        if outbox is not None:
+            if not outbox.is_empty():
+                self._ledger.drain_outbox(outbox)
+            observer.reached(OUTBOX)
         # An idle worker asks this alone; what comes in meanwhile is seen the next time.
         unsettled = self._ledger.has_unsettled()
+        observer.reached(LEDGER)
         for lapsed in self._ledger.lapsed(self._parts.workspace) if unsettled else ():
             if self._ledger.bury(lapsed, revert=wants_reversion(self._parts, lapsed, Status.FAILED)):
                 self._runner.publish_death(self._ledger.get(lapsed.id))
         put_back = self._reverter.run_due()
         if reconcile_s is not None and self._reconciler.take_turn(reconcile_s):
             unsettled = self._reconciler.sweep() > 0 or unsettled
+            observer.reached(REGISTRY)
         job = (
             self._ledger.claim(self._name, self._parts.lease_s, workspace=self._parts.workspace) if unsettled else None
         )

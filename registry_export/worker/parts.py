@@ -25,6 +25,7 @@ from registry_export.registry import Registry
 from registry_export.reporter import Reporter
 from registry_export.settings import Settings
 from registry_export.signing import signer_of
+from registry_export.worker.observer import NOBODY, Observer
 
 LEASE_S = 60.0
 """How long a claim holds when its worker falls silent."""
@@ -99,6 +100,7 @@ class Parts:
         trace_folder: Where a trace of every job is written; None: nowhere.
         signer: Signs exports; None: nobody does.
         lease_s: How long a claim holds when this worker falls silent.
+        observer: Hears of what the worker does.
     """
 
     ledger: Ledger
@@ -115,6 +117,7 @@ class Parts:
     trace_folder: Path | None = None
     signer: Signer | None = None
     lease_s: float = LEASE_S
+    observer: Observer = NOBODY
 
     @property
     def index(self) -> KnownExports:

