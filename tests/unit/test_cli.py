@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from registry_export.cli import cli, main
 from registry_export.cli.processes import server_url, store_of
@@ -17,6 +19,7 @@ from registry_export.cli.tables import print_table, print_targets
 from registry_export.entities import ErrorRecord, Metrics, ModelVersionRef, Status, TargetResult, Verification
 from registry_export.errors import RegistryUnavailableError
 from registry_export.ledger import Ledger
+from registry_export.outbox import create_outbox, outbox
 
 HEAVY = ("mlflow", "torch", "tensorflow", "numpy", "sqlalchemy", "yaml", "onnx", "jinja2", "platformdirs")
 
@@ -281,6 +284,70 @@ def test_a_running_job_is_cancelled_by_its_worker(ledger: Ledger, capsys: pytest
     assert run("jobs", "cancel", str(job_id)) == 0
     assert "stopped by its worker" in capsys.readouterr().out
     assert ledger.get(job_id).cancel_requested
+
+
+def test_a_listing_says_what_comes_next_how_old_a_job_is_and_what_there_is_in_all(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for version in ("1", "2", "3"):
+        ledger.enqueue(ModelVersionRef("digits", version), "stage:Staging")
+    first, silent = ledger.claim("me"), ledger.claim("me", lease_s=-300.0)
+    assert first is not None
+    assert silent is not None
+    ledger.fail(first, "The server did not answer.", transient=True)
+    with ledger.database.write() as connection:
+        connection.exec_driver_sql("UPDATE registry_export_jobs SET created_at_ms = created_at_ms - 3 * 3600 * 1000")
+    assert run("jobs", "list") == 0
+    shown = capsys.readouterr()
+    waiting, lapsed, again = shown.out.splitlines()[1:]
+    assert re.search(r"failed, again in \d+ s .* 3 h .*did not answer", again)
+    assert "running, its worker is silent for 5 min" in lapsed
+    assert "queued  " in waiting
+    assert "1 queued, 1 running, 1 failed; the oldest that waits was asked for 3 h ago." in shown.err
+    assert run("jobs", "show", str(first.id)) == 0
+    shown = capsys.readouterr()
+    assert re.search(r"^next attempt: +\d{4}-", shown.out, re.M)
+    assert re.search(r"^asked for: .* UTC, 3 h ago$", shown.out, re.M)
+
+
+def test_jobs_of_one_model_are_listed_and_those_of_a_state_retried_together(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, version in (("digits", "1"), ("digits", "2"), ("other", "1")):
+        ledger.enqueue(ModelVersionRef(name, version), "stage:Staging")
+        job = ledger.claim("me")
+        assert job is not None
+        ledger.fail(job, "No.", transient=False)
+    listed = {}
+    for words in ("digits", "digits/2", "digit"):
+        assert run("jobs", "list", "--model", words, "--json") == 0
+        listed[words] = [job["id"] for job in json.loads(capsys.readouterr().out)]
+    assert listed == {"digits": [2, 1], "digits/2": [2], "digit": []}
+    assert run("jobs", "retry", "--state", "dead", "--model", "digits") == 0
+    assert capsys.readouterr().out.splitlines() == ["Job 1 is queued.", "Job 2 is queued."]
+    assert [job.state for job in ledger.list()] == ["dead", "queued", "queued"]
+    assert run("jobs", "cancel", "--state", "queued") == 0
+    assert [job.state for job in ledger.list()] == ["dead", "cancelled", "cancelled"]
+    for command in ("retry", "cancel"):
+        for words in ([], ["1", "--state", "failed"], ["1", "--model", "digits"], ["--model", "digits"]):
+            assert run("jobs", command, *words) == 2
+
+
+def test_promotions_that_no_worker_has_fetched_are_told(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("REGISTRY_EXPORT_OUTBOX_URI", uri)
+    assert run("jobs") == 0
+    assert "outbox" not in capsys.readouterr().err
+    engine = sqlalchemy.create_engine(uri)
+    create_outbox(engine)
+    with engine.begin() as connection:
+        row = {"event": "e", "model_name": "m", "version": "1", "trigger": "stage:Staging", "created_at_ms": 0}
+        connection.execute(outbox.insert().values(row))
+    engine.dispose()
+    assert run("jobs") == 0
+    assert "in the outbox that no worker has fetched yet: 1." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("word", "code"), [("7", 1), ("0", 2), ("x", 2)])
