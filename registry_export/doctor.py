@@ -17,7 +17,7 @@ import psutil
 from registry_export.config import Configuration, load_configuration
 from registry_export.config.rules import is_artifact_uri
 from registry_export.discovery import discover_formats, install_command, missing_requirements
-from registry_export.errors import RegistryExportError
+from registry_export.errors import ModelVersionNotFoundError, RegistryError, RegistryExportError
 from registry_export.format import Format, Toolchain
 from registry_export.isolation import ChildPool, left_open
 from registry_export.ledger import JobState, Ledger, OutboxReader
@@ -30,6 +30,7 @@ OK, NOTE, WRONG = "ok", "note", "wrong"
 _LEAST_ROOM = 5 * 1024**3
 _LEAST_MEMORY = 4 * 1024**3
 _MANY = 10_000
+_MODELS_TRIED = 20
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
         settings: Where things are. A run is made and deleted in the experiment `registry-export` to see that it can be.
     """
     formats = discover_formats()
-    yield from _guarded("MLflow", lambda: _registry(settings))
+    mlflow = tuple(_guarded("MLflow", lambda: _registry(settings)))
+    yield from mlflow
+    answers = all(finding.state != WRONG for finding in mlflow)
+    if answers:
+        yield from _guarded("artifact store", lambda: _artifact_store(settings))
     yield from _guarded("outbox", lambda: _outbox(settings))
     yield from _guarded("ledger", lambda: _ledger(settings))
     configuration = None
@@ -66,6 +71,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield _wrong("rules", error)
     if configuration is not None:
         yield from _guarded("rules", lambda: _rules(configuration))
+        if answers:
+            yield from _guarded("rights", lambda: _rights(settings, configuration))
     yield from _guarded("signing key", lambda: _signing_key(settings, configuration))
     yield from _room()
     wanted = _targets_of(configuration, formats)
@@ -94,8 +101,38 @@ def _registry(settings: Settings) -> Iterator[Finding]:
     registry = Registry(settings.tracking_uri)
     registry.alias_page()
     yield Finding("MLflow", OK, f"{registry.tracking_uri} answers.")
-    registry.try_out()
-    yield Finding("artifact store", OK, "A run was made, written to and deleted again.")
+
+
+def _artifact_store(settings: Settings) -> Iterator[Finding]:
+    if Registry(settings.tracking_uri).try_out():
+        yield Finding("artifact store", OK, "A run was made, written to and deleted again.")
+    else:
+        said = "A run was made and written to; the server did not let it be deleted, which no export needs."
+        yield Finding("artifact store", NOTE, said, "Delete `registry-export doctor` by hand, or let it be.")
+
+
+def _rights(settings: Settings, configuration: Configuration) -> Iterator[Finding]:
+    """Look whether versions may be written to, of some of the models that the rules want."""
+    registry = Registry(settings.tracking_uri)
+    wanted = [name for name in sorted(registry.alias_page().models) if configuration.rule_behind(name, "") is not None]
+    refused, tried = [], 0
+    for name in wanted[:_MODELS_TRIED]:
+        try:
+            registry.try_writing(registry.resolve(f"models:/{name}/latest"))
+            tried += 1
+        except ModelVersionNotFoundError:
+            continue  # no version is there to be promoted
+        except RegistryError as error:
+            if error.transient:
+                raise
+            refused.append(error)
+    if refused:
+        more = f" So it is with {len(refused) - 1} more." if len(refused) > 1 else ""
+        yield Finding("rights", WRONG, refused[0].message + more, refused[0].remedy)
+    else:
+        yield Finding(
+            "rights", OK, f"Of {tried or 'no'} registered models that the rules want, exports may be written."
+        )
 
 
 def _outbox(settings: Settings) -> Iterator[Finding]:
@@ -110,6 +147,7 @@ def _outbox(settings: Settings) -> Iterator[Finding]:
         yield Finding("outbox", NOTE, said, "Install registry-export where `mlflow server` runs, and start it anew.")
         return
     waiting = len(reader.read(_MANY))
+    reader.delete(())
     yield Finding("outbox", OK, f"The hook's table is there; {waiting or 'no'} promotions wait to be fetched.")
 
 

@@ -24,6 +24,8 @@ from registry_export.errors import LedgerError, LedgerUnavailableError
 
 _BUSY_TIMEOUT_MS = 60_000
 _WRITES = "registry_export_writes"
+_INSUFFICIENT_PRIVILEGE = "42501"  # PostgreSQL's code
+_RIGHTS = "Grant the role what docs/operations.md lists under Rights."
 _POSTGRESQL_DRIVERS = ("psycopg2", "psycopg")  # the extra `postgresql` brings the first
 
 
@@ -104,7 +106,10 @@ class Database:
                 remedy="It is asked again by itself; check that it runs and that the address is right.",
             ) from error
         except SQLAlchemyError as error:
-            raise LedgerError(f"The {self._what}'s database {place} refused: {_reason(error)}.") from error
+            remedy = _RIGHTS if _is_about_rights(error) else ""
+            raise LedgerError(
+                f"The {self._what}'s database {place} refused: {_reason(error)}.", remedy=remedy
+            ) from error
 
 
 def _with_driver(url: sqlalchemy.URL) -> sqlalchemy.URL:
@@ -133,6 +138,11 @@ def _on_sqlite_connect(connection: Any, _record: Any) -> None:
 def _on_sqlite_begin(connection: Connection) -> None:
     if connection.get_execution_options().get(_WRITES):
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _is_about_rights(error: SQLAlchemyError) -> bool:
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    return _INSUFFICIENT_PRIVILEGE in (getattr(cause, "pgcode", None), getattr(cause, "sqlstate", None))
 
 
 def _reason(error: Exception) -> str:

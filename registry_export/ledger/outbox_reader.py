@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from registry_export.entities import ModelVersionRef
 from registry_export.ledger.database import Database
-from registry_export.outbox import create_outbox, database_now_ms, outbox, outbox_exists
+from registry_export.outbox import database_now_ms, outbox, outbox_exists
 
 _ANY = select(outbox.c.id).limit(1)
 
@@ -33,7 +33,10 @@ class OutboxRow:
 
 
 class OutboxReader:
-    """Reads the outbox in the registry's database.
+    """Reads the outbox in the registry's database, and deletes from it; more rights it does not need.
+
+    The table is the hook's to create, with the first promotion: a worker that came first would own it, and the server,
+    as another role, could not write to it. Until then it counts as empty.
 
     Args:
         uri: SQLAlchemy URL of the registry's database.
@@ -41,21 +44,18 @@ class OutboxReader:
 
     def __init__(self, uri: str) -> None:
         self._database = Database(uri, "registry")
-
-    def create(self) -> None:
-        """Create the outbox where no hook has done so yet."""
-        if self.exists():
-            return
-        with self._database.write() as connection:
-            create_outbox(connection)
+        self._was_there = False
 
     def exists(self) -> bool:
         """Whether it has been created."""
         with self._database.read() as connection:
-            return outbox_exists(connection)
+            self._was_there = outbox_exists(connection)
+        return self._was_there
 
     def read(self, limit: int) -> tuple[OutboxRow, ...]:
         """Return the oldest rows, at most `limit` of them."""
+        if not (self._was_there or self.exists()):
+            return ()
         with self._database.read() as connection:
             age_ms = (database_now_ms() - outbox.c.created_at_ms).label("age_ms")
             rows = connection.execute(select(outbox, age_ms).order_by(outbox.c.id).limit(limit)).all()
@@ -75,6 +75,8 @@ class OutboxReader:
 
     def is_empty(self) -> bool:
         """Whether nothing waits: a look that costs little."""
+        if not (self._was_there or self.exists()):
+            return True
         with self._database.read() as connection:
             return connection.execute(_ANY).first() is None
 

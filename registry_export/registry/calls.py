@@ -34,6 +34,7 @@ _TRANSIENT = {
     "ABORTED",
 }
 _HTTP_FORBIDDEN = (401, 403)
+_DELETIONS = ("remove", "delete")
 _HTTP_MISSING = 404
 _HTTP_TRANSIENT = (408, 429)
 _HTTP_SERVER_ERROR = 500
@@ -96,10 +97,11 @@ def translate(error: Exception, doing: str, server: str) -> RegistryError:
     no_alias = code == "INVALID_PARAMETER_VALUE" and said.endswith("not found")
     if code in _MISSING or status == _HTTP_MISSING or no_alias:
         return ModelVersionNotFoundError(f"Could not {doing}: {said}.", remedy="It may have been deleted.")
-    if code in _FORBIDDEN or status in _HTTP_FORBIDDEN:
+    if is_refused(error):
+        right = "MANAGE" if doing.startswith(_DELETIONS) else "EDIT"
         return RegistryError(
             f"Could not {doing}: {_without_user(server)} refused it ({said}).",
-            remedy="Give the worker's user EDIT on the registered model and its experiment "
+            remedy=f"Give the worker's user {right} on the registered model and its experiment "
             "(MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN).",
         )
     if _is_transient(error, code, status):
@@ -108,6 +110,11 @@ def translate(error: Exception, doing: str, server: str) -> RegistryError:
             remedy="Is the tracking server running and its artifact store reachable?",
         )
     return RegistryError(f"Could not {doing}: {said}.")
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether the caller may not do what it asked for."""
+    return str(getattr(error, "error_code", "")) in _FORBIDDEN or _http_status(error) in _HTTP_FORBIDDEN
 
 
 def _is_transient(error: Exception, code: str, status: int | None) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from registry_export.entities import ModelVersionRef
 from registry_export.errors import ModelVersionNotFoundError, RegistryError
+from registry_export.registry.calls import is_refused
 from registry_export.registry.location import Location, logged_model_in, split_model_uri
 from registry_export.registry.runs import ExportRuns
 from registry_export.registry.version_files import VersionFiles
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _FIRST_PAGE, _PAGE = 100, 1000
 _NAMES = 50  # to a query, which travels in a URL
+_OWN_TAGS = "registry_export."
 _QUOTED = re.compile(r"['\"`\\%]")
 
 
@@ -225,10 +227,19 @@ class Registry(VersionFiles, ExportRuns):
                 self._versions.set_model_version_tag(ref.name, ref.version, name, value)
 
     def delete_tags(self, ref: ModelVersionRef, names: tuple[str, ...]) -> None:
-        """Remove tags; those that are not there are passed over."""
+        """Remove tags; those that are not there are passed over.
+
+        MLflow's basic-auth lets EDIT write a tag and not remove it. Where it refuses, a tag of ours is emptied, and an
+        empty one reads as none.
+        """
         with self._calls(f"remove tags of {ref}"):
             for name in names:
-                self._versions.delete_model_version_tag(ref.name, ref.version, name)
+                try:
+                    self._versions.delete_model_version_tag(ref.name, ref.version, name)
+                except Exception as error:
+                    if not (name.startswith(_OWN_TAGS) and is_refused(error)):
+                        raise
+                    self._versions.set_model_version_tag(ref.name, ref.version, name, "")
 
     def set_description(self, ref: ModelVersionRef, description: str) -> None:
         """Replace a version's whole description."""
@@ -276,7 +287,7 @@ def _info(version: ModelVersion, place: Location | None = None) -> VersionInfo:
         logged_model_id=place.logged_model_id if place else logged_model_in(version.source),
         stage=str(version.current_stage or "None"),
         aliases=tuple(version.aliases or ()),
-        tags=dict(version.tags or {}),
+        tags={name: value for name, value in (version.tags or {}).items() if value or not name.startswith(_OWN_TAGS)},
         description=version.description or "",
         experiment_id=place.experiment_id if place else None,
         files_id=_files_id(place) if place else "",

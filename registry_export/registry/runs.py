@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from registry_export.entities import ModelVersionRef
-from registry_export.registry.calls import without_printed_links
+from registry_export.registry.calls import is_refused, without_printed_links
 from registry_export.registry.connection import Connection
 
 _EXPERIMENT = "registry-export"
+_NO_TAG = "registry_export.doctor?" * 20
+"""A name that no tag may have: it is too long, and MLflow allows no question mark."""
 
 
 class ExportRuns(Connection):
@@ -64,8 +66,11 @@ class ExportRuns(Connection):
             with self._calls(f"log metrics of {ref}"):
                 self._client.log_batch(run_id, metrics=batch)
 
-    def try_out(self) -> None:
-        """Do with a run of our own, which is deleted again, what an export does with its run.
+    def try_out(self) -> bool:
+        """Do with a run of our own what an export does with its run, and delete it again.
+
+        Returns:
+            Whether it could be deleted: exports do without that right.
 
         Raises:
             RegistryError: The server, or the store behind it, does not let us.
@@ -78,9 +83,42 @@ class ExportRuns(Connection):
                 self._client.log_text(run_id, "ok", "doctor.txt")
             finally:
                 self._client.set_terminated(run_id, status="FINISHED")
-                self._client.delete_run(run_id)
+                is_deleted = self._deleted(run_id)
+        return is_deleted
+
+    def _deleted(self, run_id: str) -> bool:
+        try:
+            self._client.delete_run(run_id)
+        except Exception as error:
+            if not is_refused(error):
+                raise
+            return False
+        return True
+
+    def try_writing(self, ref: ModelVersionRef) -> None:
+        """Ask for tags that cannot be, to see whether others could be written; nothing is.
+
+        MLflow looks at the caller's rights first, and only then at what was asked for.
+
+        Raises:
+            RegistryError: The caller may not write to the version, or not to the experiment that its runs are in.
+        """
+        experiment = self.location(ref).experiment_id
+        with self._calls(f"write to {ref}"):
+            _expect_refusal(lambda: self._versions.set_model_version_tag(ref.name, ref.version, _NO_TAG, ""))
+        if experiment is not None:
+            with self._calls(f"write to the experiment {experiment} of {ref}"):
+                _expect_refusal(lambda: self._client.set_experiment_tag(experiment, _NO_TAG, ""))
 
     def finish_run(self, run_id: str, status: str) -> None:
         """End a run with MLflow's `FINISHED`, `FAILED` or `KILLED`."""
         with self._calls(f"finish run {run_id}"), without_printed_links():
             self._client.set_terminated(run_id, status=status)
+
+
+def _expect_refusal(write: Callable[[], object]) -> None:
+    try:
+        write()
+    except Exception as error:
+        if getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE":
+            raise

@@ -171,9 +171,6 @@ def gather_parts(
     signer = signer_of(settings, [rule.setup for rule in configuration.rules])
     ledger = ledger or Ledger(settings.ledger_uri)
     ledger.migrate()
-    outbox = None if settings.outbox_uri is None else OutboxReader(settings.outbox_uri)
-    if outbox is not None:
-        outbox.create()
     return Parts(
         ledger=ledger,
         registry=Registry(settings.tracking_uri),
@@ -182,7 +179,7 @@ def gather_parts(
         pool=pool,
         export=export,
         verify=reverify_model_version,
-        outbox=outbox,
+        outbox=None if settings.outbox_uri is None else OutboxReader(settings.outbox_uri),
         workspace=settings.workspace,
         latency=settings.latency,
         costs=LearntCosts(ledger.database),

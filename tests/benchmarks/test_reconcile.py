@@ -8,10 +8,12 @@ import time
 
 import psutil
 import pytest
+import sqlalchemy
 
 from registry_export.config import load_configuration
 from registry_export.discovery import discover_formats
 from registry_export.ledger import Ledger, OutboxReader
+from registry_export.outbox import create_outbox
 from registry_export.reconcile import Reconciler
 from registry_export.registry import Registry
 from tests.benchmarks.figures import Figure, record_all
@@ -66,7 +68,7 @@ def test_a_sweep_over_what_did_not_change_is_cheap(backend, outbox, tmp_path, po
         ledger.migrate()
         reader = OutboxReader(server.database_uri) if outbox else None
         if reader is not None:
-            reader.create()
+            create_outbox(sqlalchemy.create_engine(server.database_uri))
         registry = Registry(server.uri)
         registry.alias_page()  # MLflow's import and the first connection are not the sweep's
         reconciler = Reconciler(registry, ledger, load_configuration(rules, formats), formats, reader)

@@ -476,9 +476,8 @@ def test_only_what_failed_for_good_is_put_back(make_uri):
     ledger.fail(cancelled, "Down.", transient=True, revert=True)
     assert reversions.take(60.0) is None
     buried = ledger.enqueue(DIGITS, "stage:Staging")
-    for _ in range(2):
-        ledger.claim("worker", lease_s=0.01)
-        time.sleep(0.05)
+    for _ in range(3):
+        vanish(ledger)
     assert ledger.bury(*ledger.lapsed(), revert=True)
     assert reversions.take(60.0).id == buried
     assert ledger.get(buried).status is Status.FAILED
@@ -547,11 +546,14 @@ def test_promotions_of_one_kind_are_found_together(ledger, reversions):
     assert [job.id for job in reversions.same_kind(moved)] == [moved.id, champion.id]
 
 
-def test_a_missing_outbox_is_created_by_the_worker(make_uri):
-    reader = OutboxReader(make_uri())
-    reader.create()
-    reader.create()
-    assert reader.read(10) == ()
+def test_an_outbox_that_no_hook_has_made_yet_is_empty_and_stays_the_hooks_to_make(ledger, make_uri):
+    uri = make_uri()
+    reader = OutboxReader(uri)
+    assert (reader.is_empty(), reader.read(10), ledger.drain_outbox(reader)) == (True, (), 0)
+    assert not reader.exists(), "the worker would own it, and the server might not be let in"
+    promote(uri, "stage:Staging")
+    assert not reader.is_empty()
+    assert ledger.drain_outbox(reader) == 1
 
 
 def test_the_earlier_status_is_found_behind_other_waiting_promotions(ledger):
@@ -757,7 +759,6 @@ def test_a_job_that_waits_or_runs_is_unsettled(ledger):
 def test_an_outbox_with_a_row_is_not_empty(ledger, make_uri):
     uri = make_uri()
     reader = OutboxReader(uri)
-    reader.create()
     assert reader.is_empty()
     promote(uri, "stage:Staging")
     assert not reader.is_empty()

@@ -163,7 +163,7 @@ def test_a_job_whose_worker_vanished_for_good_puts_its_stage_back(settings, clie
     with pytest.raises(KeyboardInterrupt):
         run_worker(settings, once=True, export=Vanishing(Status.VERIFIED))
     with ledger.database.write() as connection:
-        connection.exec_driver_sql("UPDATE registry_export_jobs SET attempt = 10, lease_expires_at_ms = 1")
+        connection.exec_driver_sql("UPDATE registry_export_jobs SET vanished = 2, lease_expires_at_ms = 1")
     assert work(settings, Status.VERIFIED) == []
     assert stage_of(client, name) == "None"
     assert "put back" in tags_of(client, name)["error"]
