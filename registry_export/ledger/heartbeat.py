@@ -45,6 +45,7 @@ class Heartbeat:
         self._lease_s = lease_s
         self._stop_export = stop_export
         self._beaten = beaten
+        self._renewed = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat of job {job.id}", daemon=True)
 
@@ -58,20 +59,34 @@ class Heartbeat:
         self._ended.set()
         self._thread.join()
 
+    def check(self) -> None:
+        """Make sure that the job is still this worker's, before something is written that others see.
+
+        A process that was stopped and goes on writes before its heartbeat wakes, into what is another worker's by then.
+
+        Raises:
+            StaleLeaseError: it is not.
+        """
+        if time.monotonic() - self._renewed > self._lease_s / 2:
+            self._renew()
+        if isinstance(self.verdict, StaleLeaseError):
+            raise StaleLeaseError(str(self.verdict))
+
     def _beat(self) -> None:
-        renewed = time.monotonic()
-        while not self._ended.wait(self._lease_s / _RENEWALS_PER_LEASE):
-            began = time.monotonic()
+        while self.verdict is None and not self._ended.wait(self._lease_s / _RENEWALS_PER_LEASE):
             self._beaten()
-            try:
-                self._ledger.renew(self._job, self._lease_s)
-                renewed = began
-            except (StaleLeaseError, ExportCancelledError) as verdict:
-                self.verdict = verdict
-            except LedgerError as error:
-                _logger.warning("The lease of job %d could not be renewed: %s", self._job.id, error)
-                if time.monotonic() - renewed > self._lease_s:
-                    self.verdict = StaleLeaseError(f"The claim on job {self._job.id} has lapsed: {error}")
-            if self.verdict is not None:
-                self._stop_export()
-                return
+            self._renew()
+        if self.verdict is not None:
+            self._stop_export()
+
+    def _renew(self) -> None:
+        began = time.monotonic()
+        try:
+            self._ledger.renew(self._job, self._lease_s)
+            self._renewed = began
+        except (StaleLeaseError, ExportCancelledError) as verdict:
+            self.verdict = verdict
+        except LedgerError as error:
+            _logger.warning("The lease of job %d could not be renewed: %s", self._job.id, error)
+            if time.monotonic() - self._renewed > self._lease_s:
+                self.verdict = StaleLeaseError(f"The claim on job {self._job.id} has lapsed: {error}")

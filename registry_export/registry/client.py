@@ -222,8 +222,8 @@ class Registry(VersionFiles, ExportRuns):
 
     def set_tags(self, ref: ModelVersionRef, tags: Mapping[str, str]) -> None:
         """Set tags, in the order given."""
-        with self._calls(f"tag {ref}"):
-            for name, value in tags.items():
+        for name, value in tags.items():
+            with self._writes(f"tag {ref}"):
                 self._versions.set_model_version_tag(ref.name, ref.version, name, value)
 
     def delete_tags(self, ref: ModelVersionRef, names: tuple[str, ...]) -> None:
@@ -232,7 +232,7 @@ class Registry(VersionFiles, ExportRuns):
         MLflow's basic-auth lets EDIT write a tag and not remove it. Where it refuses, a tag of ours is emptied, and an
         empty one reads as none.
         """
-        with self._calls(f"remove tags of {ref}"):
+        with self._writes(f"remove tags of {ref}"):
             for name in names:
                 try:
                     self._versions.delete_model_version_tag(ref.name, ref.version, name)
@@ -243,18 +243,18 @@ class Registry(VersionFiles, ExportRuns):
 
     def set_description(self, ref: ModelVersionRef, description: str) -> None:
         """Replace a version's whole description."""
-        with self._calls(f"describe {ref}"):
+        with self._writes(f"describe {ref}"):
             self._versions.update_model_version(ref.name, ref.version, description)
 
     def set_stage(self, ref: ModelVersionRef, stage: str) -> None:
         """Move a version to a stage and leave the others where they are."""
-        with self._calls(f"move {ref} to {stage}"), warnings.catch_warnings():
+        with self._writes(f"move {ref} to {stage}"), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             self._client.transition_model_version_stage(ref.name, ref.version, stage)
 
     def set_alias(self, ref: ModelVersionRef, alias: str) -> None:
         """Point an alias of the registered model at this version."""
-        with self._calls(f"set the alias {alias} on {ref}"):
+        with self._writes(f"set the alias {alias} on {ref}"):
             self._client.set_registered_model_alias(ref.name, alias, ref.version)
 
     def alias_version(self, name: str, alias: str) -> str | None:
@@ -267,7 +267,7 @@ class Registry(VersionFiles, ExportRuns):
 
     def delete_alias(self, name: str, alias: str) -> None:
         """Remove an alias of a registered model."""
-        with self._calls(f"remove the alias {alias} of {name}"):
+        with self._writes(f"remove the alias {alias} of {name}"):
             self._client.delete_registered_model_alias(name, alias)
 
 

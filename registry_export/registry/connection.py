@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from registry_export.entities import ModelVersionRef
@@ -15,6 +16,21 @@ if TYPE_CHECKING:
 
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+
+@dataclass(frozen=True)
+class Claim:
+    """On whose behalf things are written.
+
+    Attributes:
+        job: Names the job, in all of its attempts.
+        again: Whether it was attempted before.
+        check: Called before every write; raises where the job is another worker's by now.
+    """
+
+    job: str
+    again: bool
+    check: Callable[[], None]
 
 
 class Connection:
@@ -29,6 +45,7 @@ class Connection:
         self._given_uri = tracking_uri
         self._connected: MlflowClient | None = None
         self._places: dict[ModelVersionRef, Location] | None = None
+        self._claim: Claim | None = None
 
     @property
     def tracking_uri(self) -> str:
@@ -55,6 +72,23 @@ class Connection:
         that costs more than the tag.
         """
         return getattr(self._client, "_get_registry_client", lambda: self._client)()
+
+    @contextlib.contextmanager
+    def writing_for(self, claim: Claim) -> Iterator[None]:
+        """Write nothing in the block but for a job that is still ours, and name it on what is made."""
+        self._claim = claim
+        try:
+            yield
+        finally:
+            self._claim = None
+
+    @contextlib.contextmanager
+    def _writes(self, doing: str) -> Iterator[None]:
+        """As `_calls`, for what others see."""
+        if self._claim is not None:
+            self._claim.check()
+        with self._calls(doing):
+            yield
 
     def _calls(self, doing: str) -> AbstractContextManager[None]:
         return registry_calls(doing, self.tracking_uri)

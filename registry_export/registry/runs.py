@@ -13,6 +13,7 @@ from registry_export.registry.connection import Connection
 _EXPERIMENT = "registry-export"
 _NO_TAG = "registry_export.doctor?" * 20
 """A name that no tag may have: it is too long, and MLflow allows no question mark."""
+_JOB_TAG = "registry_export.job"
 
 
 class ExportRuns(Connection):
@@ -22,19 +23,25 @@ class ExportRuns(Connection):
         """Start the run that an export's metrics are logged on.
 
         It lives in the experiment of the version's source, else in one named `registry-export`, and
-        takes the logged model as its input, so that MLflow shows the registered model beside it.
+        takes the logged model as its input, so that MLflow shows the registered model beside it. Runs of earlier
+        attempts of the same job, whose worker was killed before it could end them or say that they count, become
+        `KILLED`.
 
         Returns:
             The run's id.
         """
         place = self.location(ref)
-        with self._calls(f"start an export run for {ref}"):
+        with self._writes(f"start an export run for {ref}"):
             experiment = self._active_experiment(place.experiment_id)
             tags = {
                 "registry_export.model_name": ref.name,
                 "registry_export.model_version": ref.version,
                 "registry_export.trigger": trigger,
             }
+            if self._claim is not None:
+                tags[_JOB_TAG] = self._claim.job
+                if self._claim.again:
+                    self._end_runs(experiment, self._claim.job)
             run = self._client.create_run(experiment, run_name=f"export {ref.name} v{ref.version}", tags=tags)
             run_id = str(run.info.run_id)
             if place.logged_model_id is not None:
@@ -42,6 +49,19 @@ class ExportRuns(Connection):
 
                 self._client.log_inputs(run_id, models=[LoggedModelInput(place.logged_model_id)])
         return run_id
+
+    def end_export_runs(self, ref: ModelVersionRef, job: str) -> None:
+        """End whatever runs the attempts of a job have left that is given up: none of them counts."""
+        place = self.location(ref)
+        with self._calls(f"end the export runs of {ref}"):
+            self._end_runs(self._active_experiment(place.experiment_id), job)
+
+    def _end_runs(self, experiment: str, job: str) -> None:
+        found = self._client.search_runs([experiment], filter_string=f"tags.`{_JOB_TAG}` = '{job}'")
+        with without_printed_links():
+            for run in found:
+                if run.info.status in ("RUNNING", "FINISHED"):
+                    self._client.set_terminated(run.info.run_id, status="KILLED")
 
     def _active_experiment(self, experiment_id: str | None) -> str:
         if experiment_id is not None:
@@ -63,7 +83,7 @@ class ExportRuns(Connection):
         model = {} if place.logged_model_id is None else {"model_id": place.logged_model_id}
         batch = [Metric(key, float(value), now, 0, **model) for key, value in metrics.items() if math.isfinite(value)]
         if batch:
-            with self._calls(f"log metrics of {ref}"):
+            with self._writes(f"log metrics of {ref}"):
                 self._client.log_batch(run_id, metrics=batch)
 
     def try_out(self) -> bool:
@@ -112,7 +132,7 @@ class ExportRuns(Connection):
 
     def finish_run(self, run_id: str, status: str) -> None:
         """End a run with MLflow's `FINISHED`, `FAILED` or `KILLED`."""
-        with self._calls(f"finish run {run_id}"), without_printed_links():
+        with self._writes(f"finish run {run_id}"), without_printed_links():
             self._client.set_terminated(run_id, status=status)
 
 

@@ -116,7 +116,7 @@ class VersionFiles(Connection):
     def upload(self, ref: ModelVersionRef, folder: Path, path: str) -> None:
         """Store a local folder's files under a path of a version's folder; files of the same name are replaced."""
         place = self.location(ref)
-        with self._calls(f"upload {path} of {ref}"):
+        with self._writes(f"upload {path} of {ref}"):
             store(open_repository(place.uri, self.tracking_uri), folder, path)
 
     def delete_artifacts(self, ref: ModelVersionRef, path: str) -> None:
@@ -126,7 +126,7 @@ class VersionFiles(Connection):
             RegistryError: The artifact store cannot delete, or must not.
         """
         place = self.location(ref)
-        with self._calls(f"delete {path} of {ref}"):
+        with self._writes(f"delete {path} of {ref}"):
             open_repository(place.uri, self.tracking_uri).delete_artifacts(path)
 
     def read_samples(self, place: str, work: Path) -> dict[str, NDArray[np.generic]]:

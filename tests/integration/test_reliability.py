@@ -85,6 +85,15 @@ class Site:
             self.nursery, self.environment | environment, self.folder / log, arguments, parameters, ledger
         )
 
+    def runs(self, ref):
+        """Return the version's export runs by their status."""
+        client = self.versions.client
+        experiment = client.get_experiment_by_name(ref.name).experiment_id
+        runs = client.search_runs([experiment], f"tags.`registry_export.model_version` = '{ref.version}'")
+        return {
+            status: [r.info.run_id for r in runs if r.info.status == status] for status in {r.info.status for r in runs}
+        }
+
     def job(self):
         (job,) = self.ledger.list()
         return job
@@ -157,6 +166,54 @@ def test_an_export_that_kills_its_worker_three_times_is_dead_until_a_person_retr
     with site.worker("--once") as fifth:
         assert fifth.wait(60) == 0, fifth.log
     assert (site.job().state, site.job().status, site.job().vanished) == (JobState.DONE, "verified", 0), fifth.log
+
+
+# Two workers on one job.
+
+
+def test_a_worker_that_was_paused_past_its_lease_in_mid_publication_writes_nothing_more(site, server):
+    with Proxy(server.port) as proxy:
+        ref = site.promote("paused")
+        paused = site.worker(MLFLOW_TRACKING_URI=proxy.uri, parameters={"lease_s": 2.0})
+
+        def pause_at_the_run(method, path):
+            if path.endswith("/runs/create"):
+                paused.signal(signal.SIGSTOP)
+            return PASS
+
+        with paused:
+            proxy.treat = pause_at_the_run
+            until(lambda: any(path.endswith("/runs/create") for _, path, _ in proxy.seen), lambda: paused.log)
+            with site.worker(parameters={"lease_s": 2.0}, log="other.log") as other:
+                until(lambda: site.job().state is JobState.DONE, lambda: other.log)
+            seen, tags = len(proxy.seen), site.versions.tags(ref)
+            paused.signal(signal.SIGCONT)
+            until(lambda: "What was exported is left to whoever has the job" in paused.log, lambda: paused.log)
+        late = [(method, path) for method, path, _ in proxy.seen[seen:]]
+        writes = [(m, p) for m, p in late if m != "GET" and not p.endswith(("/search", "/search-versions"))]
+        assert len(writes) <= 1, writes  # that in the middle of which it was paused
+    assert (site.job().state, site.job().attempt) == (JobState.DONE, 2)
+    assert site.versions.tags(ref) == tags
+    assert site.runs(ref) == {"FINISHED": [tags["run_id"]], "KILLED": site.runs(ref)["KILLED"]}
+
+
+def test_the_run_of_an_attempt_that_was_killed_counts_no_more(site, server):
+    with Proxy(server.port) as proxy:
+        ref = site.promote("killed-runs")
+        hung = lambda method, path: HANG if path.endswith("set-tag") and "versions" in path else PASS  # noqa: E731
+        with site.worker(MLFLOW_TRACKING_URI=proxy.uri) as worker:
+            until(lambda: any("/runs/create" in path for _, path, _ in proxy.seen), lambda: worker.log)
+            proxy.treat = hung  # the run is FINISHED then, and no tag says so
+            until(lambda: any(treatment == HANG for *_, treatment in proxy.seen), lambda: worker.log)
+            worker.kill()
+    assert site.versions.tags(ref)["status"] == "running"
+    site.end_leases()
+    with site.worker("--once") as worker:
+        assert worker.wait(60) == 0, worker.log
+    tags, runs = site.versions.tags(ref), site.runs(ref)
+    assert tags["status"] == "verified"
+    assert set(runs) == {"FINISHED", "KILLED"}
+    assert runs["FINISHED"] == [tags["run_id"]]
 
 
 # Somebody kills a child.

@@ -106,6 +106,12 @@ class MlflowServer:
         self._process.wait()
         self._process = None
 
+    def kill(self) -> None:
+        """Kill the server and everything it started, without a word; `start` starts it anew."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
     def _wait_until_healthy(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + START_TIMEOUT_S
