@@ -7,7 +7,7 @@ KEEP ?= 1
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint gpu macos bench bench-peers matrix corpus faults clean
+.PHONY: help venv demo test test-all lint gpu macos bench bench-peers matrix corpus faults torture clean
 
 help:  ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -62,6 +62,12 @@ corpus: $(READY)  ## A hundred architectures through every target beside the raw
 faults: $(READY)  ## Hundreds of planted faults, which must not be verified, into docs/faults.md (SHARD=i/n)
 	SHARD=$(or $(SHARD),1/1) $(BIN)/python -m tests.faults.run
 	$(BIN)/python -m tests.faults.table docs/faults.md
+
+torture: $(READY)  ## Kill workers, children, server and database 500 times during promotions, into docs/torture.md (SEED=n)
+	failed=0; \
+	$(BIN)/python -m tests.torture.run || failed=1; \
+	$(BIN)/python -m tests.torture.table docs/torture.md || failed=1; \
+	exit $$failed
 
 clean:  ## Remove the environment and everything generated
 	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
