@@ -84,7 +84,7 @@ class Result:
 
 
 def plan_of(workers: int) -> Plan:
-    """Most promotions are light ones; the cells with two workers have real ones as well. One worker recovers longest."""
+    """Return how much a cell does: two workers have real formats as well, and one worker is slow to recover."""
     return {1: Plan(kills=60), 2: Plan(kills=80, real=6), 8: Plan(kills=115)}[workers]
 
 
