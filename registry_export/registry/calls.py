@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -39,6 +41,8 @@ _HTTP_MISSING = 404
 _HTTP_TRANSIENT = (408, 429)
 _HTTP_SERVER_ERROR = 500
 _LONGEST_MESSAGE = 400
+_NO_SPACE = re.compile(rf"(?:\[Errno |Error\()(?:{errno.ENOSPC}|{errno.EDQUOT})\b")
+"""An error of this machine's own, also where MLflow tells of it in an exception of its own. A server's has a status."""
 _INNERMOST = re.compile(r"\[Errno -?\d+\] ([^'\")\]]+)|(?<=ResponseError\(['\"])([^'\"]+)|(timed out)")
 
 
@@ -103,6 +107,11 @@ def translate(error: Exception, doing: str, server: str) -> RegistryError:
             f"Could not {doing}: {_without_user(server)} refused it ({said}).",
             remedy=f"Give the worker's user {right} on the registered model and its experiment "
             "(MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN).",
+        )
+    if status is None and _NO_SPACE.search(f"{error!r} {said}"):
+        return RegistryUnavailableError(
+            f"Could not {doing}: no space is left on the disk of {tempfile.gettempdir()}.",
+            remedy="Free some, or set TMPDIR to another disk.",
         )
     if _is_transient(error, code, status):
         return RegistryUnavailableError(

@@ -298,10 +298,16 @@ class LogReporter(Reporter):
 
     def step_finished(self, step: str, variant: str, outcome: str, seconds: float) -> None:
         """Log the step."""
-        fields = {"step": step, "variant": variant, "status": outcome.partition(":")[0], "seconds": round(seconds, 3)}
+        fields = {"step": step, "variant": variant, "status": _word(outcome), "seconds": round(seconds, 3)}
         name = " ".join(filter(None, (step, variant)))
         _logger.info("%s: %s  %s (%.1f s)", self._ref, name, outcome, seconds, extra=fields)
 
     def note(self, text: str) -> None:
         """Log the note."""
         _logger.info("%s: %s", self._ref, text)
+
+
+def _word(outcome: str) -> str:
+    """Return the word of a step's outcome that filters can rely on; a step that ended with a number is done."""
+    word = outcome.partition(" ")[0].rstrip(":,")
+    return word if word.isalpha() else "done"

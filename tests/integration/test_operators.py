@@ -103,6 +103,7 @@ def test_every_line_of_a_worker_is_json_and_holds_no_credential(server, client, 
     (converted,) = (event for event in events if event.get("step") == "convert")
     assert (converted["variant"], converted["status"], converted["job"]) == ("torchscript", "done", 1)
     assert converted["seconds"] > 0
+    assert {event["status"] for event in events if "step" in event and event["job"] == 1} == {"done", "verified"}
     assert (failed["job"], failed["status"]) == (2, "failed")
     assert any(event["message"].startswith("SIGTERM") for event in events)
     said = worker.log_path.read_text()
