@@ -7,7 +7,7 @@ KEEP ?= 1
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint gpu macos bench bench-peers matrix corpus faults torture clean
+.PHONY: help venv demo test test-all lint gpu macos bench bench-peers matrix corpus faults torture fuzz clean
 
 help:  ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -68,6 +68,10 @@ torture: $(READY)  ## Kill workers, children, server and database 500 times duri
 	$(BIN)/python -m tests.torture.run || failed=1; \
 	$(BIN)/python -m tests.torture.table docs/torture.md || failed=1; \
 	exit $$failed
+
+fuzz: $(READY)  ## 100,000 spoiled inputs for every parser of ours, within time and memory (INPUTS=n SEED=n; one seed resumes)
+	$(BIN)/python -W ignore -m tests.fuzz.run --inputs $(or $(INPUTS),100000) $(if $(SEED),--seed $(SEED),)
+	FUZZ_EXAMPLES=2000 $(PYTEST) -q tests/fuzz/test_properties.py
 
 clean:  ## Remove the environment and everything generated
 	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

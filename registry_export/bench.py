@@ -121,7 +121,7 @@ def run_reference(bench: Bench, source: Origin, sample: str, evidence: str, targ
             folder,
             reads=(*source.reads, *([Path(sample)] if sample else [])),
         )
-        reference = replace(msgspec.convert(outcome.value, Reference), origin=source, sandbox="+".join(walls))
+        reference = replace(outcome.of(Reference), origin=source, sandbox="+".join(walls))
         check_within(reference.paths, (folder, *source.reads))
     for note in (*reference.notes, *filter(None, [reference.unstable, reference.noisy, reference.stand_in])):
         bench.reporter.note(note)

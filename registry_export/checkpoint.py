@@ -149,7 +149,7 @@ def _recognised(
     refusals: list[SourceError] = []
     for format_ in formats.values():
         try:
-            path = format_.locate(folder, files.flavors)
+            path = _located(format_, folder, files)
         except SourceError as refusal:
             refusals.append(refusal)
         else:
@@ -160,6 +160,22 @@ def _recognised(
         raise refusals[0] if refusals else _unrecognised(folder, files)
     path, format_ = found[0]
     return format_, path, () if files.flavors else tuple(_passed_over(folder, found, refusals))
+
+
+def _located(format_: Format, folder: Path, files: ModelFiles) -> Path | None:
+    """Ask one format for its checkpoint, which must lie in the folder: children may read what is found.
+
+    Raises:
+        SourceError: The format refuses it, cannot understand its MLmodel, or is led out of the folder by that.
+    """
+    try:
+        path = format_.locate(folder, files.flavors)
+        outside = path is not None and not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise SourceError(f"The model's MLmodel file says what {format_.name} cannot understand: {error}.") from error
+    if outside:
+        raise SourceError(f"The model's MLmodel file leads {format_.name} out of the model's folder.")
+    return path
 
 
 def _rank(path: Path, format_: Format, folder: Path, setup: ModelSetup) -> tuple[bool, bool, bool]:

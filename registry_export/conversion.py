@@ -283,7 +283,7 @@ class PlanRun:
         )
         if _fingerprint(Path(origin.path)) != before:
             raise ConversionError("The converter changed its own input.")
-        converted = msgspec.convert(outcome.value, Converted)
+        converted = outcome.of(Converted)
         check_requested(converted.description.interface, step.options)
         return StepResult(
             step,

@@ -148,7 +148,7 @@ class Diagnosis:
         arguments = msgspec.to_builtins(request)
         reads = (*origin.reads, Path(files.inputs))
         outcome = self.pool.call(toolchain, "registry_export.tracing:trace", arguments, self._work(), limits, reads)
-        made = msgspec.convert(outcome.value, Trace)
+        made = outcome.of(Trace)
         if origin == self.source:
             with self._lock:
                 self._traces[key] = made

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from registry_export.errors import SourceError
-from registry_export.parsing import PARSER
+from registry_export.parsing import MOST_CODE_BYTES, PARSER, read_bounded
 
 _MODULES = (".py", ".so", ".pyd")
 
@@ -212,8 +212,8 @@ def _imported(path: Path) -> list[str]:
     """Name the top-level modules that a file imports anywhere; none where it is no Python."""
     try:
         with PARSER:
-            nodes = list(ast.walk(ast.parse(path.read_bytes())))
-    except (SyntaxError, ValueError):
+            nodes = list(ast.walk(ast.parse(read_bounded(path, MOST_CODE_BYTES))))
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         return []
     modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     modules += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]

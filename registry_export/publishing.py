@@ -18,6 +18,7 @@ from registry_export.differences import NUMBERS
 from registry_export.entities import ExportReport, Metrics, ModelVersionRef, SourceRecord, Status, TargetResult, worst
 from registry_export.errors import ArtifactError, RegistryError, RegistryExportError, to_record
 from registry_export.manifest import OWN_FILES, Manifest, write_manifest
+from registry_export.parsing import read_bounded
 from registry_export.registry import EXPORTS_FOLDER, Registry, VersionInfo
 from registry_export.report import (
     description_block,
@@ -196,8 +197,8 @@ def read_report(registry: Registry, ref: ModelVersionRef) -> ExportReport | None
         except ArtifactError:
             return None
         try:
-            return from_json(path.read_bytes())
-        except ArtifactError as error:
+            return from_json(read_bounded(path))
+        except (ArtifactError, ValueError) as error:
             _log.warning("%s: %s", ref, error)
             return None
 

@@ -134,7 +134,7 @@ def _parse_switch(text: str) -> bool:
 
 def _parse_bytes(text: str) -> int:
     number, unit = text.strip().upper().removesuffix("B").removesuffix("I"), ""
-    if number[-1:] in _UNITS:
+    if number and number[-1] in _UNITS:
         number, unit = number[:-1], number[-1]
     try:
         size = int(float(number) * _UNITS[unit])

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from registry_export.parsing import PARSER
+from registry_export.parsing import NO_ARRAY, PARSER
 
 _INDEX = "index.json"
 _MOST_BYTES = 1 << 20
@@ -40,11 +40,19 @@ def read_tensors(folder: Path) -> dict[str, NDArray[np.generic]]:
     index = folder / _INDEX
     if index.stat().st_size > _MOST_BYTES:
         raise ValueError(f"{_INDEX} is larger than {_MOST_BYTES} bytes")
-    names = msgspec.json.decode(index.read_bytes(), type=list[str])
+    try:
+        names = msgspec.json.decode(index.read_bytes(), type=list[str])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"{_INDEX} is no list of names: {error}") from error
     return {name: _read(folder / f"{position}.npy") for position, name in enumerate(names)}
 
 
 def _read(path: Path) -> NDArray[np.generic]:
-    with PARSER:
-        array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        with PARSER:
+            array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except NO_ARRAY as error:
+        raise ValueError(f"{path.name} is no array: {error}") from error
+    if not isinstance(array, np.ndarray):  # an archive of arrays, by its first bytes
+        raise ValueError(f"{path.name} is no array")
     return array

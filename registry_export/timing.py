@@ -86,7 +86,7 @@ class _Watch:
             children = self._bench.children(_STEP, variant, f"{_STEP} {origin.format}")
             reads = (*origin.reads, Path(request.inputs))
             outcome = children.call(toolchain, TIMED, msgspec.to_builtins(request), work, reads=reads)
-            taken = msgspec.convert(outcome.value, Latency)
+            taken = outcome.of(Latency)
             end.outcome = f"{taken.median_ms:.3g} ms"
         return taken
 

@@ -67,7 +67,7 @@ def verify(
         return Verification(
             Status.UNVERIFIED, evidence=source.evidence, tolerance=tolerance, reason=str(error), absent=True
         )
-    replayed = msgspec.convert(outcome.value, Replay)
+    replayed = outcome.of(Replay)
     check_within((rung.actual for rung in replayed.rungs), (work,))
     return judge(source, replayed, tolerance, precision)
 

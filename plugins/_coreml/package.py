@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import math
 import struct
 import sys
@@ -26,6 +25,7 @@ import numpy as np
 
 from registry_export.errors import VerificationError
 from registry_export.format import Array
+from registry_export.parsing import json_of, read_bounded
 
 DATA_TYPES = {
     1: ("bool", 8),
@@ -235,11 +235,12 @@ def _model_file(path: Path) -> Path:
     """Find the specification through the manifest."""
     manifest = path / "Manifest.json"
     try:
-        told = json.loads(manifest.read_text("utf-8"))
+        told = json_of(read_bounded(manifest))
         item = told["itemInfoEntries"][told["rootModelIdentifier"]]["path"]
+        file = path / "Data" / item
+        is_there = file.is_file()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VerificationError(f"{path.name} has no readable Manifest.json: {error}") from error
-    file = path / "Data" / item
-    if not file.is_file():
+    if not is_there or path.resolve() not in file.resolve().parents:
         raise VerificationError(f"{path.name} lacks {item}, which its manifest names.")
     return file

@@ -6,7 +6,6 @@ Source of both formats: https://github.com/apache/mxnet/tree/v1.9.x (src/ndarray
 from __future__ import annotations
 
 import ast
-import json
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ import numpy as np
 
 from registry_export.errors import SourceError, UnsupportedModelError
 from registry_export.format import Array
+from registry_export.parsing import json_of, read_bounded
 
 _LIST_MAGIC = 0x112
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -57,7 +57,7 @@ class Node:
             return _WORDS[text]
         try:
             return ast.literal_eval(_LONG.sub("", text))
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
             return text
 
     def sizes(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -111,12 +111,12 @@ def read_symbol(path: Path) -> Symbol:
         SourceError: It is none.
     """
     try:
-        document = json.loads(path.read_text())
+        document = json_of(read_bounded(path))
         nodes, places = _with_statistics(map(_node, document["nodes"]))
         heads = tuple((places[int(head[0])], int(head[1])) for head in document["heads"])
-        version = document.get("attrs", {}).get("mxnet_version", ["int", 0])[1]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise SourceError(f"{path.name} cannot be read as an MXNet symbol: {error!r}.") from error
+        version = int(document.get("attrs", {}).get("mxnet_version", ["int", 0])[1])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        raise SourceError(f"{path.name} cannot be read as an MXNet symbol: {error!r:.300}.") from error
     return Symbol(nodes, heads, f"{version // 10000}.{version // 100 % 100}.{version % 100}" if version else "")
 
 

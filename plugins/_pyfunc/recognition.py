@@ -6,14 +6,13 @@ Source: mlflow/pyfunc/model.py, which says where the flavor keeps its parts.
 from __future__ import annotations
 
 import ast
-import io
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from registry_export.errors import UnsupportedSourceError
-from registry_export.parsing import PARSER
+from registry_export.parsing import MOST_CODE_BYTES, PARSER, read_bounded
 from registry_export_plugins._torch.archives import Content, content_of
 from registry_export_plugins._torch.files import SUFFIXES
 from registry_export_plugins._torch.pickles import outline
@@ -80,17 +79,18 @@ def _of_code(folder: Path, flavor: Mapping[str, Any]) -> set[str]:
     names: set[str] = set()
     if code:
         path = folder / Path(str(code)).name
-        names = _imported(path.read_text(encoding="utf-8")) if path.is_file() else set()
+        names = _imported(read_bounded(path, MOST_CODE_BYTES)) if path.is_file() else set()
     elif flavor.get("python_model") and not flavor.get("compression"):
-        names = _of_pickle(folder / str(flavor["python_model"]))
+        path = (folder / str(flavor["python_model"])).resolve()
+        names = _of_pickle(path) if path.is_relative_to(folder.resolve()) else set()
     return {_PACKAGES[name] for name in names if name in _PACKAGES}
 
 
-def _imported(code: str) -> set[str]:
+def _imported(code: bytes) -> set[str]:
     try:
         with PARSER:
             nodes = list(ast.walk(ast.parse(code)))
-    except SyntaxError:
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         return set()
     modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     modules += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
@@ -99,7 +99,10 @@ def _imported(code: str) -> set[str]:
 
 def _of_pickle(path: Path) -> set[str]:
     try:
-        found = outline(io.BytesIO(path.read_bytes()))
+        if not path.is_file():  # a device has no end
+            return set()
+        with path.open("rb") as stream:
+            found = outline(stream)
     except (OSError, ValueError):
         return set()
     return {name.partition(".")[0] for name in found.names}
@@ -107,5 +110,5 @@ def _of_pickle(path: Path) -> set[str]:
 
 def _of_requirements(folder: Path) -> set[str]:
     path = folder / "requirements.txt"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = read_bounded(path, MOST_CODE_BYTES).decode(errors="replace") if path.is_file() else ""
     return {_PACKAGES[name.lower()] for name in _REQUIREMENT.findall(text) if name.lower() in _PACKAGES}

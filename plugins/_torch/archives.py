@@ -9,14 +9,17 @@ from __future__ import annotations
 import enum
 import functools
 import io
+import lzma
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from registry_export_plugins._torch.pickles import Made, Outline, outline
+from registry_export_plugins._torch.pickles import MOST_PICKLE_BYTES, Made, Outline, outline
 
 
 class Content(enum.Enum):
@@ -45,7 +48,11 @@ WEIGHTS_KEYS = ("model_state_dict", "state_dict", "model", "module", "net", "net
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-_LARGEST_PICKLE = 512 * 2**20
+_UNREADABLE = (
+    OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError,
+    struct.error, NotImplementedError, RuntimeError, OverflowError, MemoryError,
+)  # fmt: skip
+"""What the readers of archives raise on what is none, or on one that is encrypted or in a compression of its own."""
 _TENSOR_MAKERS = ("torch._utils._rebuild_", "torch._tensor.", "torch.nn.parameter.", "torch.Tensor")
 _FUNCTIONS = ("collections.", "numpy.", "torch._utils.", "torch.storage", "torch.serialization.")
 
@@ -64,11 +71,11 @@ def _content_of(path: Path, modified_ns: int, size: int) -> Held:
     try:
         if zipfile.is_zipfile(path):
             return _of_zip(path)
-        if tarfile.is_tarfile(path):
+        if _is_tar(path):
             return _of_tar(path)
         with path.open("rb") as stream:
             return _of_legacy(stream)
-    except (OSError, ValueError, zipfile.BadZipFile, tarfile.TarError, EOFError):
+    except _UNREADABLE:
         return Held(Content.OTHER)
 
 
@@ -80,15 +87,24 @@ def _of_zip(path: Path) -> Held:
         if any(entry.endswith("models/model.json") or "serialized_exported_program" in entry for entry in entries):
             return Held(Content.PROGRAM)
         pickled = [entry for entry in entries if entry == "data.pkl" or entry.endswith("/data.pkl")]
-        if not pickled or archive.getinfo(pickled[0]).file_size > _LARGEST_PICKLE:
+        if not pickled or archive.getinfo(pickled[0]).file_size > MOST_PICKLE_BYTES:
             return Held(Content.OTHER)
         return _classified(outline(io.BytesIO(archive.read(pickled[0]))))
 
 
+def _is_tar(path: Path) -> bool:
+    """Say whether a file is a tar archive that is not compressed: PyTorch's were not, and unpacking has no bounds."""
+    try:
+        with tarfile.open(path, "r:"):
+            return True
+    except tarfile.TarError:
+        return False
+
+
 def _of_tar(path: Path) -> Held:
-    with tarfile.open(path) as archive:
+    with tarfile.open(path, "r:") as archive:
         member = archive.extractfile("pickle") if "pickle" in archive.getnames() else None
-        return Held(Content.OTHER) if member is None else _classified(outline(io.BytesIO(member.read())))
+        return Held(Content.OTHER) if member is None else _classified(outline(member))
 
 
 def _of_legacy(stream: BinaryIO) -> Held:

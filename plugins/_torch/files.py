@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from registry_export.errors import SourceError
+from registry_export.parsing import json_of, read_bounded
 from registry_export_plugins._torch.archives import Content, content_of
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pt2", ".safetensors", ".tar", ".pkl", ".torchscript", ".ts", ".jit")
@@ -109,8 +109,8 @@ def unreadable_file(folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> P
 
 def _model_type(path: Path) -> str:
     try:
-        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError:
+        settings = json_of(read_bounded(path)) if path.is_file() else None
+    except (OSError, ValueError):
         return ""
     return str(settings.get("model_type", "")) if isinstance(settings, Mapping) else ""
 
@@ -139,9 +139,9 @@ def _holding_models(paths: Iterable[Path]) -> list[Path]:
 def shards_of(index: Path) -> tuple[str, ...]:
     """Return the names of the files that an index (`model.safetensors.index.json`) spreads the weights over."""
     try:
-        weights = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weights = json_of(read_bounded(index))["weight_map"]
         return tuple(sorted({str(name) for name in weights.values()}))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ()
 
 

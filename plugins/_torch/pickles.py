@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import pickletools
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
-_MOST_OPCODES = 20_000_000
+_MOST_OPCODES = 5_000_000
+_LONGEST_LINE = 1 << 20
+MOST_PICKLE_BYTES = 256 * 2**20
+"""Of a pickle that is followed: tensors lie beside it, and what is larger is told by loading it, in a child."""
 
 
 @dataclass
@@ -62,13 +65,38 @@ def outline(stream: BinaryIO) -> Outline:
     """
     machine = _Machine()
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(BinaryIO, _Bounded(stream)))):
             if count > _MOST_OPCODES:
                 raise ValueError("the pickle is too long to be read without loading it")
             machine.step(opcode, argument)
-    except (IndexError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"damaged pickle: {error!r}") from error
+    except (LookupError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"damaged pickle: {type(error).__name__}") from error
     return Outline(machine.stack[-1] if machine.stack else None, frozenset(machine.names))
+
+
+class _Bounded:
+    """A stream of which no more is read than a pickle may have, whatever lengths it declares."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._left = MOST_PICKLE_BYTES
+
+    def read(self, size: int) -> bytes:
+        self._take(size)
+        return self._stream.read(size)
+
+    def readline(self) -> bytes:
+        line = self._stream.readline(_LONGEST_LINE)
+        self._take(len(line))
+        return line
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def _take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise ValueError("the pickle is too large to be read without loading it")
 
 
 class _Machine:
@@ -213,6 +241,8 @@ class _Machine:
 
     def _stack_global(self, argument: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
+        if not (isinstance(name, str) and isinstance(module, str)):
+            raise ValueError("damaged pickle: a name that is no text")  # text of anything else may be without end
         self._import(f"{module}.{name}")
 
     def _inst(self, argument: Any) -> None:

@@ -11,6 +11,9 @@ from registry_export.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_LONGEST, _END = 2000, 300
+"""Characters of a refusal, and how many of them are its end."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -41,7 +44,10 @@ class Place:
     def error(self, what: str) -> ConfigurationError:
         """The refusal of what stands here, ready to be raised."""
         place = str(self)
-        return ConfigurationError(f"{place}: {what}" if place else what)
+        text = f"{place}: {what}" if place else what
+        if len(text) > _LONGEST:  # somebody pasted a file into a tag
+            text = f"{text[: _LONGEST - _END]} … {text[-_END:]}"
+        return ConfigurationError(text)
 
 
 def among(value: str, choices: Iterable[str]) -> str:

@@ -52,7 +52,7 @@ def read_answer(ended: Ended, work: Path, limits: Limits) -> Answer:
         raise ChildError(f"Its answer is larger than {ANSWER_BYTES} bytes.")
     try:
         answer = msgspec.json.decode(path.read_bytes(), type=Answer)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ChildError("Its answer cannot be read.") from error
     if answer.failure is not None:
         raise _raised(answer.failure, limits)

@@ -61,6 +61,11 @@ def _pip_settings() -> dict[str, str]:
         lines = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return {}
+    return read_pip_settings(lines)
+
+
+def read_pip_settings(lines: str) -> dict[str, str]:
+    """Read the lines `section.key='value'`; a stronger section's value wins."""
     by_section: dict[str, dict[str, str]] = {section: {} for section in _SECTIONS}
     for line in lines.splitlines():
         key, _, value = line.partition("=")
@@ -74,5 +79,5 @@ def _unquoted(value: str) -> str:
     try:
         with PARSER:
             return str(ast.literal_eval(value))
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         return value

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -39,6 +39,9 @@ _WATCH_SECONDS = 0.05
 _log = logging.getLogger(__name__)
 
 
+_T = TypeVar("_T")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came home from a child.
@@ -58,6 +61,17 @@ class Outcome:
     peak_bytes: int
     cpu_seconds: float = 0.0
     imported: tuple[str, ...] = ()
+
+    def of(self, kind: type[_T]) -> _T:
+        """Return the answer as a record.
+
+        Raises:
+            ChildError: It is none: the code that answered was not ours.
+        """
+        try:
+            return msgspec.convert(self.value, kind)
+        except (msgspec.ValidationError, RecursionError) as error:
+            raise ChildError(f"Its answer cannot be understood: {error}.") from error
 
 
 class ChildPool:

@@ -72,6 +72,8 @@ SHARED = Preparation(
 )
 """What every child would import itself: the functions that children are called for, and the formats."""
 
+_LONGEST_LINE = 1024 * 1024
+
 START_SECONDS = 300.0
 """How long a toolchain may take to be imported, and a parent to answer."""
 
@@ -228,8 +230,13 @@ class Lines:
             if not data:
                 raise ConnectionResetError
             self._buffer += data
+            if len(self._buffer) > _LONGEST_LINE:
+                raise ConnectionResetError
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return msgspec.json.decode(line, type=kind)
+        try:
+            return msgspec.json.decode(line, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # not the parent's own words
+            raise ConnectionResetError from None
 
     def wait(self, kind: type[_T], seconds: float) -> _T:
         """Return the next message; none in time counts as a broken connection."""

@@ -29,6 +29,7 @@ from registry_export.manifest.files import combined_digest, file_records, sha256
 from registry_export.manifest.provenance import reproduce_command
 from registry_export.manifest.signature import SIGNATURE
 from registry_export.manifest.statement import STATEMENT, contradicts, statement_of
+from registry_export.parsing import read_bounded
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -217,12 +218,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = path.read_bytes()
+        manifest = msgspec.json.decode(read_bounded(path), type=Manifest)
     except OSError as error:
         raise ArtifactError(f"{folder.name} has no {MANIFEST}.", remedy="Export it again.") from error
-    try:
-        manifest = msgspec.json.decode(content, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{MANIFEST} of {folder.name} is damaged: {error}.", remedy="Export it again.") from error
     if manifest.schema_version > SCHEMA_VERSION:
         raise ArtifactError(
@@ -254,7 +253,7 @@ def verify_files(folder: Path, manifest: Manifest | None = None) -> Manifest:
     remedy = "The export is torn or was changed; export it again."
     for record in (*manifest.files, *manifest.beside):
         path = folder / record.path
-        if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+        if not _is_file_in(folder, path):
             raise ArtifactError(f"{manifest.variant}: {record.path} is missing.", remedy=remedy)
         if path.stat().st_size != record.size_bytes or sha256_of(path) != record.sha256:
             raise ArtifactError(f"{manifest.variant}: {record.path} is not the file that was verified.", remedy=remedy)
@@ -266,6 +265,13 @@ def verify_files(folder: Path, manifest: Manifest | None = None) -> Manifest:
     if combined_digest(manifest.files) != manifest.sha256:
         raise ArtifactError(f"{manifest.variant}: the digest in {MANIFEST} is not that of its files.", remedy=remedy)
     return manifest
+
+
+def _is_file_in(folder: Path, path: Path) -> bool:
+    try:
+        return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+    except OSError:  # a name longer than any file's
+        return False
 
 
 def _is_inside(name: str) -> bool:

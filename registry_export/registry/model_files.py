@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import yaml
 
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import SourceError
+from registry_export.parsing import json_of, read_bounded, yaml_of
 from registry_export.registry.signature import read_signature
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _OF_THE_LOGGING = frozenset({"artifact_path", "model_id", "model_uuid", "run_id", "utc_time_created"})
 """Entries of an MLmodel file that say where and when the model was logged, and nothing of the model."""
+
+_MOST_MLMODEL_BYTES = 4 * 1024**2
+_MOST_EXAMPLE_BYTES = 256 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,18 @@ def read_model(folder: Path) -> ModelFiles:
 
 def _digest(document: Mapping[str, Any]) -> str:
     said = {str(name): value for name, value in document.items() if name not in _OF_THE_LOGGING}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+    try:
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SourceError(
+            f"The model's MLmodel file holds keys that are no text: {error}.", remedy="Log the model again."
+        ) from error
 
 
 def _document(path: Path) -> Mapping[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        document = yaml_of(read_bounded(path, _MOST_MLMODEL_BYTES).decode())
+    except ValueError as error:
         raise SourceError(f"The model's MLmodel file is not YAML: {error}", remedy="Log the model again.") from error
     if not isinstance(document, Mapping):
         raise SourceError("The model's MLmodel file holds no mapping.", remedy="Log the model again.")
@@ -106,7 +114,11 @@ def _code_paths(folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> tuple
 
 def _inside(folder: Path, name: str) -> Path | None:
     """Resolve a path that an MLmodel file names; None when it leaves the folder."""
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+        path.is_dir()
+    except (OSError, ValueError):  # no name of a file at all
+        return None
     return path if path.is_relative_to(folder.resolve()) else None
 
 
@@ -118,8 +130,8 @@ def _example(folder: Path, info: Any, interface: Interface | None, notes: list[s
         notes.append("The model names an input example, but its file is missing.")
         return None
     try:
-        content = _decoded(path.read_bytes())
-    except ValueError as error:
+        content = _decoded(read_bounded(path, _MOST_EXAMPLE_BYTES))
+    except (OSError, ValueError) as error:
         notes.append(f"The input example cannot be read: {error}.")
         return None
     if info.get("params") and isinstance(content, Mapping):
@@ -134,8 +146,8 @@ def _decoded(text: bytes) -> Any:
     """Decode JSON: pictures as text are megabytes. Only Python's own decoder takes the NaN that Python writes."""
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return json.loads(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return json_of(text)
 
 
 def _arrays(content: Any, kind: str, interface: Interface | None) -> Example | None:

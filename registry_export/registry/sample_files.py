@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry_export.errors import SamplesError
-from registry_export.parsing import PARSER
+from registry_export.parsing import NO_ARRAY, PARSER
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+_MOST_BYTES = 4_000_000_000
+"""Of all arrays of an archive, which a few kilobytes may pretend to be."""
 
 
 def read_arrays(path: Path, place: str) -> dict[str, NDArray[np.generic]]:
@@ -28,12 +31,17 @@ def read_arrays(path: Path, place: str) -> dict[str, NDArray[np.generic]]:
 
     remedy = "Write it with numpy.savez(path, input_name=array, ...)."
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > _MOST_BYTES:
+                raise ValueError(f"unpacked it is larger than {_MOST_BYTES / 1e9:.0f} GB")
         with PARSER:
             content = np.load(path, allow_pickle=False)
             arrays = {"": content} if isinstance(content, np.ndarray) else dict(content)
     except FileNotFoundError as error:
         raise SamplesError(f"The samples {place} do not exist.") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, *NO_ARRAY) as error:
         raise SamplesError(f"The samples {place} are no NumPy archive: {error}.", remedy=remedy) from error
     if not arrays:
         raise SamplesError(f"The samples {place} hold no array.", remedy=remedy)

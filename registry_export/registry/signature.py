@@ -43,7 +43,7 @@ def read_signature(signature: Any, path: Path) -> Interface | None:
     try:
         inputs = _tensors(_fields(signature["inputs"]), "input")
         outputs = _tensors(_fields(signature.get("outputs")), "output")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SourceError(
             f"The signature in {path.name} cannot be understood: {error!r}.",
             remedy="Log the model again with a signature from mlflow.models.infer_signature.",

@@ -34,5 +34,5 @@ def from_json(text: str | bytes) -> ExportReport:
     """
     try:
         return msgspec.json.decode(text, type=ExportReport)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"report.json is damaged: {error}.", remedy="Export the version again.") from error

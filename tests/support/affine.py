@@ -87,6 +87,15 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(folder))
 
 
+@contextmanager
+def installed(folder: Path) -> Iterator[None]:
+    """Install it as `install` does, while this lasts."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not folder.exists():
+            install(folder, patch)
+        yield
+
+
 def result(variant: str = "affine", status: Status = Status.VERIFIED, **changes: Any) -> TargetResult:
     metrics = Metrics(max_abs_diff=2.4e-07, max_rel_diff=3e-05, cosine=1.0, snr_db=128.0)
     verification = Verification(
