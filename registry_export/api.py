@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from registry_export.config import (
+    TARGETS_TAG,
     is_artifact_uri,
     load_configuration,
     missing_rule,
@@ -25,7 +26,7 @@ from registry_export.publishing import read_report
 from registry_export.recorded import MANUAL, Request, VerificationRequest, run_recorded, verify_recorded
 from registry_export.registry import Registry
 from registry_export.scratch import Scratch
-from registry_export.settings import Settings
+from registry_export.settings import CONFIG_NAME, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,10 +115,18 @@ class Session:
             version=info,
             targets=chosen,
             asked=asked,
+            targets_from=self._targets_from(asked, tags),
             samples=own_samples or (rule.samples if rule else None),
             tolerance=tolerance or (rule.tolerance if rule else None),
             setup=requested_setup(rule, tags, str(ref)),
         )
+
+    def _targets_from(self, asked: str, tags: Mapping[str, str]) -> str:
+        if asked:
+            return "--target"
+        if tags.get(TARGETS_TAG, "").strip():
+            return f"the tag {TARGETS_TAG}"
+        return self.configuration.source or f"the default rule, because no {CONFIG_NAME} was found"
 
     def verification(self, model_uri: str, targets: str | Sequence[str] | None) -> VerificationRequest:
         """Look up what is to be verified again, and with which samples and tolerance: those of the rule behind it.
@@ -241,7 +250,8 @@ def plan(model_uri: str, targets: str | Sequence[str] | None = None) -> ExportPl
         model = session.registry.download(request.version.ref, folder)
         checkpoint = read_checkpoint(model, session.formats, request.setup)
         samples = bool(request.samples or checkpoint.files.example)
-        return plan_export(checkpoint.format, request.targets, session.formats, samples=samples)
+        planned = plan_export(checkpoint.format, request.targets, session.formats, samples=samples)
+        return replace(planned, targets_from=request.targets_from)
 
 
 def page_of(tracking_uri: str, ref: ModelVersionRef) -> str:

@@ -55,12 +55,21 @@ class PlannedTarget:
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """Everything that would be run. `steps` holds each step after the one it reads from."""
+    """Everything that would be run.
+
+    Attributes:
+        source_format: What the checkpoint is.
+        source_kind: What its loader yields.
+        steps: By name, each after the one it reads from.
+        targets: What is to be made.
+        targets_from: What asked for these targets: a file of rules, a tag, the command; empty: the caller knows.
+    """
 
     source_format: str
     source_kind: str
     steps: Mapping[str, Step]
     targets: tuple[PlannedTarget, ...]
+    targets_from: str = ""
 
     def way(self, last: str) -> tuple[Step, ...]:
         """Return the steps of a route, from the source on, by the name of its last."""

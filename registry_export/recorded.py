@@ -48,6 +48,7 @@ class Request:
         samples: Absolute path or artifact URI; None: the input example.
         tolerance: None: the precision's default.
         setup: How the checkpoint becomes the model to export.
+        targets_from: What asked for the targets: `--target`, the tag, or the file of the rules.
     """
 
     version: VersionInfo
@@ -56,6 +57,7 @@ class Request:
     samples: str | None
     tolerance: Tolerance | None
     setup: ModelSetup
+    targets_from: str = ""
 
 
 def run_recorded(

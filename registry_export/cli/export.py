@@ -150,6 +150,7 @@ def _print_report(report: ExportReport, page: str) -> None:
 
 def _print_plan(planned: ExportPlan) -> None:
     click.echo(f"source: {planned.source_format} ({planned.source_kind})")
+    click.echo(f"targets from: {planned.targets_from}")
     rows = [_plan_row(planned, target) for target in planned.targets]
     print_table(("target", "runs", "else"), rows)
     for target in planned.targets:

@@ -98,7 +98,9 @@ def test_python_gets_the_report(digits):
 
 def test_a_plan_names_the_way_and_why_there_is_none(digits, capsys):
     assert run("plan", digits.uri, "--target", "torchscript") == 0
-    assert "pytorch -> torchscript" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "pytorch -> torchscript" in shown
+    assert "targets from: --target" in shown
     assert run("plan", digits.uri, "--target", "torchscript", "--json") == 0
     assert json.loads(capsys.readouterr().out)["source_format"] == "pytorch"
 
@@ -106,14 +108,18 @@ def test_a_plan_names_the_way_and_why_there_is_none(digits, capsys):
 def test_the_models_tag_and_then_the_rules_say_which_targets(digits, mlflow_server, capsys):
     Path("registry-export.yaml").write_text("rules: [{models: cli-*, targets: [torchscript: {freeze: true}]}]")
     assert run("plan", digits.uri) == 0
-    assert "torchscript-" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "torchscript-" in shown
+    assert f"targets from: {Path('registry-export.yaml').resolve()}" in shown
     import mlflow
 
     client = mlflow.MlflowClient(mlflow_server.uri)
     client.set_registered_model_tag("cli-digits", "registry_export.targets", "exported_program")
     try:
         assert run("plan", digits.uri) == 0
-        assert "exported_program" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "exported_program" in shown
+        assert "targets from: the tag registry_export.targets" in shown
         client.set_registered_model_tag("cli-digits", "registry_export.targets", "bogus")
         assert run("plan", digits.uri) == 2
         assert "registry_export.targets" in capsys.readouterr().err
