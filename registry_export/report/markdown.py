@@ -43,7 +43,7 @@ def _lines(report: ExportReport) -> Iterator[str]:
     yield f"Trigger `{report.trigger}`, {time_text(report.created_at) or 'time unknown'}."
     if report.source is not None:
         source = report.source
-        what = f"{source.flavor or source.format}, {size_text(source.size_bytes)}"
+        what = f"{source.flavor or source.format}, {size_text(source.checkpoint_bytes or source.size_bytes)}"
         yield f"Source: {what}, sha256 of all its files `{source.sha256}`."
         if source.evidence:
             yield f"Verified with {evidence_text(source.evidence)}. {escaped(noise_text(source.noise))}".rstrip()

@@ -325,3 +325,12 @@ def test_what_is_said_of_a_target_has_another_digest_where_it_says_something_els
     result = affine.result()
     assert result_digest(replace(result, **change)) != result_digest(result)
     assert result_digest(replace(result, required=False, reused=True)) == result_digest(result)
+
+
+@pytest.mark.parametrize("write", [to_html, to_markdown])
+def test_the_checkpoints_size_is_that_of_what_is_loaded_and_not_of_its_example_too(write):
+    source = replace(REPORT.source, size_bytes=7_654_321, checkpoint_bytes=4_321_000)
+    text = write(replace(REPORT, source=source))
+    assert "4.3 MB" in text
+    assert "7.7 MB" not in text
+    assert "7.7 MB" in write(replace(REPORT, source=replace(source, checkpoint_bytes=0))), "older reports have one size"
