@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -25,6 +26,7 @@ from tests.peers.environments import FOLDER, folder_of
 RESULTS = FOLDER / "results.json"
 _ROUNDS = int(os.environ.get("ROUNDS", "3"))
 _TIMEOUT_S = 900.0
+_ERROR = re.compile(r"[\w.]+(Error|Exception)\b")
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def _turn(entry: Entry, result: Result, binaries: Path, folder: Path) -> None:
     seconds, after = time.perf_counter() - began, os.times()
     made = sorted(folder.glob(entry.file))
     if done.returncode or not made:
-        result.said = _last_words(done.stdout + done.stderr)
+        logs = [log.read_text(errors="replace") for log in folder.rglob("*.log")]  # where Navigator says why
+        result.said = _last_words("\n".join([done.stdout, done.stderr, *logs]))
         return
     result.seconds.append(seconds)
     result.cpu_seconds.append(
@@ -181,10 +184,10 @@ def _olive_run(folder: Path) -> dict[str, object]:
 
 
 def _last_words(text: str) -> str:
-    """Return the last line that names an error, or the last one."""
+    """Return the error that a text names most often, and of these the last; without one the last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    named = [line for line in lines if "Error" in line or "error" in line]
-    return ((named or lines)[-1:] or ["nothing"])[0][:300]
+    named = [line for line in lines if _ERROR.match(line)]
+    return (sorted(named, key=named.count)[-1:] or lines[-1:] or ["nothing"])[0][:300]
 
 
 def median(values: Sequence[float]) -> float:
