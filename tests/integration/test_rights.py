@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
+import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,6 @@ from registry_export.entities import ModelVersionRef
 from registry_export.ledger import JobState, Ledger
 from registry_export.settings import Settings
 from registry_export.worker import run_worker
-from tests.support.killable import KillableWorker
 from tests.support.planted_versions import PlantedVersions, planted_versions
 from tests.support.recipes import Rights, blocks
 from tests.support.server import MlflowServer
@@ -79,21 +80,29 @@ class Place:
     def work(self, log: str, **environment: str) -> str:
         """Run a worker until nothing is left to do, look at its processes meanwhile, and return its log."""
         self.rules("1.0e-5" if log == "first.log" else "2.0e-5")
-        with KillableWorker(self.environment() | environment, self.folder / log, ("--once",)) as worker:
-            watching = threading.Thread(target=self._watch, args=(worker,))
-            watching.start()
-            worker.process.wait(120)
-            watching.join()
-        return worker.log
+        settings = {name: value for name, value in {**os.environ, **self.environment(), **environment}.items() if value}
+        path = self.folder / log
+        command = [sys.executable, "-m", "registry_export.cli", "worker", "--once"]
+        with path.open("wb") as stream:
+            worker = subprocess.Popen(command, env=settings, stdout=stream, stderr=stream)
+        try:
+            deadline = time.monotonic() + 180
+            while worker.poll() is None:
+                assert time.monotonic() < deadline, path.read_text()
+                self._look_at(worker.pid)
+                time.sleep(0.1)
+        finally:
+            worker.kill()
+            worker.wait()
+        return path.read_text()
 
-    def _watch(self, worker: KillableWorker) -> None:
-        while worker.alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                self.seen.append(" ".join(psutil.Process(worker.process.pid).cmdline()))
-            for process in worker.family():
+    def _look_at(self, pid: int) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker = psutil.Process(pid)
+            self.seen.append(f"{worker.cmdline()}")
+            for process in worker.children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     self.seen.append(f"{process.cmdline()} {process.environ()}")
-            time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +195,7 @@ def test_a_tag_that_may_not_be_removed_reads_as_none(place, promoted, monkeypatc
     assert "registry_export.error" in place.versions.client.get_model_version(ref.name, ref.version).tags
 
 
-def test_a_user_who_may_only_read_is_told_so_in_one_sentence(place, ledger, monkeypatch, caplog):
+def test_a_user_who_may_only_read_is_told_so_in_one_sentence(place, promoted, ledger, monkeypatch, caplog):
     ref = place.versions.register("unwritable")
     place.promote(ref)
     place.rules()

@@ -3,7 +3,8 @@
 The tables may live in MLflow's database, whose `alembic_version` is MLflow's. `versions/` holds one revision a file, in
 a row without branches, and they lead forward only. Workers of the version before go on working while a newer one
 migrates, so a revision adds what they may leave out (a column that is nullable or has a default in the database) and
-takes nothing away that they use.
+takes nothing away that they use. SQLite adds columns in place. Alembic's batch mode, for what SQLite cannot, makes
+a table anew from what it reads back: it loses AUTOINCREMENT, by which no job's number is given twice.
 """
 
 from __future__ import annotations
