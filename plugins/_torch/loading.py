@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import sysconfig
 import tarfile
+import traceback
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -115,15 +117,40 @@ def _unpickle(path: Path) -> Any:
             remedy="Log the model with code_paths=[...] that hold it, put it beside registry-export.yaml, or "
             "install it where the worker runs.",
         ) from error
-    except AttributeError as error:
-        raise SourceError(
+    except Exception as error:
+        refusal = _refusal(path, error)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def _refusal(path: Path, error: Exception) -> SourceError | None:
+    """Say what went wrong in reading a file; None where nothing is known of it."""
+    said = str(error).split(". ")[0].rstrip(".")
+    if place := _place_in_other_code(error):
+        return SourceError(
+            f"{path.name} runs its author's code when loaded, which raised {type(error).__name__}: {said} ({place}).",
+            remedy="Correct that code, or log the model with code_paths=[...] that hold it as it was then.",
+        )
+    if isinstance(error, AttributeError):
+        return SourceError(
             f"{path.name} needs code that is not here: {error}.",
             remedy="Log the model with code_paths=[...] that hold its class in this version.",
-        ) from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise SourceError(
-            f"{path.name} cannot be read: {str(error).split('. ')[0].rstrip('.')}.", remedy="Log the model again."
-        ) from error
+        )
+    if isinstance(error, (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, zipfile.BadZipFile)):
+        return SourceError(f"{path.name} cannot be read: {said}.", remedy="Log the model again.")
+    return None
+
+
+def _place_in_other_code(error: Exception) -> str:
+    """Return file, line and function of the innermost code that is neither ours nor Python's nor installed."""
+    installed = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    ours = str(Path(__file__).parents[1])
+    place = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if not frame.filename.startswith((*installed, ours, "<frozen ")):
+            place = f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
+    return place
 
 
 def _pickle_module(folder: Path) -> ModuleType:

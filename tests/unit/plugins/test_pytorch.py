@@ -150,6 +150,25 @@ def test_a_damaged_file_is_an_error_of_the_checkpoint(tmp_path):
         PyTorch().load(path, NOTHING)
 
 
+class RaisesWhenLoaded(nn.Module):
+    raised: Exception
+
+    def __setstate__(self, state):
+        raise self.raised
+
+
+@pytest.mark.parametrize(
+    "raised", [RuntimeError("no channels"), AttributeError("no channels"), TypeError("no channels")]
+)
+def test_what_the_authors_code_raises_is_told_as_theirs_and_with_its_place(raised, tmp_path, monkeypatch):
+    path = save(RaisesWhenLoaded(), tmp_path)
+    monkeypatch.setattr(RaisesWhenLoaded, "raised", raised, raising=False)
+    with pytest.raises(SourceError) as refused:
+        PyTorch().load(path, NOTHING)
+    place = r"\(test_pytorch\.py, line \d+, in __setstate__\)"
+    refused.match(rf"runs its author's code .* raised {type(raised).__name__}: no channels {place}\. Correct that code")
+
+
 def test_missing_code_names_the_module(tmp_path, monkeypatch):
     path = save(models.DictOutput(), tmp_path)
     path.write_bytes(path.read_bytes().replace(b"tests.models", b"absent.model"))
