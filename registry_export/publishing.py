@@ -42,6 +42,7 @@ LONGEST_DESCRIPTION = 5000
 """Characters that MLflow's tables hold; PostgreSQL refuses more."""
 
 _LONGEST_ERROR = 2000
+_LARGEST_METRIC = 1e300
 _REPORT = f"{EXPORTS_FOLDER}/report.json"
 
 _log = logging.getLogger(__name__)
@@ -287,8 +288,8 @@ def _metrics(results: tuple[TargetResult, ...]) -> dict[str, float]:
             "convert_seconds": result.convert_seconds,
         }
         for name, value in values.items():
-            if value is not None and math.isfinite(value):
-                metrics[f"{result.variant}/{name}"] = float(value)
+            if value is not None and abs(value) < math.inf:  # compares whole numbers that no float can hold, too
+                metrics[f"{result.variant}/{name}"] = float(max(-_LARGEST_METRIC, min(value, _LARGEST_METRIC)))
     return metrics
 
 

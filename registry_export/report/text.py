@@ -34,11 +34,14 @@ _EVIDENCE = {
 }
 
 
+_LARGEST = 10**30
+
+
 def size_text(size_bytes: int | None) -> str:
     """Write a size in decimal units: `44.7 MB`, `812 kB`, `312 B`."""
     if size_bytes is None:
         return MISSING
-    size, unit = float(size_bytes), 0
+    size, unit = float(max(-_LARGEST, min(size_bytes, _LARGEST))), 0  # a report that was read may say anything
     # Rounding must not make "1000 kB" of 999,999 bytes.
     while round(size) >= _THOUSAND and unit < len(_UNITS) - 1:
         size, unit = size / _THOUSAND, unit + 1

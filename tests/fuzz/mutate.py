@@ -7,7 +7,6 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 
-_MOST_BYTES = 64 * 1024
 _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _NUMBERS = (
     b"0", b"-0", b"-1", b"1", b"127", b"128", b"255", b"256", b"65536", b"2147483647", b"2147483648", b"-2147483649",
@@ -37,9 +36,13 @@ class Mutator:
         seeds: Valid inputs.
         rng: Decides.
         words: What may stand in such inputs: keys, magic numbers.
+        most_bytes: How long an input may become.
     """
 
-    def __init__(self, seeds: Sequence[bytes], rng: random.Random, words: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self, seeds: Sequence[bytes], rng: random.Random, words: Sequence[bytes] = (), most_bytes: int = 64 * 1024
+    ) -> None:
+        self._most_bytes = most_bytes
         self._seeds, self._rng = list(seeds), rng
         self._pieces = (*_PIECES, *words)
         self._ways: tuple[Callable[[bytes], bytes], ...] = (
@@ -52,7 +55,7 @@ class Mutator:
         """Make the next input: one of the seeds, spoiled in one to five ways."""
         data = self._rng.choice(self._seeds)
         for _ in range(self._rng.choice((1, 1, 1, 2, 3, 5))):
-            data = self._rng.choice(self._ways)(data)[:_MOST_BYTES]
+            data = self._rng.choice(self._ways)(data)[: self._most_bytes]
         return data
 
     def _at(self, data: bytes) -> int:

@@ -78,6 +78,7 @@ class Parser:
         allowed: What it may raise.
         make: Makes valid inputs; may use the folder that `prepare` was given.
         words: What may stand in inputs.
+        most_bytes: How long they may become: PyYAML takes a millisecond for a kilobyte.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Parser:
     allowed: tuple[type[Exception], ...]
     make: Callable[[Path], Sequence[bytes]]
     words: Sequence[bytes] = ()
+    most_bytes: int = 64 * 1024
     seeds: Sequence[bytes] = field(default=(), init=False)
 
     def prepare(self, folder: Path) -> None:
@@ -470,7 +472,7 @@ _JSON_WORDS = (
 )
 
 PARSERS = (
-    Parser("rules", _configuration, (ConfigurationError,), lambda _: _CONFIGURATIONS, _RULE_WORDS),
+    Parser("rules", _configuration, (ConfigurationError,), lambda _: _CONFIGURATIONS, _RULE_WORDS, 4096),
     Parser(
         "targets", lambda d: parse_targets(_text(d), "--target", FORMATS), (ConfigurationError,), lambda _: _TARGETS
     ),
@@ -484,10 +486,17 @@ PARSERS = (
     ),
     Parser("pip", lambda d: read_pip_settings(_text(d)), (), lambda _: _PIP),
     Parser(
-        "mlmodel", _mlmodel, (SourceError,), _mlmodels, (b"flavors:", b"signature:", b'"type": "array"', b'"items":')
+        "mlmodel",
+        _mlmodel,
+        (SourceError,),
+        _mlmodels,
+        (b"flavors:", b"signature:", b'"type": "array"', b'"items":'),
+        4096,
     ),
     Parser("example", _example, (SourceError,), _examples, (b'"inputs":', b'"data":', b'"columns":')),
-    Parser("recognition", _recognition, (RegistryExportError,), _recognisable, (b"data: ", b"artifacts:", b"path:")),
+    Parser(
+        "recognition", _recognition, (RegistryExportError,), _recognisable, (b"data: ", b"artifacts:", b"path:"), 4096
+    ),
     Parser("huggingface", _hugging_face, (), _configs, (b'"weight_map":', b'"model_type":')),
     Parser("manifest", _manifest, (ArtifactError,), _manifests, _JSON_WORDS),
     Parser("statement", _statement, (ArtifactError,), _statements, _JSON_WORDS),

@@ -53,7 +53,9 @@ def _run(parser: Parser, inputs: int, seed: int, fresh: bool) -> int:
         refused = 0
         while done < inputs and failures < _MOST_FAILURES:
             chunk = min(_CHUNK, inputs - done)
-            mutator = Mutator(parser.seeds, random.Random(f"{seed}:{parser.name}:{done}"), parser.words)
+            mutator = Mutator(
+                parser.seeds, random.Random(f"{seed}:{parser.name}:{done}"), parser.words, parser.most_bytes
+            )
             for position in range(chunk):
                 said = feed(parser, data := mutator.make())
                 refused += said == ""
