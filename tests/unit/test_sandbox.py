@@ -13,10 +13,11 @@ from registry_export.entities import Interface
 from registry_export.errors import ChildError, SandboxError
 from registry_export.format import Toolchain
 from registry_export.inference import Origin
-from registry_export.isolation import ChildPool, Limits, check_within, left_open, seccomp
+from registry_export.isolation import ChildPool, Limits, check_within, left_open, reached_by_children, seccomp
 from registry_export.isolation.leavings import check_leavings
 from registry_export.model_setup import ModelSetup
 from registry_export.scratch import remove_tree
+from tests.support.signing_keys import key_pair
 from tests.unit.stub_formats import PyTorch
 
 PLAIN = Toolchain("plain", ("json",))
@@ -37,6 +38,24 @@ def test_a_child_reads_what_its_call_names_and_nothing_beside_it(pool, tmp_path)
     asked = {name: str(tmp_path / name / "file") for name in ("given", "hidden")}
     value = pool.call(PLAIN, HERE + "read", asked, tmp_path / "work", reads=(tmp_path / "given",)).value
     assert value == {"given": "given", "hidden": "PermissionError"}
+
+
+def test_a_signing_key_that_a_worker_takes_can_be_neither_read_nor_named_by_a_child(pool, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    private, _ = key_pair(tmp_path)
+    monkeypatch.setenv("REGISTRY_EXPORT_SIGNING_KEY", str(private))
+    monkeypatch.setenv("REGISTRY_EXPORT_SIGNING_KEY_PASSWORD", "tops3cret")
+    assert reached_by_children(private) is None
+    assert pool.call(PLAIN, HERE + "read", {"key": str(private)}, tmp_path / "work").value == {"key": "PermissionError"}
+    known = str(pool.call(PLAIN, HERE + "environment", {}, tmp_path / "work").value)
+    assert "PATH" in known
+    assert not any(secret in known for secret in (str(private), "tops3cret", "SIGNING"))
+
+
+def test_what_is_said_to_be_within_a_childs_reach_is(pool, tmp_path):
+    place = Path(os.__file__)
+    assert reached_by_children(place) is not None
+    assert pool.call(PLAIN, HERE + "read", {"file": str(place)}, tmp_path).value["file"] != "PermissionError"
 
 
 def test_a_child_writes_where_its_call_says_and_changes_nothing_that_it_was_given(pool, tmp_path):
