@@ -16,6 +16,7 @@ _HDF5 = (".h5", ".hdf5")
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _STATE = re.compile(r'^model_checkpoint_path:\s*"(?P<path>[^"]+)"', re.MULTILINE)
 _KERAS_2 = re.compile(rb"(?<!/)layer_with_weights-\d+/")
+_MOST_STATE_BYTES = 64 * 1024
 
 
 def is_weights(path: Path) -> bool:
@@ -44,13 +45,19 @@ def checkpoint_index(folder: Path) -> Path | None:
     if not folder.is_dir():
         return None
     state = folder / "checkpoint"
-    named = _STATE.search(state.read_text(errors="replace")) if state.is_file() else None
+    named = _STATE.search(_beginning(state)) if state.is_file() else None
     if named is not None:
         index = folder / f"{Path(named['path']).name}.index"
         if index.is_file():
             return index
     found = sorted(folder.glob("*.index"))
     return found[-1] if found else None
+
+
+def _beginning(path: Path) -> str:
+    """Read where the newest checkpoint stands; whatever is called so may be anything, of any size."""
+    with path.open("rb") as file:
+        return file.read(_MOST_STATE_BYTES).decode(errors="replace")
 
 
 def require_values(prefix: Path) -> None:
@@ -74,4 +81,7 @@ def is_keras_2_weights(index: Path) -> bool:
 
     The index is a sorted table whose keys stand in it as they are, each without what it shares with the one before.
     """
-    return _KERAS_2.search(index.read_bytes()) is not None
+    if index.stat().st_size == 0:
+        return False  # nothing can be mapped
+    with index.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return _KERAS_2.search(mapped) is not None

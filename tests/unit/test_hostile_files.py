@@ -28,6 +28,7 @@ from registry_export.report import from_json
 from registry_export.tensors import read_tensors, write_tensors
 from registry_export_plugins._coreml.package import Package
 from registry_export_plugins._mxnet.files import read_symbol
+from registry_export_plugins._tensorflow.files import checkpoint_index, is_keras_2_weights
 from registry_export_plugins._torch import pickles
 from registry_export_plugins._torch.archives import Content, content_of
 from registry_export_plugins._torch.files import hugging_face_folder, shards_of
@@ -242,3 +243,13 @@ def test_a_symbol_of_mxnet_with_strange_numbers_is_refused_or_read(tmp_path):
     path.write_bytes(DEEP)
     with pytest.raises(SourceError, match="MXNet symbol"):
         read_symbol(path)
+
+
+def test_a_file_called_checkpoint_may_be_of_any_size(tmp_path):
+    with (tmp_path / "checkpoint").open("wb") as file:
+        file.write(b'model_checkpoint_path: "cp-2"\n')
+        file.truncate(1 << 40)
+    for name in ("cp-1.index", "cp-2.index", "cp-3.index"):
+        (tmp_path / name).touch()
+    assert checkpoint_index(tmp_path).name == "cp-2.index"
+    assert not is_keras_2_weights(tmp_path / "cp-2.index")
