@@ -7,6 +7,8 @@ chained with ``raise ... from``. :func:`to_record` turns any of them into the ``
 
 from __future__ import annotations
 
+import errno
+import tempfile
 from typing import ClassVar
 
 from registry_export.entities import ErrorRecord
@@ -172,8 +174,31 @@ class StaleLeaseError(LedgerError):
     """A worker tried to settle a job whose lease is another worker's by now."""
 
 
+class DiskFullError(RegistryExportError):
+    """No space is left where temporary files are: nobody's fault but this machine's, and another one may do."""
+
+    stage = "Disk"
+    transient = True
+
+
 class ExportCancelledError(RegistryExportError):
     """A person stopped the export."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def full_disk(error: BaseException) -> DiskFullError | None:
+    """Return what is to be said where an exception, or what caused it, is a full disk of this machine."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return DiskFullError(
+                f"No space is left for temporary files ({tempfile.gettempdir()}).",
+                remedy="Free some, or set TMPDIR to another disk.",
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def to_record(error: BaseException, step: str = "") -> ErrorRecord:

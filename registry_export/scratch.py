@@ -20,6 +20,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from registry_export.errors import full_disk
+
 _PREFIX = "registry-export-"
 _NAME = re.compile(rf"\.?{_PREFIX}[a-z0-9_]{{8}}")
 _LOCK, _FILES = ".lock", "files"
@@ -39,6 +41,7 @@ class Scratch:
         path: The folder to work in; empty, and nobody else's.
 
     Raises:
+        DiskFullError: There is no space for it.
         OSError: It cannot be made there.
     """
 
@@ -53,10 +56,10 @@ class Scratch:
                 if self._lock is not None:
                     self.path.mkdir(mode=0o700)
                     break
-            except OSError:  # the disk is full, say
+            except OSError as error:
                 self.remove()
                 remove_tree(self._root)
-                raise
+                raise full_disk(error) or error from error
         else:
             raise FileNotFoundError(f"What is made in {self._root.parent} is removed at once.")
         _held.add(self)

@@ -22,7 +22,13 @@ from registry_export.entities import (
     TargetResult,
     Verification,
 )
-from registry_export.errors import ExportCancelledError, RegistryExportError, VerificationError, to_record
+from registry_export.errors import (
+    DiskFullError,
+    ExportCancelledError,
+    RegistryExportError,
+    VerificationError,
+    to_record,
+)
 from registry_export.findings import (
     calibration_notes,
     one_sided,
@@ -66,6 +72,7 @@ def export_targets(
 
     Raises:
         ExportCancelledError: A person stopped it.
+        DiskFullError: No target can be made on this machine now.
     """
     makers = _Makers.of(bench, source, plan, reference, judged)
     # A thread for each target costs nothing: it waits in the queue, or for a step that another one runs.
@@ -196,7 +203,7 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
             step = run.result(route)
             end.seconds = step.seconds  # its own, whoever ran it, and without what it is made from
             result = replace(_described(blank, step), precision=precision_of(run, step), one_sided=one_sided(run, step))
-    except ExportCancelledError:
+    except (DiskFullError, ExportCancelledError):
         raise
     except RegistryExportError as error:
         return replace(blank, error=to_record(error), path=path), None
@@ -204,7 +211,7 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
         with bench.step("verify", variant) as end:
             verification = proven(_verify(bench, run, route, variant, step, reference), result)
             end.outcome = verification.status
-    except ExportCancelledError:
+    except (DiskFullError, ExportCancelledError):
         raise
     except RegistryExportError as error:
         record = to_record(error, "Verify")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -15,12 +16,14 @@ from registry_export.errors import (
     ChildError,
     ChildKilledError,
     ChildOutOfMemoryError,
+    DiskFullError,
     RegistryExportError,
 )
 from registry_export.isolation.limits import Limits
 from registry_export.isolation.protocol import ANSWER_BYTES, ANSWER_FILE, LOG_FILE, Answer, Ended, Failure
 
 _LOG_LINES = 20
+_FULL = os.strerror(errno.ENOSPC)
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 
 _OF_CHILDREN = (
@@ -74,6 +77,8 @@ def _raised(failure: Failure, limits: Limits) -> RegistryExportError:
     """Build the exception that a child's failure stands for, with the child's traceback as its cause."""
     if failure.type in ("MemoryError", "bad_alloc") or "can't allocate memory" in failure.message:
         error: RegistryExportError = out_of_memory(limits, "An allocation in it failed")
+    elif _FULL in failure.message:
+        error = DiskFullError("No space was left for what it writes.", remedy="Free some where TMPDIR is.")
     else:
         kind = getattr(errors, failure.type, None)
         if isinstance(kind, type) and issubclass(kind, _OF_CHILDREN):

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import psutil
 
 from registry_export.errors import (
+    ChildCrashedError,
     ChildError,
     ChildKilledError,
+    DiskFullError,
     ExportCancelledError,
     RegistryExportError,
 )
@@ -35,6 +38,8 @@ TRIES = 3
 """So many times something is begun that somebody kills: by then it is likely to be why."""
 
 _WATCH_SECONDS = 0.05
+_NO_SPACE = 1 << 20
+"""Bytes: on a disk with fewer, a child that left without an answer could not write it."""
 
 _log = logging.getLogger(__name__)
 
@@ -138,7 +143,7 @@ class ChildPool:
         folders = (work, *writes)
         disk = limits.disk(work)
         if not disk:
-            raise ChildError(f"No space is left on the disk of {work.parent}.", remedy="Set TMPDIR to another disk.")
+            raise DiskFullError(f"No space is left on the disk of {work.parent}.", remedy="Set TMPDIR to another disk.")
         room = Room(tuple(map(str, reads)), tuple(map(str, folders)), disk, limits.cpu_s)
         call = Call(function, msgspec.to_builtins(arguments), str(work), limits.memory, room)
         (work / ANSWER_FILE).unlink(missing_ok=True)
@@ -155,7 +160,12 @@ class ChildPool:
             raise ChildKilledError(f"The warm parent of {toolchain.name} ended during a call.") from error
         finally:
             self._release(parent)
-        answer = read_answer(ended, work, limits)
+        try:
+            answer = read_answer(ended, work, limits)
+        except ChildCrashedError as error:
+            if psutil.disk_usage(str(work)).free < _NO_SPACE:
+                raise DiskFullError("No space was left for its answer.", remedy="Free some where TMPDIR is.") from error
+            raise
         check_leavings(folders, disk)
         seconds = time.monotonic() - started
         return Outcome(answer.value, answer.warnings, seconds, ended.peak_bytes, ended.cpu_seconds, answer.imported)

@@ -14,6 +14,7 @@ from registry_export.errors import (
     RegistryError,
     RegistryExportError,
     RegistryUnavailableError,
+    full_disk,
 )
 
 _CLIENT_DEFAULTS: Mapping[str, str] = {
@@ -88,12 +89,15 @@ def registry_calls(doing: str, server: str) -> Iterator[None]:
         raise translate(error, doing, server) from error
 
 
-def translate(error: Exception, doing: str, server: str) -> RegistryError:
+def translate(error: Exception, doing: str, server: str) -> RegistryExportError:
     """Return the error of the tree that stands for an exception of MLflow or of an artifact store.
 
     Exceptions are told apart by what they carry (`error_code`, an HTTP response) and not by class:
     artifact stores bring classes of their own, which cannot all be imported here.
     """
+    full = full_disk(error)
+    if full is not None:
+        return full
     code = str(getattr(error, "error_code", ""))
     status = _http_status(error)
     said = _reason(error, code)

@@ -18,6 +18,7 @@ from registry_export.errors import (
     RegistryExportError,
     RegistryUnavailableError,
     StaleLeaseError,
+    full_disk,
 )
 from registry_export.exports import variants_named
 from registry_export.isolation import ChildPool
@@ -117,9 +118,12 @@ class JobRunner:
         except RegistryExportError as error:
             self._settle_failure(job, error, heartbeat.verdict)
         except Exception as error:
-            # A mistake of ours or of a plugin must not take the worker down with it, and is not hidden either.
-            _logger.exception("%s: job %d", job.model_version, job.id)
-            self._settle_failure(job, RegistryExportError(f"{type(error).__name__}: {error}"), heartbeat.verdict)
+            full = full_disk(error)
+            if full is None:
+                # A mistake of ours or of a plugin must not take the worker down with it, and is not hidden either.
+                _logger.exception("%s: job %d", job.model_version, job.id)
+            told = full or RegistryExportError(f"{type(error).__name__}: {error}")
+            self._settle_failure(job, told, heartbeat.verdict)
 
     def _export(self, job: Job) -> None:
         parts = self._parts

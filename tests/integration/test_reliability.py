@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 
-from registry_export.ledger import JobState, Ledger
+from registry_export.ledger import JobState
 from tests.support import planted
-from tests.support.killable import KillableWorker
 from tests.support.nursery import Nursery
-from tests.support.outbox import empty_outbox_of
 from tests.support.planted_versions import planted_versions
 from tests.support.proxy import HANG, PASS, Proxy
 from tests.support.server import MlflowServer
+from tests.support.site import site_in, switched
 from tests.support.worker import until
-
-RULES = """
-rules:
-  - models: "{name}"
-    promotions: {{aliases: [champion]}}
-    targets: [{targets}]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -50,71 +38,10 @@ def nursery():
         yield nursery
 
 
-class Site:
-    """One promotion's surroundings: rules, a ledger, and a folder for the temporary files of its workers."""
-
-    def __init__(self, versions, nursery, server, folder, scratch):
-        self.nursery, self.versions, self.folder, self.scratch = nursery, versions, folder, scratch
-        self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
-        self.ledger.migrate()
-        self.environment = {
-            "MLFLOW_TRACKING_URI": server.uri,
-            "REGISTRY_EXPORT_OUTBOX_URI": server.database_uri,
-            "REGISTRY_EXPORT_LEDGER_URI": f"sqlite:///{folder / 'ledger.db'}",
-            "REGISTRY_EXPORT_CONFIG": str(folder / "rules.yaml"),
-            "REGISTRY_EXPORT_LATENCY": "off",
-            "TMPDIR": str(scratch),
-        }
-
-    def promote(self, name, targets="planted"):
-        self.wants(name, targets)
-        ref = self.versions.register(name)
-        self.versions.client.set_registered_model_alias(name, "champion", ref.version)
-        return ref
-
-    def wants(self, name, targets):
-        (self.folder / "rules.yaml").write_text(RULES.format(name=name, targets=targets))
-
-    def end_leases(self):
-        """Let the minute pass for which a claim holds when its worker is silent."""
-        with self.ledger.database.write() as connection:
-            connection.exec_driver_sql("UPDATE registry_export_jobs SET lease_expires_at_ms = 1 WHERE lease <> ''")
-
-    def worker(self, *arguments, log="worker.log", parameters=None, ledger=None, **environment):
-        return KillableWorker(
-            self.nursery, self.environment | environment, self.folder / log, arguments, parameters, ledger
-        )
-
-    def runs(self, ref):
-        """Return the version's export runs by their status."""
-        client = self.versions.client
-        experiment = client.get_experiment_by_name(ref.name).experiment_id
-        runs = client.search_runs([experiment], f"tags.`registry_export.model_version` = '{ref.version}'")
-        return {
-            status: [r.info.run_id for r in runs if r.info.status == status] for status in {r.info.status for r in runs}
-        }
-
-    def job(self):
-        (job,) = self.ledger.list()
-        return job
-
-    def converting(self, worker, late=False):
-        """Return the children of the worker that are in the folder of a conversion to `planted_late`, or to any."""
-        found = []
-        for child in worker.children():
-            with contextlib.suppress(psutil.Error):  # it ended
-                held = "start_late" in str(child.parent().cmdline())
-                found += [child] if "/steps/work" in child.cwd() and (held or not late) else []
-        return found
-
-
 @pytest.fixture
 def site(versions, nursery, server, tmp_path):
-    with tempfile.TemporaryDirectory(prefix="scratch-") as scratch:  # short: sockets lie in there
-        site = Site(versions, nursery, server, tmp_path, Path(scratch))
+    with site_in(tmp_path, versions, nursery, server) as site:
         yield site
-        site.ledger.dispose()
-    empty_outbox_of(server.database_uri)
 
 
 def test_the_next_worker_leaves_nothing_of_one_that_was_killed_in_mid_export(site):
@@ -217,15 +144,6 @@ def test_the_run_of_an_attempt_that_was_killed_counts_no_more(site, server):
 
 
 # Somebody kills a child.
-
-
-@contextlib.contextmanager
-def switched(name):
-    planted.switch(name)
-    try:
-        yield
-    finally:
-        planted.switch(name, on=False)
 
 
 def test_a_child_that_somebody_kills_costs_its_step_and_no_target(site):

@@ -27,6 +27,8 @@ class KillableWorker:
         arguments: Those of `registry-export worker`.
         parameters: Those of `run_worker`; the command is not used where there are any.
         ledger: Those of its `Ledger`, likewise.
+        disk_kb: How large the disk of its temporary folder is; 0: as it is.
+        clock_s: By how much its clock is wrong.
     """
 
     def __init__(
@@ -37,6 +39,8 @@ class KillableWorker:
         arguments: Sequence[str] = (),
         parameters: Mapping[str, Any] | None = None,
         ledger: Mapping[str, Any] | None = None,
+        disk_kb: int = 0,
+        clock_s: float = 0.0,
     ) -> None:
         self._nursery = nursery
         self._request = {
@@ -45,6 +49,8 @@ class KillableWorker:
             "arguments": list(arguments),
             "parameters": dict(parameters or {}),
             "ledger": dict(ledger or {}),
+            "disk_kb": disk_kb,
+            "clock_s": clock_s,
         }
         self._log = log
 

@@ -7,6 +7,7 @@ the log when the process has ended.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -14,9 +15,12 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+_NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000
 
 
 class Nursery:
@@ -78,7 +82,13 @@ def _serve() -> None:
 
 
 def _run(
-    environment: dict[str, str], log: str, arguments: list[str], parameters: dict[str, Any], ledger: dict[str, Any]
+    environment: dict[str, str],
+    log: str,
+    arguments: list[str],
+    parameters: dict[str, Any],
+    ledger: dict[str, Any],
+    disk_kb: int,
+    clock_s: float,
 ) -> None:
     """Be the process: the command `registry-export worker`, or `run_worker` where there are parameters for it."""
     os.setsid()
@@ -90,6 +100,11 @@ def _run(
     os.environ.update(environment)
     # What PYTHONPATH adds is added by a start of Python.
     sys.path[:0] = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    if disk_kb:
+        _mount_small_disk(environment["TMPDIR"], disk_kb)
+    if clock_s:
+        right = time.time
+        time.time = lambda: right() + clock_s
     try:
         if not parameters and not ledger:
             from registry_export.cli import main
@@ -112,6 +127,20 @@ def _run(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _mount_small_disk(folder: str, kilobytes: int) -> None:
+    """Put a disk of its own on a folder, for this process and what it starts alone."""
+    user, group = os.getuid(), os.getgid()
+    kinds = _NEW_MOUNTS if user == 0 else _NEW_MOUNTS | _NEW_USER
+    if ctypes.CDLL(None, use_errno=True).unshare(kinds) != 0:
+        raise OSError(ctypes.get_errno(), "No namespace of its own can be had here.")
+    if user != 0:
+        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+            Path("/proc/self", name).write_text(text)
+    private = [["mount", "--make-rprivate", "/"], ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder]]
+    for command in private:
+        subprocess.run(command, check=True)
 
 
 def main() -> None:

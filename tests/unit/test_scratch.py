@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from registry_export.errors import DiskFullError
 from registry_export.scratch import Scratch, remove_held, sweep
 
 HOLDING = """
@@ -118,6 +119,6 @@ def test_a_disk_that_is_full_costs_no_folder(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskFullError, match="No space is left"):
         Scratch(tmp_path)
     assert not list(tmp_path.iterdir())
