@@ -51,8 +51,14 @@ def pulled(site, ref, folder):
 # The store.
 
 
-@pytest.mark.parametrize("treatment", [REFUSE, CUT])
-@pytest.mark.parametrize("failing", [1, 3, 5])
+@pytest.mark.parametrize(
+    ("treatment", "failing"),
+    [
+        (REFUSE, 3),
+        (CUT, 1),
+        *(pytest.param(*rest, marks=pytest.mark.slow) for rest in [(REFUSE, 1), (REFUSE, 5), (CUT, 3), (CUT, 5)]),
+    ],
+)
 def test_a_store_that_fails_half_way_leaves_nothing_that_is_handed_out_as_whole(
     site, server, tmp_path, treatment, failing
 ):
@@ -87,7 +93,7 @@ def test_a_store_that_fails_half_way_leaves_nothing_that_is_handed_out_as_whole(
 # The disk.
 
 
-@pytest.mark.parametrize("kilobytes", [8, 40, 64])
+@pytest.mark.parametrize("kilobytes", [40, *(pytest.param(size, marks=pytest.mark.slow) for size in (8, 64))])
 def test_a_full_disk_costs_an_attempt_and_no_target(site, kilobytes):
     ref = site.promote(f"full-{kilobytes}")
     with site.worker(parameters={"once": True}, disk_kb=kilobytes) as worker:
@@ -105,6 +111,7 @@ def test_a_full_disk_costs_an_attempt_and_no_target(site, kilobytes):
 # The clocks.
 
 
+@pytest.mark.slow
 def test_workers_whose_clocks_are_two_hours_apart_keep_and_lose_their_leases_by_the_databases(site):
     ref = site.promote("clocks", "planted_late")
     lease = {"lease_s": 2.0, "poll_s": 0.1}

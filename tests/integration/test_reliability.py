@@ -57,6 +57,7 @@ def test_the_next_worker_leaves_nothing_of_one_that_was_killed_in_mid_export(sit
     assert site.job().state is JobState.RUNNING, "it waits for the end of its lease"
 
 
+@pytest.mark.slow
 def test_a_worker_leaves_the_folders_of_another_that_works_beside_it(site):
     site.promote("beside", "planted: {fault: hang}")
     with site.worker() as first:
@@ -161,6 +162,7 @@ def test_a_child_that_somebody_kills_costs_its_step_and_no_target(site):
     assert site.job().attempt == 1
 
 
+@pytest.mark.slow
 def test_a_child_that_is_killed_every_time_is_a_failure_with_its_reason(site):
     ref = site.promote("killed-always", "planted_late, planted")
     with site.worker() as worker, switched("held"):
