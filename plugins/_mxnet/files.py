@@ -6,6 +6,7 @@ Source of both formats: https://github.com/apache/mxnet/tree/v1.9.x (src/ndarray
 from __future__ import annotations
 
 import ast
+import math
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -209,7 +210,9 @@ class _Reader:
         if number == _BFLOAT16 or not 0 <= number < len(_DTYPES):
             raise UnsupportedModelError(f"{file} holds an array of MXNet's type {number}, which NumPy has not.")
         dtype = np.dtype(_DTYPES[number])
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
+        if min(shape, default=0) < 0 or count * dtype.itemsize > len(self._data) - self._at:
+            raise ValueError("it ends inside of an array")
         array = np.frombuffer(self._data, dtype, count, self._at).reshape(shape)
         self._at += count * dtype.itemsize
         return array

@@ -27,7 +27,7 @@ from registry_export.registry.sample_files import read_arrays
 from registry_export.report import from_json
 from registry_export.tensors import read_tensors, write_tensors
 from registry_export_plugins._coreml.package import Package
-from registry_export_plugins._mxnet.files import read_symbol
+from registry_export_plugins._mxnet.files import read_parameters, read_symbol
 from registry_export_plugins._tensorflow.files import checkpoint_index, is_keras_2_weights
 from registry_export_plugins._torch import pickles
 from registry_export_plugins._torch.archives import Content, content_of
@@ -253,3 +253,12 @@ def test_a_file_called_checkpoint_may_be_of_any_size(tmp_path):
         (tmp_path / name).touch()
     assert checkpoint_index(tmp_path).name == "cp-2.index"
     assert not is_keras_2_weights(tmp_path / "cp-2.index")
+
+
+@pytest.mark.parametrize("shape", [(1 << 62, 1 << 62), (-1,), (1 << 40,), (1 << 32, 1 << 32)])
+def test_an_array_of_mxnet_that_is_larger_than_its_file_is_refused(tmp_path, shape):
+    head = struct.pack("<QQQ", 0x112, 0, 1) + struct.pack("<IiI", 0xF993FAC9, 0, len(shape))
+    path = tmp_path / "net-0000.params"
+    path.write_bytes(head + struct.pack(f"<{len(shape)}q", *shape) + struct.pack("<iii", 1, 0, 0) + b"x" * 64)
+    with pytest.raises(SourceError, match="is torn: it ends inside of an array"):
+        read_parameters(path)
