@@ -143,8 +143,9 @@ def _outbox(settings: Settings) -> Iterator[Finding]:
         return
     reader = OutboxReader(settings.outbox_uri)
     if not reader.exists():
-        said = "The hook has made no table: no server with the plugin has started on this database yet."
-        yield Finding("outbox", NOTE, said, "Install registry-export where `mlflow server` runs, and start it anew.")
+        said = "The hook has made no table: it does so when a server with the plugin sees the first promotion."
+        remedy = "Where there were promotions, install registry-export beside `mlflow server` and start that anew."
+        yield Finding("outbox", NOTE, said, remedy)
         return
     waiting = len(reader.read(_MANY))
     reader.delete(())
