@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -95,8 +94,8 @@ def translate(error: Exception, doing: str, server: str) -> RegistryExportError:
     Exceptions are told apart by what they carry (`error_code`, an HTTP response) and not by class:
     artifact stores bring classes of their own, which cannot all be imported here.
     """
-    full = full_disk(error)
-    if full is not None:
+    told = OSError(errno.ENOSPC, "") if _NO_SPACE.search(str(error)) and _http_status(error) is None else error
+    if (full := full_disk(told)) is not None:
         return full
     code = str(getattr(error, "error_code", ""))
     status = _http_status(error)
@@ -111,11 +110,6 @@ def translate(error: Exception, doing: str, server: str) -> RegistryExportError:
             f"Could not {doing}: {_without_user(server)} refused it ({said}).",
             remedy=f"Give the worker's user {right} on the registered model and its experiment "
             "(MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN).",
-        )
-    if status is None and _NO_SPACE.search(f"{error!r} {said}"):
-        return RegistryUnavailableError(
-            f"Could not {doing}: no space is left on the disk of {tempfile.gettempdir()}.",
-            remedy="Free some, or set TMPDIR to another disk.",
         )
     if _is_transient(error, code, status):
         return RegistryUnavailableError(

@@ -24,7 +24,7 @@ def with_response(error, status):
 def test_a_full_disk_of_this_machine_is_not_blamed_on_the_server(error, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     told = translate(error, "download net/1", "http://mlflow:5000")
-    assert told.message == f"Could not download net/1: no space is left on the disk of {tmp_path}."
+    assert told.message == f"No space is left for temporary files ({tmp_path})."
     assert "TMPDIR" in told.remedy
     assert told.transient
 
