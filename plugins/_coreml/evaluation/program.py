@@ -67,6 +67,8 @@ def _block(package: Package, message: Any, release: int) -> Block:
     steps: list[Step] = []
     for operation in message.operations:
         if operation.type == "const":
+            if len(operation.outputs) != 1:
+                raise VerificationError(f"A constant of the program has {len(operation.outputs)} names instead of one.")
             constants[operation.outputs[0].name] = constant(package, operation.attributes["val"])
         else:
             step = _step(package, operation, release)
