@@ -44,6 +44,7 @@ COREML = Toolchain(
     else ("google.protobuf", "numpy"),
     late=ours("_coreml.runner", "_coreml.structure", "_coreml.evaluation.runner"),
     exercise=f"{__package__}._coreml.package:messages",
+    resource="macos",
 )
 """What reads a package."""
 

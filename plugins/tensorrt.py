@@ -34,6 +34,7 @@ TENSORRT = Toolchain(
     name="tensorrt",
     modules=installed(MODULE, "onnx"),
     late=ours("_tensorrt.convert", "_tensorrt.engine", "_onnx.opsets"),
+    resource="cuda",
 )
 """TensorRT or TensorRT-RTX; importing them starts nothing on a GPU, so a child may be forked."""
 

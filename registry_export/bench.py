@@ -19,7 +19,8 @@ from registry_export.entities import Target, Tolerance, Verification
 from registry_export.errors import RegistryExportError, SandboxError
 from registry_export.format import DYNAMIC_DIMENSIONS, Format
 from registry_export.inference import Origin
-from registry_export.isolation import ChildPool, check_within, left_open
+from registry_export.isolation import check_within, left_open
+from registry_export.pools import Pool
 from registry_export.reference import Reference, ReferenceRequest
 from registry_export.reporter import SILENT, Reporter
 from registry_export.schedule import verifying
@@ -52,7 +53,7 @@ class Bench:
     """
 
     formats: Mapping[str, Format]
-    pool: ChildPool
+    pool: Pool
     work: Path
     tolerance: Tolerance | None = None
     reporter: Reporter = SILENT

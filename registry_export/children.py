@@ -6,38 +6,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from registry_export.admission import Admission
-from registry_export.costs import Expectations
+from registry_export.costs import Expectations, StepCost
 from registry_export.errors import ChildKilledError, StepTooLargeError
 from registry_export.format import Toolchain
-from registry_export.isolation import TRIES, ChildPool, Limits, Outcome
+from registry_export.isolation import TRIES, Limits, Outcome
+from registry_export.pools import Pool
 from registry_export.reporter import ChildRun, Reporter
 from registry_export.scratch import remove_tree
 from registry_export.starts import Starts
-
-
-class Children(Protocol):
-    """Whoever runs functions in children: a pool, or one that waits for a place first."""
-
-    @property
-    def limits(self) -> Limits:
-        """What a child may use where a call says nothing else."""
-        ...
-
-    def call(
-        self,
-        toolchain: Toolchain,
-        function: str,
-        arguments: Mapping[str, Any],
-        work: Path,
-        limits: Limits | None = None,
-        reads: Sequence[Path] = (),
-        writes: Sequence[Path] = (),
-    ) -> Outcome:
-        """Run a function in a fresh child, as `ChildPool.call` does."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +36,7 @@ class PlacedChildren:
         effort: As for `Expectations.of`.
     """
 
-    pool: ChildPool
+    pool: Pool
     queue: Admission
     starts: Starts
     expected: Expectations
@@ -125,7 +104,8 @@ class PlacedChildren:
         with self.queue.place(seconds, cost.peak_bytes, self.pool.cancelled) as core:
             began = time.monotonic()
             try:
-                outcome = self.pool.call(toolchain, function, arguments, work, limits, reads, writes)
+                expected = StepCost(seconds, cost.peak_bytes, cost.times)
+                outcome = self.pool.call(toolchain, function, arguments, work, limits, reads, writes, expected)
             finally:
                 ended = time.monotonic()
                 # What comes before the call itself is the start of its toolchain.

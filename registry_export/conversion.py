@@ -16,13 +16,13 @@ from typing import Any
 
 import msgspec
 
-from registry_export.children import Children
 from registry_export.discovery import discover_formats, format_named
 from registry_export.entities import Description, Dimension, Interface, OptionValue, TensorSpec
 from registry_export.errors import ConversionError, RegistryExportError, SourceError
 from registry_export.format import DYNAMIC_DIMENSIONS, ConversionRequest, ConversionResult, Format
 from registry_export.graph import ExportPlan, Step
 from registry_export.inference import Origin, one_line
+from registry_export.pools import Children
 from registry_export.tensors import read_tensors
 
 _LARGE = 256 << 20

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from registry_export.children import Children
 from registry_export.divergence import Place, locate
 from registry_export.entities import Divergence, Hop, Rung, Status, Tolerance, Verification, WorstElement
-from registry_export.errors import ExportCancelledError, RegistryExportError
+from registry_export.errors import ENDS_THE_EXPORT, RegistryExportError
 from registry_export.format import Format
 from registry_export.inference import Origin, RungFiles
 from registry_export.isolation import Limits
+from registry_export.pools import Children
 from registry_export.reference import Reference
 from registry_export.tracing import Trace, Traced, TraceRequest
 from registry_export.verification import verify
@@ -71,7 +71,7 @@ class Diagnosis:
         rung, files = found
         try:
             divergence = self._explain(verification, rung, files, way, precision)
-        except ExportCancelledError:
+        except ENDS_THE_EXPORT:
             raise
         except (RegistryExportError, MemoryError, OSError, ValueError) as error:
             sentence = f"The search for the first place where it goes wrong ended early: {error}"
@@ -124,7 +124,7 @@ class Diagnosis:
             toolchain = self.formats[artifact.format].toolchain
             try:
                 found = verify(self.pool, toolchain, artifact, only, tolerance, self._work(), precision)
-            except ExportCancelledError:
+            except ENDS_THE_EXPORT:
                 raise
             except RegistryExportError as error:
                 yield Hop(conversion, None, str(error))

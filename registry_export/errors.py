@@ -118,6 +118,16 @@ class StepTooLargeError(ChildError):
     """A step needs more memory than this machine has, and was not begun."""
 
 
+class ClusterError(ChildError):
+    """A cluster cannot run a step, or cannot bring home what it made."""
+
+
+class ClusterUnavailableError(ClusterError):
+    """A cluster's scheduler, all of its workers, or the store between them and us did not answer."""
+
+    transient = True
+
+
 class SandboxError(ChildError):
     """A rule demands walls around a checkpoint that this system does not have."""
 
@@ -183,6 +193,10 @@ class DiskFullError(RegistryExportError):
 
 class ExportCancelledError(RegistryExportError):
     """A person stopped the export."""
+
+
+ENDS_THE_EXPORT = (ExportCancelledError, ClusterUnavailableError, DiskFullError)
+"""What is no fault of the step in which it shows: whoever lives with a step's error lets these pass."""
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

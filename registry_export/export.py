@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from registry_export.admission import Admission
 from registry_export.bench import Bench, now, run_reference
 from registry_export.checkpoint import Checkpoint, read_checkpoint
 from registry_export.costs import Expectations, StepCosts
@@ -26,10 +27,10 @@ from registry_export.errors import ExportCancelledError, RegistryExportError
 from registry_export.format import Format
 from registry_export.graph import ExportPlan, PlannedTarget, Step, plan_export
 from registry_export.inference import Origin
-from registry_export.isolation import ChildPool
 from registry_export.ledger import KnownExports
 from registry_export.manifest import Signer, combined_digest, export_key, file_records, tool_versions, write_artifact
 from registry_export.model_setup import NO_SETUP, ModelSetup
+from registry_export.pools import Pool
 from registry_export.publishing import publish, publish_failure
 from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
@@ -51,7 +52,7 @@ def export_model_version(
     trigger: str,
     registry: Registry,
     formats: Mapping[str, Format],
-    pool: ChildPool,
+    pool: Pool,
     samples: str | None = None,
     tolerance: Tolerance | None = None,
     setup: ModelSetup = NO_SETUP,
@@ -94,7 +95,8 @@ def export_model_version(
     """
     try:
         with Scratch() as work:
-            bench = Bench(formats, pool, work, tolerance, reporter, latency=latency)
+            queue = Admission(pool.cores, pool.available_bytes)
+            bench = Bench(formats, pool, work, tolerance, reporter, latency=latency, queue=queue)
             job = _Job(ref, targets, trigger, registry, samples, setup, force, earlier, index, costs, signer)
             return _export(job, bench)
     except RegistryExportError as error:

@@ -111,6 +111,8 @@ class Toolchain:
         exercise: `package.module:name` of a function without arguments that the parent calls after all imports, so
             that no child pays for what a framework does at its first use. It must leave no thread behind: none
             survives a fork, and a child waits for ever for a pool that is gone. Empty: there is none.
+        resource: What a machine should have for it, as Dask workers name it: `cuda`, `macos`. On a cluster its steps
+            go to a worker that has it where there is one; elsewhere the format itself says what is missing.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Toolchain:
     fallback: Toolchain | None = None
     late: tuple[str, ...] = ()
     exercise: str = ""
+    resource: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from registry_export.admission import Admission
 from registry_export.bench import Bench, now, run_reference, verify_artifact
 from registry_export.checkpoint import read_checkpoint
 from registry_export.costs import Expectations, StepCosts
@@ -26,8 +27,8 @@ from registry_export.entities import (
     worst,
 )
 from registry_export.errors import (
+    ENDS_THE_EXPORT,
     ArtifactError,
-    ExportCancelledError,
     RegistryExportError,
     VerificationError,
     to_record,
@@ -37,10 +38,10 @@ from registry_export.exports import fetch
 from registry_export.findings import proven, shown_dimensions
 from registry_export.format import Format
 from registry_export.inference import Origin
-from registry_export.isolation import ChildPool
 from registry_export.ledger import KnownExports
 from registry_export.manifest import MANIFEST, Manifest, Signer, versions_of, write_manifest
 from registry_export.model_setup import NO_SETUP, ModelSetup
+from registry_export.pools import Pool
 from registry_export.publishing import publish_verdicts, read_report
 from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
@@ -60,7 +61,7 @@ def reverify_model_version(
     *,
     registry: Registry,
     formats: Mapping[str, Format],
-    pool: ChildPool,
+    pool: Pool,
     variants: Sequence[str] = (),
     samples: str | None = None,
     tolerance: Tolerance | None = None,
@@ -100,13 +101,14 @@ def reverify_model_version(
             is, but for exports that are found torn.
     """
     with Scratch() as work:
-        bench = Bench(formats, pool, work, tolerance, reporter, latency=latency)
+        queue = Admission(pool.cores, pool.available_bytes)
+        bench = Bench(formats, pool, work, tolerance, reporter, latency=latency, queue=queue)
         job = _Job(ref, registry, tuple(variants), samples, setup, index, costs, signer)
         report = _published(job)
         intact, results = _check_files(job, bench, _chosen(job, report))
         try:
             report, judged = _judge(job, bench, report, intact) if intact else (report, {})
-        except ExportCancelledError:
+        except ENDS_THE_EXPORT:
             raise
         except RegistryExportError:
             if results:
@@ -239,7 +241,7 @@ def _judge_one(bench: Bench, stored: _Stored, diagnosis: Diagnosis, source: Form
             if len(result.path) <= _ONE_HOP:  # of longer paths what was made on the way is not stored
                 verification = diagnosis.explained(verification, [stored.origin], stored.precision)
             end.outcome = verification.status
-    except ExportCancelledError:
+    except ENDS_THE_EXPORT:
         raise
     except RegistryExportError as error:
         return _failed(result, error, "Verify")

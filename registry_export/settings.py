@@ -20,6 +20,7 @@ CHILD_TIMEOUT = "REGISTRY_EXPORT_CHILD_TIMEOUT"
 CHILD_MEMORY = "REGISTRY_EXPORT_CHILD_MEMORY"
 LATENCY = "REGISTRY_EXPORT_LATENCY"
 TRACE = "REGISTRY_EXPORT_TRACE"
+BLOBS = "REGISTRY_EXPORT_BLOBS"
 SIGNING_KEY = "REGISTRY_EXPORT_SIGNING_KEY"
 SIGNING_KEY_PASSWORD = "REGISTRY_EXPORT_SIGNING_KEY_PASSWORD"  # noqa: S105 - the name of a variable
 VERIFY_KEY = "REGISTRY_EXPORT_VERIFY_KEY"
@@ -43,6 +44,7 @@ class Settings:
         workspace: The MLflow workspace to work in; None where the server has no workspaces.
         latency: Whether sources and exports are timed.
         trace_folder: Where a trace of every export is written; None: nowhere.
+        blobs_uri: Artifact URI of the folder through which files go to a cluster and back; None where there is none.
         signing_key: The private key that exports are signed with; None: they are not.
         signing_key_password: Decrypts it; None where it is not encrypted.
         verify_key: The public keys of which one must have signed what is pulled or loaded; None: signatures are not
@@ -58,6 +60,7 @@ class Settings:
     workspace: str | None = None
     latency: bool = True
     trace_folder: Path | None = None
+    blobs_uri: str | None = None
     signing_key: Path | None = None
     signing_key_password: str | None = field(default=None, repr=False)
     verify_key: Path | None = None
@@ -83,6 +86,7 @@ class Settings:
             workspace=environ.get(WORKSPACE) or None,
             latency=_parse_switch(environ.get(LATENCY) or "on"),
             trace_folder=Path(environ[TRACE]).expanduser() if environ.get(TRACE) else None,
+            blobs_uri=environ.get(BLOBS) or None,
             signing_key=_key_path(environ, SIGNING_KEY),
             signing_key_password=environ.get(SIGNING_KEY_PASSWORD) or None,
             verify_key=_key_path(environ, VERIFY_KEY),

@@ -13,7 +13,7 @@ from types import TracebackType
 from registry_export.admission import Admission
 from registry_export.errors import ExportCancelledError, RegistryExportError
 from registry_export.format import Toolchain
-from registry_export.isolation import ChildPool
+from registry_export.pools import Pool
 from registry_export.reporter import ChildRun, Reporter
 
 _SECONDS = 5.0
@@ -31,7 +31,7 @@ class Starts:
         reporter: Hears of each.
     """
 
-    pool: ChildPool
+    pool: Pool
     queue: Admission
     reporter: Reporter
     _under_way: dict[str, Future[None]] = field(default_factory=dict)

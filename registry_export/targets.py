@@ -22,13 +22,7 @@ from registry_export.entities import (
     TargetResult,
     Verification,
 )
-from registry_export.errors import (
-    DiskFullError,
-    ExportCancelledError,
-    RegistryExportError,
-    VerificationError,
-    to_record,
-)
+from registry_export.errors import ENDS_THE_EXPORT, RegistryExportError, VerificationError, to_record
 from registry_export.findings import (
     calibration_notes,
     one_sided,
@@ -203,7 +197,7 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
             step = run.result(route)
             end.seconds = step.seconds  # its own, whoever ran it, and without what it is made from
             result = replace(_described(blank, step), precision=precision_of(run, step), one_sided=one_sided(run, step))
-    except (DiskFullError, ExportCancelledError):
+    except ENDS_THE_EXPORT:
         raise
     except RegistryExportError as error:
         return replace(blank, error=to_record(error), path=path), None
@@ -211,7 +205,7 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
         with bench.step("verify", variant) as end:
             verification = proven(_verify(bench, run, route, variant, step, reference), result)
             end.outcome = verification.status
-    except (DiskFullError, ExportCancelledError):
+    except ENDS_THE_EXPORT:
         raise
     except RegistryExportError as error:
         record = to_record(error, "Verify")

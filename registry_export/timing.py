@@ -10,7 +10,7 @@ import msgspec
 
 from registry_export.bench import Bench
 from registry_export.entities import Latency, Status, TargetResult, Verification
-from registry_export.errors import ExportCancelledError, RegistryExportError
+from registry_export.errors import ENDS_THE_EXPORT, RegistryExportError
 from registry_export.inference import Origin
 from registry_export.latency import TIMED, LatencyRequest
 from registry_export.reference import Reference
@@ -56,7 +56,7 @@ class _Watch:
             if not self._reference.stand_in:
                 try:
                     taken = self._take(self._source, rung, "")
-                except ExportCancelledError:
+                except ENDS_THE_EXPORT:
                     raise
                 except RegistryExportError as error:
                     self._bench.reporter.note(f"The source could not be timed: {error}")
@@ -70,7 +70,7 @@ class _Watch:
         beside = self.of_source(rung)
         try:
             taken = self._take(origin, rung, result.variant)
-        except ExportCancelledError:
+        except ENDS_THE_EXPORT:
             raise
         except RegistryExportError as error:
             return replace(result, notes=(*result.notes, f"Its latency could not be measured: {error}"))

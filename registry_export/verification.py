@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-from registry_export.children import Children
 from registry_export.comparison import compare_all, is_finite, named
 from registry_export.differences import Sums, finite
 from registry_export.entities import Rung, Status, Tolerance, Verification, worst
@@ -20,6 +19,7 @@ from registry_export.errors import RuntimeAbsentError
 from registry_export.format import Tensors, Toolchain
 from registry_export.inference import DRAWN, EDGE, Origin, RungFiles
 from registry_export.isolation import check_within
+from registry_export.pools import Children
 from registry_export.reference import Reference
 from registry_export.replay import Replay, ReplayedRung, ReplayRequest
 from registry_export.tensors import read_tensors

@@ -35,11 +35,18 @@ _HOUR_S = 3600.0
     show_envvar=True,
     help="Answer /metrics, /healthz and /readyz there; without HOST to this machine alone. Off by default.",
 )
-def worker(once: bool, hours: float | None, warm: bool, grace_s: float | None, listen: str | None) -> None:
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Run the steps on the Dask cluster of this scheduler (tcp://host:8786); by default they run here.",
+)
+def worker(
+    once: bool, hours: float | None, warm: bool, grace_s: float | None, listen: str | None, scheduler: str | None
+) -> None:
     """Export what is promoted, until stopped by Ctrl-C.
 
     Reads MLFLOW_TRACKING_URI, REGISTRY_EXPORT_OUTBOX_URI, REGISTRY_EXPORT_LEDGER_URI and
-    REGISTRY_EXPORT_CONFIG from the environment.
+    REGISTRY_EXPORT_CONFIG from the environment; with --scheduler also REGISTRY_EXPORT_BLOBS.
     """
     from registry_export.logs import log_as_a_service
     from registry_export.settings import Settings
@@ -48,7 +55,8 @@ def worker(once: bool, hours: float | None, warm: bool, grace_s: float | None, l
     settings = Settings.from_environment()
     log_as_a_service()
     every_s = None if hours is None else hours * _HOUR_S
-    run_worker(settings, once=once, reverify_s=every_s, warm=warm, grace_s=grace_s or GRACE_S, listen=listen)
+    grace_s = grace_s or GRACE_S
+    run_worker(settings, once=once, reverify_s=every_s, warm=warm, grace_s=grace_s, listen=listen, scheduler=scheduler)
 
 
 @click.command(

@@ -6,7 +6,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 import psutil
 
+from registry_export.costs import StepCost
 from registry_export.errors import (
     ChildCrashedError,
     ChildError,
@@ -31,7 +32,7 @@ from registry_export.isolation.protocol import ANSWER_FILE, Call, Ended, Started
 from registry_export.isolation.sandbox import Room
 from registry_export.isolation.warm import PARENT, START_SECONDS, Key, Lines, WarmParent, key_of
 from registry_export.isolation.watch import Watch, kill_descent
-from registry_export.machine import cores
+from registry_export.machine import available_bytes, cores
 from registry_export.scratch import Scratch
 
 TRIES = 3
@@ -79,6 +80,16 @@ class Outcome:
             raise ChildError(f"Its answer cannot be understood: {error}.") from error
 
 
+@dataclass(frozen=True)
+class Watched:
+    """What a running call is watched for: its limits, where it writes and how much, and whether it is still wanted."""
+
+    limits: Limits
+    folders: Sequence[Path]
+    disk: int
+    given_up: Callable[[], bool]
+
+
 class ChildPool:
     """Runs functions in children, each forked from the warm parent of its toolchain.
 
@@ -119,6 +130,8 @@ class ChildPool:
         limits: Limits | None = None,
         reads: Sequence[Path] = (),
         writes: Sequence[Path] = (),
+        expected: StepCost | None = None,  # noqa: ARG002  this machine's places are given by `Admission`
+        given_up: Callable[[], bool] = lambda: False,
     ) -> Outcome:
         """Run a function in a fresh child and wait for its answer.
 
@@ -130,13 +143,15 @@ class ChildPool:
             limits: In place of the pool's.
             reads: What else it may read, beside its toolchain.
             writes: Where else it may write; what is there.
+            expected: What it takes; of use where a call is placed by it.
+            given_up: Asked again and again whether this call alone is to end.
 
         Raises:
             ChildCrashedError: It ended by a signal, or left without an answer; `ChildKilledError` where somebody
                 killed it, or its parent.
             ChildTimeoutError: It ran past its time limit and was killed.
             ChildOutOfMemoryError: It went past its memory limit and was killed, or an allocation failed.
-            ExportCancelledError: `cancel` was called.
+            ExportCancelledError: `cancel` was called, or the call was given up.
             RegistryExportError: What the function itself raised; outside our tree, a `ChildError` that names it.
         """
         limits = limits or self.limits
@@ -153,7 +168,7 @@ class ChildPool:
         try:
             with parent.connect() as connection:
                 connection.sendall(message)
-                ended = self._watch(connection, limits, folders, disk)
+                ended = self._watch(connection, Watched(limits, folders, disk, given_up))
         except (ConnectionError, FileNotFoundError) as error:
             if self.cancelled.is_set():
                 raise ExportCancelledError("The export was stopped.") from error
@@ -191,9 +206,21 @@ class ChildPool:
         with self._lock:
             return tuple((p.toolchain.name, p.process.pid) for p in self._parents.values() if p.alive)
 
+    def check(self) -> None:
+        """Do nothing: this machine is there."""
+
     def walls(self, toolchain: Toolchain) -> tuple[str, ...]:
         """Name the walls that stand around a toolchain's children here; its parent is started for that."""
         return self.start(toolchain).walls
+
+    @property
+    def cores(self) -> int:
+        """The cores that are ours on this machine."""
+        return cores()
+
+    def available_bytes(self) -> int:
+        """Return the memory that could be given to processes of this machine now."""
+        return available_bytes()
 
     def cancel(self) -> None:
         """Make every running and future call raise `ExportCancelledError`; parents that still start are ended."""
@@ -208,6 +235,10 @@ class ChildPool:
             parents = [*self._starting, *self._parents.values()]
         for parent in parents:
             kill_descent(parent.process.pid)
+
+    def renew(self) -> None:
+        """Take calls again after a cancellation."""
+        self.cancelled.clear()
 
     def warm(self, toolchains: Iterable[Toolchain]) -> None:
         """Start the parents of toolchains in the background, in this order, as many at a time as there are cores.
@@ -315,21 +346,21 @@ class ChildPool:
                     self._starting.remove(parent)
         raise AssertionError("the last try returns or raises")
 
-    def _watch(self, connection: socket.socket, limits: Limits, folders: Sequence[Path], disk: int) -> Ended:
+    def _watch(self, connection: socket.socket, call: Watched) -> Ended:
         lines = Lines(connection)
         pid = lines.wait(Started, START_SECONDS).pid
-        watch = Watch(pid, limits, folders, disk)
+        watch = Watch(pid, call.limits, call.folders, call.disk)
         try:
             while (ended := lines.poll(Ended, _WATCH_SECONDS)) is None:
                 if (problem := watch.breach()) is not None:
                     with self._lock:
                         self.killed[watch.limit] += 1
-                if self.cancelled.is_set():
+                if self.cancelled.is_set() or call.given_up():
                     problem = ExportCancelledError("The export was stopped.")
                 if problem is not None:
                     kill_descent(pid)
                     lines.wait(Ended, START_SECONDS)
-                    raise with_log(problem, folders[0])
+                    raise with_log(problem, call.folders[0])
         except BaseException:
             kill_descent(pid)  # nothing runs on unwatched
             raise

@@ -3,7 +3,7 @@
 `manifest.json` lies beside the model files, and so does the `MLmodel` that lets MLflow load and serve them.
 """
 
-from registry_export.manifest.files import combined_digest, file_records, sha256_of
+from registry_export.manifest.files import combined_digest, file_records, known_digest, sha256_of
 from registry_export.manifest.mlmodel import signature_of, write_artifact, write_mlmodel
 from registry_export.manifest.provenance import export_key, reproduce_command, target_text, tool_versions, versions_of
 from registry_export.manifest.record import (
@@ -34,6 +34,7 @@ __all__ = [
     "combined_digest",
     "export_key",
     "file_records",
+    "known_digest",
     "make_manifest",
     "manifest_digest",
     "read_manifest",

@@ -42,7 +42,7 @@ def file_records(folder: Path, exclude: Collection[str] = ()) -> tuple[FileRecor
             continue
         if not path.is_file():
             raise ArtifactError(f"{relative} is not a regular file.")
-        records.append(FileRecord(relative, _known_digest(path), path.stat().st_size))
+        records.append(FileRecord(relative, known_digest(path), path.stat().st_size))
     return tuple(sorted(records, key=lambda record: record.path))
 
 
@@ -56,7 +56,7 @@ def combined_digest(records: Sequence[FileRecord]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _known_digest(path: Path) -> str:
+def known_digest(path: Path) -> str:
     """Return a file's digest, computed once: under another name, or when it is asked for again, it is the same file.
 
     What counts as the same is what the file system says of it. A digest is remembered only when the last write is

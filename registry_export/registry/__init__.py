@@ -5,6 +5,7 @@ folder. MLflow is imported inside functions, because importing it takes seconds.
 """
 
 from registry_export.registry.alias_rounds import ROUND_S, AliasRounds
+from registry_export.registry.blobs import Blobs
 from registry_export.registry.client import Registry, VersionInfo
 from registry_export.registry.connection import Claim
 from registry_export.registry.location import Location
@@ -15,6 +16,7 @@ __all__ = [
     "EXPORTS_FOLDER",
     "ROUND_S",
     "AliasRounds",
+    "Blobs",
     "Claim",
     "Location",
     "ModelFiles",

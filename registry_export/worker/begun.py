@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from registry_export.entities import ExportReport
 from registry_export.errors import ExportCancelledError, RegistryExportError, StaleLeaseError
-from registry_export.isolation import ChildPool
 from registry_export.ledger import Heartbeat, Job, Ledger
+from registry_export.pools import Pool
 from registry_export.worker.parts import LEASE_S
 
 
-def run_begun_job(ledger: Ledger, job: Job, pool: ChildPool, export: Callable[[], ExportReport]) -> ExportReport:
+def run_begun_job(ledger: Ledger, job: Job, pool: Pool, export: Callable[[], ExportReport]) -> ExportReport:
     """Run an export as a job that `Ledger.begin` or `Ledger.claim` gave, and settle it.
 
     Args:

@@ -21,9 +21,9 @@ from registry_export.errors import (
     full_disk,
 )
 from registry_export.exports import variants_named
-from registry_export.isolation import ChildPool
 from registry_export.ledger import WAITING, Heartbeat, Job, JobState
 from registry_export.outbox import STATUS_TAG
+from registry_export.pools import Pool
 from registry_export.publishing import TRIGGER_TAG, publish_failure, read_report
 from registry_export.registry import Claim, VersionInfo
 from registry_export.reporter import Reporter
@@ -60,7 +60,7 @@ class JobRunner:
         """Run one claimed job and settle it; only errors of the ledger come out of here."""
         with about_job(job):
             _logger.info("%s: attempt %d of job %d (%s)", job.model_version, job.attempt, job.id, job.trigger)
-            self._parts.pool.cancelled.clear()
+            self._parts.pool.renew()
             if self._abort.is_set():
                 self._parts.pool.cancel()
             self._began = time.monotonic()
@@ -291,7 +291,7 @@ class LogReporter(Reporter):
         pool: The pool whose cancellation is the export's.
     """
 
-    def __init__(self, ref: ModelVersionRef, pool: ChildPool) -> None:
+    def __init__(self, ref: ModelVersionRef, pool: Pool) -> None:
         self._ref = ref
         self._pool = pool
 

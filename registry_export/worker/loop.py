@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from contextlib import ExitStack
 
 from registry_export.entities import Status
-from registry_export.errors import ConfigurationError, LedgerError, RegistryExportError
-from registry_export.isolation import ChildPool, Limits
+from registry_export.errors import ClusterError, ConfigurationError, LedgerError, RegistryExportError
 from registry_export.ledger import JobState, Ledger
+from registry_export.pools import Pool
 from registry_export.reconcile import Reconciler
 from registry_export.scratch import sweep
 from registry_export.settings import OUTBOX_URI, Settings
 from registry_export.worker.job import JobRunner
 from registry_export.worker.observer import LEDGER, OUTBOX, REGISTRY
 from registry_export.worker.parts import LEASE_S, Exporter, Parts, gather_parts, worker_name
+from registry_export.worker.places import open_pool
 from registry_export.worker.reversion import Reverter, wants_reversion
 from registry_export.worker.rounds import Rounds
 from registry_export.worker.stopping import GRACE_S, stopped_by_signals
@@ -46,6 +48,7 @@ def run_worker(
     stop: threading.Event | None = None,
     export: Exporter | None = None,
     ledger: Ledger | None = None,
+    scheduler: str | None = None,
 ) -> None:
     """Export what is promoted, until stopped.
 
@@ -67,20 +70,22 @@ def run_worker(
         stop: Set it to stop after the running export, whenever that ends; for callers outside of the main thread.
         export: In place of `registry_export.export.export_model_version`.
         ledger: In place of the one that the settings name, with attempts and delays as usual.
+        scheduler: Address of the Dask scheduler on whose cluster the steps run; None: they run here.
 
     Raises:
         RegistryExportError: the configuration or the ledger is wrong; with `once`, also that something is down.
     """
     stop = stop or threading.Event()
     sweep()
-    limits = Limits(settings.child_timeout_s, settings.child_memory_bytes)
-    with ChildPool(limits) as pool, ExitStack() as running:
+    with contextlib.closing(open_pool(settings, scheduler)) as pool, ExitStack() as running:
         parts = gather_parts(settings, pool, export, ledger, lease_s)
         if listen is not None:
             parts = running.enter_context(watched(parts, stop, listen))
         worker = Worker(parts, stop, reverify_s)
-        with stopped_by_signals(worker, grace_s), pool:  # its processes are to end within the limit too
+        # Its processes are to end within the limit too.
+        with stopped_by_signals(worker, grace_s), contextlib.closing(pool):
             _announce(settings, once)
+            _look_at(pool)
             if warm:
                 pool.warm(wanted_toolchains(parts.configuration, parts.formats))
             worker.run(once=once, poll_s=poll_s, reconcile_s=reconcile_s)
@@ -183,6 +188,8 @@ class Worker:
         if reconcile_s is not None and self._reconciler.take_turn(reconcile_s):
             unsettled = self._reconciler.sweep() > 0 or unsettled
             observer.reached(REGISTRY)
+        if unsettled:
+            self._parts.pool.check()
         job = (
             self._ledger.claim(self._name, self._parts.lease_s, workspace=self._parts.workspace) if unsettled else None
         )
@@ -197,6 +204,14 @@ class Worker:
         waiting = self._ledger.list((JobState.FAILED,))
         if waiting:
             _logger.warning("%d jobs wait for their next attempt; see `registry-export jobs list`.", len(waiting))
+
+
+def _look_at(pool: Pool) -> None:
+    """Say at once what keeps steps from running; it may pass."""
+    try:
+        pool.check()
+    except ClusterError as error:
+        _logger.warning("%s", error)
 
 
 def _announce(settings: Settings, once: bool) -> None:

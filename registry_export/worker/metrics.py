@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 from registry_export.entities import ExportReport, Status
 from registry_export.errors import LedgerError
 from registry_export.format import Format
-from registry_export.isolation import ChildPool
 from registry_export.ledger import SETTLED, Census, Count, Job, JobState
+from registry_export.pools import Pool
 from registry_export.reporter import ChildRun, Reporter
 from registry_export.worker.observer import Observer
 
@@ -47,7 +47,7 @@ class Metrics(Observer):
         registry: What is to be shown.
     """
 
-    def __init__(self, formats: Collection[str] | Mapping[str, Format], pool: ChildPool, census: Census) -> None:
+    def __init__(self, formats: Collection[str] | Mapping[str, Format], pool: Pool, census: Census) -> None:
         self.registry = CollectorRegistry()
         self._formats = frozenset(formats)
         self._turned_at = time.monotonic()
@@ -201,7 +201,7 @@ class _Jobs(Collector):
 class _Children(Collector):
     """The warm parents that run, and the children that were killed."""
 
-    def __init__(self, pool: ChildPool) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     def collect(self) -> Iterator[Metric]:

@@ -16,11 +16,11 @@ from registry_export.discovery import discover_formats
 from registry_export.entities import ExportReport, ModelVersionRef, Target, Tolerance
 from registry_export.errors import ConfigurationError
 from registry_export.format import Format
-from registry_export.isolation import ChildPool
 from registry_export.ledger import Job, KnownExports, LearntCosts, Ledger, OutboxReader
 from registry_export.logs import about
 from registry_export.manifest import Signer
 from registry_export.model_setup import ModelSetup
+from registry_export.pools import Pool
 from registry_export.registry import Registry
 from registry_export.reporter import Reporter
 from registry_export.settings import Settings
@@ -42,7 +42,7 @@ class Exporter(Protocol):
         trigger: str,
         registry: Registry,
         formats: Mapping[str, Format],
-        pool: ChildPool,
+        pool: Pool,
         samples: str | None,
         tolerance: Tolerance | None,
         setup: ModelSetup,
@@ -67,7 +67,7 @@ class Verifier(Protocol):
         variants: tuple[str, ...],
         registry: Registry,
         formats: Mapping[str, Format],
-        pool: ChildPool,
+        pool: Pool,
         samples: str | None,
         tolerance: Tolerance | None,
         setup: ModelSetup,
@@ -107,7 +107,7 @@ class Parts:
     registry: Registry
     formats: Mapping[str, Format]
     configuration: Configuration
-    pool: ChildPool
+    pool: Pool
     export: Exporter
     verify: Verifier
     outbox: OutboxReader | None = None
@@ -138,7 +138,7 @@ def about_job(job: Job) -> AbstractContextManager[None]:
 
 def gather_parts(
     settings: Settings,
-    pool: ChildPool,
+    pool: Pool,
     export: Exporter | None = None,
     ledger: Ledger | None = None,
     lease_s: float = LEASE_S,

@@ -54,6 +54,7 @@ FAULTS = (
     "drifts",
     "static",
     "static_nowhere",
+    "held",
 )
 
 
@@ -77,7 +78,7 @@ def install(folder: Path) -> str:
 def switch(name: str, on: bool = True) -> None:
     """Change what children see: `accelerator` is plugged in, runtimes have `drifted`, parents start `late`.
 
-    Conversions to `planted_late` are `held`.
+    Conversions to `planted_late`, and those with the fault `held`, are `held`.
     """
     flag = _flag(name)
     flag.touch() if on else flag.unlink(missing_ok=True)
@@ -157,6 +158,8 @@ def _convert(model, output, request):
         ctypes.string_at(0)
     if fault == "hang":
         time.sleep(600)
+    if fault == "held":
+        _wait_while("held")
     if fault == "memory":
         held = []
         while True:
@@ -177,6 +180,12 @@ def _convert(model, output, request):
     np.savez(output.with_suffix(".npz"), fault=fault, scale=model["scale"], shift=model["shift"])
     output.with_suffix(".npz").rename(output)
     return ConversionResult((Attempt("the only way"),))
+
+
+def _wait_while(flag):
+    until = time.monotonic() + 60
+    while _flag(flag).exists() and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 class _Faulty(_Runner):

@@ -1,0 +1,262 @@
+"""What crosses the border to a cluster, and who may have a step; a real cluster is in `tests/integration`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from registry_export.cluster.cache import BlobCache
+from registry_export.cluster.messages import Account, Failure, Parcel, SentFile, Task, Terms, failure_of, raised
+from registry_export.cluster.parcels import Post, moved_in, moved_out
+from registry_export.cluster.roster import DaskWorker, Roster
+from registry_export.discovery import discover_formats
+from registry_export.errors import (
+    ChildCrashedError,
+    ClusterError,
+    ConversionError,
+    RuntimeAbsentError,
+    UnsupportedModelError,
+)
+from registry_export.isolation import Limits
+from registry_export.manifest import sha256_of
+from registry_export.registry import Blobs
+
+HERE = Terms({"onnx": "1.20", "numpy": "2.2"}, "Linux x86_64", ("landlock",))
+
+
+@pytest.fixture
+def post(tmp_path):
+    return Post(Blobs((tmp_path / "store").as_uri()))
+
+
+@pytest.fixture
+def granted(tmp_path):
+    """A folder with what a checkpoint may have in it."""
+    folder = tmp_path / "granted"
+    (folder / "deep" / "empty").mkdir(parents=True)
+    (folder / "weights").write_bytes(b"weights")
+    (folder / "deep" / "same").write_bytes(b"weights")
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "module.pyc").write_bytes(b"compiled")
+    return folder
+
+
+def test_files_arrive_as_they_were_and_each_content_is_stored_once(post, granted, tmp_path):
+    parcel = post.send([granted])
+    room = tmp_path / "room"
+    room.mkdir()
+    (tmp_path / "cache").mkdir()
+    BlobCache(tmp_path / "cache", 1 << 20).furnish(parcel, room, (), post.fetch)
+    there = Path(f"{room}{granted}")
+    assert (there / "weights").read_bytes() == (there / "deep" / "same").read_bytes() == b"weights"
+    assert (there / "deep" / "empty").is_dir()
+    assert not (there / "__pycache__").exists()
+    assert len(list((tmp_path / "store").iterdir())) == 1
+
+
+def test_a_link_to_what_was_not_granted_is_not_sent(post, granted, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("key")
+    (granted / "leads_out").symlink_to(secret)
+    (granted / "leads_in").symlink_to(granted / "weights")
+    sent = {file.path.rpartition("/")[2] for file in post.send([granted]).files}
+    assert sent == {"weights", "same", "leads_in"}
+
+
+def test_a_file_that_was_changed_in_the_store_is_refused(post, granted, tmp_path):
+    sent = post.send([granted / "weights"]).files[0]
+    (tmp_path / "store" / sent.sha256).write_bytes(b"forged!")
+    with pytest.raises(ClusterError, match=sent.sha256):
+        post.fetch(sent, tmp_path / "fetched")
+    assert not (tmp_path / "fetched").exists()
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "{own}/../escaped", "{own}-beside/file", "relative"])
+def test_an_answer_writes_nowhere_but_in_the_folders_of_its_call(post, granted, tmp_path, path):
+    sent = post.send([granted / "weights"]).files[0]
+    own = tmp_path / "own"
+    made = Parcel((replace(sent, path=path.format(own=own)),))
+    with pytest.raises(ClusterError, match="not the call's own"):
+        post.fetch_all(made, [own], 1 << 20)
+    with pytest.raises(ClusterError, match="not the call's own"):
+        post.fetch_all(Parcel((), (path.format(own=own),)), [own], 1 << 20)
+
+
+def test_an_answer_is_not_larger_than_its_call_may_write(post, tmp_path):
+    with pytest.raises(ClusterError, match="more files than"):
+        post.fetch_all(Parcel((SentFile(f"{tmp_path}/a", "0" * 64, 11),)), [tmp_path], 10)
+
+
+def test_paths_of_a_call_are_moved_into_its_room_and_other_texts_are_left():
+    granted = ("/work/in", "/project/code.py")
+    asked = {"path": "/work/in/a.bin", "search": ["/project"], "note": "/work/inside", "root": "/", "/work/in": 3}
+    moved = moved_in(asked, "/room", granted)
+    assert moved == {
+        "path": "/room/work/in/a.bin",
+        "search": ["/room/project"],
+        "note": "/work/inside",
+        "root": "/",
+        "/room/work/in": 3,
+    }
+    assert moved_out(moved, "/room") == asked
+    assert moved_out({"told": "cannot read /room/work/in/a.bin."}, "/room") == {"told": "cannot read /work/in/a.bin."}
+
+
+class Fetching:
+    """Writes files in place of a store, and counts."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, sent, path):
+        self.count += 1
+        path.unlink(missing_ok=True)
+        path.write_bytes(sent.path.encode())
+
+
+def lend(cache, room, name, fetch, copied=()):
+    room.mkdir()
+    path = f"/in/{name}"
+    return cache.furnish(Parcel((SentFile(path, name, len(path)),)), room, copied, fetch), room / "in" / name
+
+
+def test_a_file_is_fetched_once_and_again_when_somebody_has_written_into_it(tmp_path):
+    (tmp_path / "cache").mkdir()
+    cache, fetch = BlobCache(tmp_path / "cache", 1 << 20), Fetching()
+    lent, first = lend(cache, tmp_path / "a", "blob", fetch)
+    lend(cache, tmp_path / "b", "blob", fetch)
+    lent.check()
+    assert fetch.count == 1
+    first.chmod(0o644)
+    first.write_bytes(b"spoiled!")
+    with pytest.raises(ConversionError, match="changed its own input"):
+        lent.check()
+    _, third = lend(cache, tmp_path / "c", "blob", fetch)
+    assert third.read_bytes() == b"/in/blob"
+    assert fetch.count == 2
+
+
+def test_a_call_writes_into_copies_of_its_own(tmp_path):
+    (tmp_path / "cache").mkdir()
+    cache, fetch = BlobCache(tmp_path / "cache", 1 << 20), Fetching()
+    lent, own = lend(cache, tmp_path / "a", "blob", fetch, copied=("/in",))
+    own.write_bytes(b"mine")
+    lent.check()
+    _, other = lend(cache, tmp_path / "b", "blob", fetch)
+    assert other.read_bytes() == b"/in/blob"
+
+
+def test_the_cache_is_bounded_and_forgets_what_was_not_used_for_longest(tmp_path):
+    (tmp_path / "cache").mkdir()
+    cache, fetch = BlobCache(tmp_path / "cache", 2 * len("/in/x")), Fetching()
+    _, kept = lend(cache, tmp_path / "1", "a", fetch)
+    lend(cache, tmp_path / "2", "b", fetch)
+    lend(cache, tmp_path / "3", "a", fetch)
+    lend(cache, tmp_path / "4", "c", fetch)
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"a", "c"}
+    assert kept.read_bytes() == b"/in/a"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ChildCrashedError("It crashed."),
+        RuntimeAbsentError("No GPU.", remedy="Plug one in."),
+        UnsupportedModelError("No Foo.", step="a -> b"),
+    ],
+)
+def test_errors_come_home_as_what_they_were(error):
+    error.__cause__ = ValueError("inside")
+    home = raised(msgspec.json.decode(msgspec.json.encode(failure_of(error)), type=Failure))
+    assert (type(home), str(home), home.step) == (type(error), str(error), error.step)
+    assert "inside" in str(home.__cause__)
+
+
+def test_an_error_that_is_none_of_ours_comes_home_as_a_childs():
+    assert "SystemExit" not in type(raised(Failure("SystemExit", "no"))).__name__
+    assert str(raised(Failure("__builtins__", "no"))) == "no"
+
+
+def test_every_toolchain_can_be_sent():
+    for format_ in discover_formats().values():
+        for toolchain in (format_.toolchain, *(edge.toolchain for edge in format_.conversions)):
+            task = Task("s3://b", HERE, toolchain, "a:b", {}, "/w", (), (), Limits(), Parcel())
+            assert msgspec.json.decode(msgspec.json.encode(task), type=Task).toolchain == toolchain
+
+
+@pytest.mark.parametrize(
+    ("terms", "why"),
+    [
+        (HERE, ""),
+        (replace(HERE, tools={"onnx": "1.20"}), ""),
+        (replace(HERE, tools={**HERE.tools, "tensorrt": "10"}), ""),
+        (replace(HERE, tools={"onnx": "1.21"}), "onnx 1.21 in place of 1.20"),
+        (replace(HERE, machine="Darwin arm64"), "Darwin arm64"),
+        (replace(HERE, walls=()), "landlock"),
+    ],
+)
+def test_a_machine_is_refused_for_what_the_report_would_say_wrongly(terms, why):
+    assert why in HERE.broken_by(terms)
+    assert bool(HERE.broken_by(terms)) == bool(why)
+
+
+def roster(**workers):
+    """A roster of Dask workers by name: what each offers, and the terms that hold there."""
+    there = [DaskWorker(f"tcp://{name}", name, 1, resources) for name, (resources, _) in workers.items()]
+    accounts = {f"tcp://{name}": Account(terms, 8) for name, (_, terms) in workers.items()}
+    return Roster(lambda: there, lambda addresses: {address: accounts[address] for address in addresses}, HERE)
+
+
+MAC = Terms({"onnx": "1.20"}, "Darwin arm64")
+
+
+def test_memory_is_asked_for_where_it_is_offered_and_never_more_than_anybody_has():
+    place = roster(small=({"memory": 10}, HERE), large=({"memory": 40}, HERE)).place("", 100, "")
+    assert place.addresses == ["tcp://large"]
+    assert place.resources == {"memory": 40}
+    assert roster(plain=({}, HERE)).place("", 100, "").resources == {}
+
+
+def test_a_resource_is_asked_for_where_somebody_has_it_and_not_waited_for_where_nobody_has():
+    workers = {"plain": ({"memory": 9}, HERE), "gpu": ({"memory": 9, "cuda": 1}, HERE)}
+    place = roster(**workers).place("cuda", 1, "")
+    assert place.addresses == ["tcp://gpu"]
+    assert place.resources == {"cuda": 1, "memory": 1}
+    del workers["gpu"]
+    assert roster(**workers).place("cuda", 1, "").resources == {"memory": 1}
+
+
+def test_a_mac_runs_what_needs_macos_and_nothing_else():
+    mixed = roster(linux=({}, HERE), mac=({"macos": 1}, MAC))
+    assert mixed.place("macos", 1, "").addresses == ["tcp://mac"]
+    assert mixed.place("macos", 1, "").terms.machine == ""
+    place = mixed.place("", 1, "")
+    assert place.addresses == ["tcp://linux"]
+    assert place.named, "Dask may give the step to the Mac"
+
+
+def test_a_step_is_not_sent_to_who_has_other_versions():
+    old = replace(HERE, tools={"onnx": "1.19"})
+    mixed = roster(old=({"memory": 9}, old), new=({"memory": 9}, HERE))
+    assert mixed.place("", 1, "").addresses == ["tcp://new"]
+    assert mixed.place("", 1, "").named
+    with pytest.raises(ClusterError, match=r"old: it has onnx 1\.19 in place of 1\.20"):
+        roster(old=({"memory": 9}, old)).place("", 1, "")
+
+
+def test_a_place_is_given_up_when_nobody_is_there_for_it():
+    workers = roster(a=({}, HERE), mac=({"macos": 1}, MAC))
+    place = workers.place("", 1, "")
+    assert workers.serves(place)
+    workers.present = lambda: [DaskWorker("tcp://b", "b", 1, {})]
+    workers.ask = lambda addresses: {"tcp://b": Account(HERE, 8)}
+    assert not workers.serves(place), "it was sent to `a` by name, which is gone"
+    assert workers.serves(replace(place, named=False))
+
+
+def test_the_digest_of_a_parcel_is_the_files(post, granted):
+    sent = post.send([granted / "weights"]).files[0]
+    assert (sent.sha256, sent.size_bytes) == (sha256_of(granted / "weights"), 7)
