@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +18,18 @@ from registry_export.cluster.link import Link
 from registry_export.cluster.messages import Result, Task, raised, terms_here
 from registry_export.cluster.parcels import Post
 from registry_export.cluster.roster import Place, Roster
+from registry_export.cluster.store import Store
 from registry_export.costs import StepCost
 from registry_export.errors import (
     ChildError,
     ClusterError,
     ClusterUnavailableError,
     ExportCancelledError,
-    RegistryError,
     RegistryExportError,
 )
 from registry_export.format import Toolchain
 from registry_export.isolation import Limits, Outcome
 from registry_export.latency import TIMED
-from registry_export.registry import Blobs
 from registry_export.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -43,8 +40,6 @@ _GRACE_S = 60.0
 """How long a cluster without a worker that may have a step is waited for: a lost one may be coming back."""
 _MOST_SENDINGS = 4
 """How often a step is sent out anew because those that it was sent to are gone, or refuse it."""
-_FOLDER = re.compile(r"(\d{4}-\d{2}-\d{2})-[0-9a-f]{12}")
-_OLD = timedelta(days=2)
 _UNKNOWN = StepCost(0.0, 1_000_000_000)
 
 _log = logging.getLogger(__name__)
@@ -66,10 +61,8 @@ class ClusterPool:
         self._given = limits or Limits()
         self._link = Link(scheduler)
         self._roster = Roster(self._link.present, self._link.ask, terms_here())
-        self._store, self._tracking_uri = Blobs(store, tracking_uri), tracking_uri
+        self._store = Store(store, tracking_uri)
         self._timed_at = ""
-        self._post = self._fresh_post()
-        threading.Thread(target=self._sweep, name="registry-export-sweep", daemon=True).start()
 
     def __enter__(self) -> ClusterPool:
         return self
@@ -120,7 +113,7 @@ class ClusterPool:
             ClusterError: No Dask worker may have it, or its files cannot be brought to and fro.
             RegistryExportError: As for `ChildPool.call`; a step whose Dask workers ended one after another has crashed.
         """
-        post, own = self._post, (work, *writes)
+        post, own = self._store.post, (work, *writes)
         task = Task(
             post.blobs.uri,
             self._roster.terms,
@@ -256,7 +249,7 @@ class ClusterPool:
 
     def stop_idle(self, seconds: float) -> None:  # noqa: ARG002  Dask workers see to their own
         """Remove what the last export has left in the store."""
-        self._clear()
+        self._store.clear()
 
     def cancel(self) -> None:
         """Make every running and future call raise `ExportCancelledError`; children far away end."""
@@ -264,7 +257,7 @@ class ClusterPool:
 
     def renew(self) -> None:
         """Take the calls of the next export."""
-        self._clear()
+        self._store.clear()
         self._timed_at = ""
         self._roster.terms = replace(self._roster.terms, walls=())
         self.cancelled.clear()
@@ -277,34 +270,4 @@ class ClusterPool:
         """End what runs, and leave nothing in the store."""
         self.cancel()
         self._link.close()
-        self._clear()
-
-    def _fresh_post(self) -> Post:
-        name = f"{datetime.now(UTC):%Y-%m-%d}-{uuid.uuid4().hex[:12]}"
-        return Post(Blobs(f"{self._store.uri}/{name}", self._tracking_uri))
-
-    def _clear(self) -> None:
-        post = self._post
-        if not post.used:
-            return
-        self._post = self._fresh_post()
-        self._remove(post.blobs.uri.rpartition("/")[2])
-
-    def _sweep(self) -> None:
-        """Remove what workers that were killed have left in the store."""
-        before = f"{datetime.now(UTC) - _OLD:%Y-%m-%d}"
-        try:
-            folders = self._store.folders()
-        except RegistryError as error:
-            _log.debug("the store could not be looked through: %s", error)
-            return
-        for name in folders:
-            found = _FOLDER.fullmatch(name)
-            if found is not None and found[1] < before:
-                self._remove(name)
-
-    def _remove(self, name: str) -> None:
-        try:
-            self._store.delete(name)
-        except RegistryError as error:
-            _log.info("%s/%s is left: %s", self._store.uri, name, error)
+        self._store.clear()

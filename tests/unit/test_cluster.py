@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -12,6 +14,7 @@ from registry_export.cluster.cache import BlobCache
 from registry_export.cluster.messages import Account, Failure, Parcel, SentFile, Task, Terms, failure_of, raised
 from registry_export.cluster.parcels import Post, moved_in, moved_out
 from registry_export.cluster.roster import DaskWorker, Roster
+from registry_export.cluster.store import Store
 from registry_export.discovery import discover_formats
 from registry_export.errors import (
     ChildCrashedError,
@@ -255,6 +258,23 @@ def test_a_place_is_given_up_when_nobody_is_there_for_it():
     workers.ask = lambda addresses: {"tcp://b": Account(HERE, 8)}
     assert not workers.serves(place), "it was sent to `a` by name, which is gone"
     assert workers.serves(replace(place, named=False))
+
+
+def test_what_killed_workers_have_left_is_removed_and_what_others_use_is_not(tmp_path):
+    today = f"{datetime.now(UTC):%Y-%m-%d}-0123456789ab"
+    for name in ("2020-01-02-0123456789ab", today, "2020-01-02-models", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    store = Store(tmp_path.as_uri(), "")
+    for thread in threading.enumerate():
+        if thread.name == "registry-export-sweep":
+            thread.join(30)
+    assert {path.name for path in tmp_path.iterdir()} == {today, "2020-01-02-models", "other"}
+    (tmp_path / "other" / "sent").write_bytes(b"sent")
+    store.post.send([tmp_path / "other" / "sent"])
+    assert len(list(tmp_path.iterdir())) == 4
+    store.clear()
+    assert {path.name for path in tmp_path.iterdir()} == {today, "2020-01-02-models", "other"}
 
 
 def test_the_digest_of_a_parcel_is_the_files(post, granted):
