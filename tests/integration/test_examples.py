@@ -138,3 +138,12 @@ def test_an_example_promotes_its_model_and_predicts_with_the_exports(tracking_ur
     assert "registry_export.status: verified" in output, output
     for line in printed:
         assert line in output, output
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_machine_verifies_everything():
+    printed = run([sys.executable, str(EXAMPLES / "dask_cluster" / "cluster.py")], dict(os.environ))
+    assert "killed the Dask worker" in printed
+    assert printed.count(": verified") == 12
+    assert "is gone; what it was doing is begun again" in printed
+    assert "left in the store between the machines: 0 files" in printed
