@@ -26,7 +26,7 @@ from registry_export.cluster.cache import BlobCache
 from registry_export.cluster.messages import Account, Parcel, Result, Task, failure_of, terms_here
 from registry_export.cluster.parcels import Post, moved_in, moved_out, texts
 from registry_export.discovery import discover_formats
-from registry_export.errors import ChildError, ExportCancelledError, RegistryExportError
+from registry_export.errors import ChildError, ExportCancelledError, RegistryExportError, full_disk
 from registry_export.format import Toolchain
 from registry_export.isolation import ChildPool, Limits, Outcome
 from registry_export.registry import Blobs
@@ -114,7 +114,7 @@ class House(distributed.WorkerPlugin):  # type: ignore[misc]
             except RegistryExportError as error:
                 result = Result(self._address, failure=failure_of(error))
             except OSError as error:
-                told = ChildError(f"The Dask worker {self._address} failed: {error}.")
+                told = full_disk(error) or ChildError(f"The Dask worker {self._address} failed: {error}.")
                 result = Result(self._address, failure=failure_of(told))
         return self._text(result, post)
 
