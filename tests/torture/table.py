@@ -75,6 +75,11 @@ def document(results: Sequence[Result]) -> Iterator[str]:
         "A version that was deleted has a job that is settled."
     )
     yield ""
+    lacking = [(d, w) for d in DATABASES for w in WORKERS if (d, w) not in {(r.database, r.workers) for r in results}]
+    if lacking:
+        cells = ", ".join(f"{_NAMES[database]} with {workers} workers" for database, workers in lacking)
+        yield f"Not measured in this run: {cells}."
+        yield ""
     versions = tool_versions()
     yield (
         f"Measured on {datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, with "
