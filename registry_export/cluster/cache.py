@@ -34,7 +34,7 @@ class BlobCache:
     folder: Path
     most_bytes: int
     _kept: OrderedDict[str, _State] = field(default_factory=OrderedDict)
-    _locks: dict[str, threading.Lock] = field(default_factory=dict)
+    _fetching: tuple[threading.Lock, ...] = field(default_factory=lambda: tuple(threading.Lock() for _ in range(64)))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def furnish(
@@ -71,9 +71,8 @@ class BlobCache:
 
     def _lend(self, sent: SentFile, fetch: Callable[[SentFile, Path], None], place: Path) -> None:
         path = self.folder / sent.sha256
-        with self._lock:
-            lock = self._locks.setdefault(sent.sha256, threading.Lock())
-        with lock:
+        # One at a time fetches a file; two files may share a lock, which costs a wait and saves a register of them.
+        with self._fetching[hash(sent.sha256) % len(self._fetching)]:
             with self._lock:
                 known = self._kept.get(sent.sha256)
                 if known is not None and known == _state(path):

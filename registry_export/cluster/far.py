@@ -42,6 +42,7 @@ _LONGEST_TEXT = 256 * 1024
 """Characters of a result that go through the scheduler; longer ones go through the store."""
 _IDLE_S, _LOOK_S = 600.0, 30.0
 _SETUP_S = 30.0
+_MOST_POSTS = 8
 _STORES = "mlflow.store.artifact.artifact_repository_registry"
 """Seconds to import: they have passed before the first call comes."""
 
@@ -66,6 +67,7 @@ class House(distributed.WorkerPlugin):  # type: ignore[misc]
         self._pool = ChildPool()
         self._numbers = itertools.count()
         self._posts: dict[str, Post] = {}
+        self._lock = threading.Lock()
         self._own = _toolchains()
         self._closed = threading.Event()
         threading.Thread(target=self._keep_house, name="registry-export-house", daemon=True).start()
@@ -99,7 +101,7 @@ class House(distributed.WorkerPlugin):  # type: ignore[misc]
         Raises:
             Reschedule: This Dask worker is being closed: another one should do it.
         """
-        post = self._posts.setdefault(task.store, Post(Blobs(task.store, os.environ.get("MLFLOW_TRACKING_URI", ""))))
+        post = self._post(task.store)
         refusal = task.terms.broken_by(self.account.terms)
         if refusal:
             result = Result(self._address, refusal=refusal)
@@ -117,6 +119,15 @@ class House(distributed.WorkerPlugin):  # type: ignore[misc]
                 told = full_disk(error) or ChildError(f"The Dask worker {self._address} failed: {error}.")
                 result = Result(self._address, failure=failure_of(told))
         return self._text(result, post)
+
+    def _post(self, store: str) -> Post:
+        """Return who knows what of a store's content is there already: one for each of the last exports."""
+        with self._lock:
+            post = self._posts.pop(store, None) or Post(Blobs(store, os.environ.get("MLFLOW_TRACKING_URI", "")))
+            self._posts[store] = post
+            while len(self._posts) > _MOST_POSTS:
+                del self._posts[next(iter(self._posts))]
+            return post
 
     def _text(self, result: Result, post: Post) -> str:
         text = msgspec.json.encode(result)

@@ -9,6 +9,7 @@ import uuid
 import boto3
 import dask
 import distributed
+import psutil
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -26,6 +27,7 @@ from registry_export.errors import (
     ConfigurationError,
     ExportCancelledError,
 )
+from registry_export.format import Toolchain
 from registry_export.graph import plan_export
 from registry_export.isolation import ChildPool, Limits
 from registry_export.targets import export_targets
@@ -253,6 +255,16 @@ def test_a_step_goes_where_its_resource_is_and_is_unverified_where_nobody_has_it
     assert source is not None
     # Either the source was timed on the same machine, or nothing is said of the export.
     assert (latency is None) == any("times would not compare" in note for note in notes)
+
+
+def test_what_is_warmed_is_started_on_every_dask_worker(pool, cluster):
+    pool.warm([Toolchain("warmed", ("numpy", "wave"))])
+
+    def started(name):
+        processes = psutil.Process(cluster.pid(name)).children(recursive=True)
+        return any('"wave"' in " ".join(process.cmdline()) for process in processes)
+
+    until(lambda: started("first") and started("second"))
 
 
 def test_who_has_no_certificate_of_the_clusters_is_kept_out(cluster, tmp_path):

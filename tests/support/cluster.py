@@ -68,6 +68,10 @@ class DaskCluster:
         """End the scheduler without a word."""
         self.kill_worker("scheduler")
 
+    def pid(self, name: str) -> int:
+        """Return a process's number."""
+        return self._processes[name].pid
+
     def log(self, name: str) -> str:
         """What a process has printed."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
