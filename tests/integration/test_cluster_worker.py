@@ -44,12 +44,6 @@ def worker(mlflow_server, tmp_path, monkeypatch):
     return run
 
 
-def test_a_cluster_needs_a_store(worker):
-    done = worker("--scheduler", "tcp://127.0.0.1:1")
-    assert done.returncode == 2
-    assert "REGISTRY_EXPORT_BLOBS=s3://" in done.stderr
-
-
 @pytest.mark.slow
 def test_a_promotion_is_exported_over_tls_and_strangers_are_kept_out(worker, mlflow_server, tmp_path):
     ours, theirs = dask_tls(tmp_path / "ours"), dask_tls(tmp_path / "theirs")

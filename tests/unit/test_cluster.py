@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,6 +21,7 @@ from registry_export.discovery import discover_formats
 from registry_export.errors import (
     ChildCrashedError,
     ClusterError,
+    ConfigurationError,
     ConversionError,
     RuntimeAbsentError,
     UnsupportedModelError,
@@ -26,6 +29,8 @@ from registry_export.errors import (
 from registry_export.isolation import Limits
 from registry_export.manifest import sha256_of
 from registry_export.registry import Blobs
+from registry_export.settings import Settings
+from registry_export.worker.places import open_pool
 
 HERE = Terms({"onnx": "1.20", "numpy": "2.2"}, "Linux x86_64", ("landlock",))
 
@@ -275,6 +280,26 @@ def test_what_killed_workers_have_left_is_removed_and_what_others_use_is_not(tmp
     assert len(list(tmp_path.iterdir())) == 4
     store.clear()
     assert {path.name for path in tmp_path.iterdir()} == {today, "2020-01-02-models", "other"}
+
+
+def test_a_cluster_needs_a_store():
+    settings = Settings.from_environment({"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"})
+    with pytest.raises(ConfigurationError, match="REGISTRY_EXPORT_BLOBS=s3://"):
+        open_pool(settings, "tcp://127.0.0.1:1")
+
+
+def test_a_cluster_without_dask_says_what_to_install(monkeypatch):
+    settings = Settings.from_environment({"REGISTRY_EXPORT_BLOBS": "s3://bucket/steps"})
+    for name in [name for name in sys.modules if name.startswith("registry_export.cluster.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ConfigurationError, match=r"registry-export\[dask\]"):
+        open_pool(settings, "tcp://127.0.0.1:1")
+
+
+def test_a_worker_without_a_cluster_imports_nothing_of_dask():
+    code = "import sys; from registry_export.worker.loop import run_worker; sys.exit('distributed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
 def test_the_digest_of_a_parcel_is_the_files(post, granted):
