@@ -72,6 +72,7 @@ class Result:
     seed: int
     database: str
     workers: int
+    printed_seed: int = 0
     promotions: int = 0
     real: int = 0
     moved: int = 0
@@ -178,12 +179,12 @@ def _cell(database: str, workers: int, folder: Path) -> Iterator[tuple[Bed, Plan
         yield bed, versions
 
 
-def run_cell(seed: int, database: str, workers: int) -> Result:
+def run_cell(printed_seed: int, seed: int, database: str, workers: int) -> Result:
     """Run one cell, and keep its result."""
     folder = RESULTS / f"{database}-{workers}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    result = Result(seed, database, workers)
+    result = Result(seed, database, workers, printed_seed)
     with _cell(database, workers, folder.absolute()) as (bed, versions):
         torture(bed, versions, result, plan_of(workers), "light")
     (RESULTS / f"{database}-{workers}.json").write_bytes(msgspec.json.encode(result))
@@ -210,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for (database, workers), own in seeds_of(seed).items():
         if options.only not in f"{database}-{workers}":
             continue
-        result = run_cell(own, database, workers)
+        result = run_cell(seed, own, database, workers)
         told = ", ".join(f"{victim} {count}" for victim, count in sorted(result.kills.items()))
         print(
             f"{database}, {workers} workers: {result.promotions} promotions, killed: {told}; paused {result.paused}, "

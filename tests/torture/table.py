@@ -35,8 +35,9 @@ def document(results: Sequence[Result]) -> Iterator[str]:
     yield (
         f"{promotions} promotions on a real MLflow server, while {kills} processes were killed with SIGKILL at random "
         "moments and started again: workers, their warm parents and children, MLflow's server with all its processes, "
-        "and PostgreSQL's postmaster. Beside that workers stood still past their lease (SIGSTOP, SIGCONT), aliases "
-        "moved on to another version and versions were deleted while their export ran. The registry and the ledger "
+        f"and PostgreSQL's postmaster. Beside that, workers stood still past their lease (SIGSTOP, SIGCONT) "
+        f"{sum(r.paused for r in results)} times, and while an export ran {sum(r.moved for r in results)} aliases "
+        f"moved on and {sum(r.deleted for r in results)} versions were deleted. The registry and the ledger "
         f"share one database. A claim holds for {LEASE_S:g} s in place of a minute, failed attempts wait for two "
         "seconds at most, and jobs do not go to the dead letters, whither three killed workers would send them."
     )
@@ -77,16 +78,18 @@ def document(results: Sequence[Result]) -> Iterator[str]:
     yield ""
     lacking = [(d, w) for d in DATABASES for w in WORKERS if (d, w) not in {(r.database, r.workers) for r in results}]
     if lacking:
-        cells = ", ".join(f"{_NAMES[database]} with {workers} workers" for database, workers in lacking)
+        cells = ", ".join(
+            f"{_NAMES[database]} with {workers} worker{'s' * (workers > 1)}" for database, workers in lacking
+        )
         yield f"Not measured in this run: {cells}."
         yield ""
     versions = tool_versions()
     yield (
         f"Measured on {datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, with "
         + ", ".join(f"{name} {versions[name]}" for name in _SHOWN if name in versions)
-        + ". The seeds were "
-        + ", ".join(f"{one.seed} ({one.database}-{one.workers})" for one in results)
-        + "."
+        + ". Seed: "
+        + ", ".join(str(seed) for seed in sorted({one.printed_seed for one in results}))
+        + " (`SEED=n make torture`)."
     )
     sentences = [f"{one.database}-{one.workers}: {text}" for one in results for text in one.findings.all]
     if sentences:
