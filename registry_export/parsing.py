@@ -34,6 +34,9 @@ MOST_CODE_BYTES = 4 * 1024**2
 """Of one file of Python code: what the parser makes of it takes a hundred times as much."""
 
 _MOST_NODES = 1_000_000
+_LONGEST_NUMBER = 1000
+"""Characters: YAML has numbers to the base of sixty, and Python's bound for digits does not hold for those."""
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def read_bounded(path: Path, most: int = MOST_BYTES) -> bytes:
@@ -70,7 +73,8 @@ def yaml_of(text: str) -> Any:
     """Decode a YAML document of plain values; what its aliases stand for is counted before it is built.
 
     Raises:
-        ValueError: It is none, or holds something else, or a few lines of it stand for millions of values.
+        ValueError: It is none, or holds something else, or a few lines of it stand for millions of values, or a
+            number is so long that reading it would take minutes.
     """
     import yaml  # not in the environments that some toolchains have to themselves, which JSON is read in
 
@@ -89,11 +93,17 @@ def yaml_of(text: str) -> Any:
 
 
 def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
-    """Count the values that a node stands for, each alias as often as it is used; one inside of itself never ends."""
+    """Count the values that a node stands for, each alias as often as it is used; one inside of itself never ends.
+
+    Raises:
+        ValueError: A number is too long.
+    """
     if id(node) in known:
         return known[id(node)]
     known[id(node)] = _MOST_NODES + 1  # until it is known: whoever meets it now is inside of it
     total = 1
+    if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+        raise ValueError(f"a number is longer than {_LONGEST_NUMBER} characters")
     if not isinstance(node.value, str):
         for part in node.value:  # of a mapping pairs, of a list values
             total += sum(_expanded(one, known) for one in (part if isinstance(part, tuple) else (part,)))

@@ -25,6 +25,8 @@ MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]
         ("a: !!python/object:os.system x", "."),
         ("\x00", "."),
         ("a: " + "9" * 5000, "."),
+        ("a: 1" + ":0" * 1_000_000, "number is longer"),
+        ("a: 1" + ":0" * 1_000_000 + ".0", "number is longer"),
     ],
 )
 def test_a_yaml_document_that_is_a_bomb_or_none_is_a_value_error_at_once(text, said):
