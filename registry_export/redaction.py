@@ -11,7 +11,9 @@ from urllib.parse import quote, unquote
 HIDDEN = "***"
 
 _SECRET_NAME = re.compile(
-    r"(?:^|_)(?:PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRETS?|CREDENTIALS?|API_?KEY|ACCESS_KEY|PRIVATE_KEY)(?:_|$)", re.I
+    r"(?:^|_)(?:(?:PG)?PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRETS?|CREDENTIALS?|API_?KEY|ACCESS_KEY|PRIVATE_KEY"
+    r"|CONNECTION_STRING)(?:_|$)",
+    re.I,
 )
 _NO_SECRETS = frozenset({"true", "false", "none"})
 _SHORTEST = 4
@@ -21,7 +23,7 @@ _PASSWORD_IN_URL = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://[^\s:/?#@]*
 _TOKEN_IN_URL = re.compile(r"(?P<before>https?://)[^\s/:@]+(?=@)", re.I)
 _IN_QUERY = re.compile(
     r"(?P<before>[?&;](?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|sig|signature"
-    r"|password|token|access_token|api_?key|awsaccesskeyid)=)[^&;\s'\"<>)]+",
+    r"|password|token|access_token|api_?key|awsaccesskeyid|accountkey)=)[^&;\s'\"<>)]+",
     re.I,
 )
 _IN_HEADER = re.compile(r"(?P<before>\b(?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.I)

@@ -20,6 +20,8 @@ SECRETS = {
     "TOKENIZERS_PARALLELISM": "false",
     "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/token",
     "SOME_TOKEN": "no",
+    "PGPASSWORD": "hunter2222",
+    "AZURE_STORAGE_CONNECTION_STRING": "AccountName=models;AccountKey=bW9kZWxz==;EndpointSuffix=example.org",
 }
 
 
@@ -47,6 +49,9 @@ def lines(monkeypatch):
         ("key wJalr/XUtnFEMI+K7MDENG", "key ***"),
         ("?key=wJalr%2FXUtnFEMI%2BK7MDENG", "?key=***"),
         ("the driver says p@ss/word", "the driver says ***"),
+        ("hunter2222 was not accepted", "*** was not accepted"),
+        ("AccountName=models;AccountKey=bW9kZWxz==;EndpointSuffix=example.org is wrong", "*** is wrong"),
+        ("AccountName=others;AccountKey=b3RoZXJz==;x", "AccountName=others;AccountKey=***;x"),
         ("postgresql://me:other@db:5432/x is down", "postgresql://me:***@db:5432/x is down"),
         ("http://me:with@inside@host/ and a@b.c", "http://me:***@host/ and a@b.c"),
         ("https://ghp_abc@host/x", "https://***@host/x"),
