@@ -24,6 +24,7 @@ from registry_export.errors import (
 from registry_export.format import Toolchain
 
 _ANSWER_S, _CLOSE_S = 20.0, 5.0
+_ASKED = 5
 _THERE = ("running", "paused")
 _SAME = "Install registry-export and its packages, all of the same versions, for the scheduler and every Dask worker."
 
@@ -85,7 +86,7 @@ class Link:
             ClusterUnavailableError: The scheduler does not answer.
         """
         client = self._client
-        identity = client.scheduler_info()
+        identity = _identity(client)
         if identity.get("id", "") != self._scheduler:
             self._bring_plugin(client)
             self._scheduler = str(identity.get("id", ""))
@@ -169,6 +170,20 @@ class Link:
             client, self._connected = self._connected, None
         if client is not None:
             client.close(timeout=_CLOSE_S)
+
+
+def _identity(client: distributed.Client) -> Mapping[str, Any]:
+    """Ask a scheduler who it is and who its workers are.
+
+    The client keeps one answer for all who ask, and asks every two seconds without the workers: where that comes
+    between, none of them seems to be there.
+    """
+    for _ in range(_ASKED):
+        # Versions from 2025 on name five workers of all where nothing is said; older ones take the word, and name all.
+        identity: Mapping[str, Any] = client.scheduler_info(n_workers=-1)
+        if len(identity.get("workers", {})) >= identity.get("n_workers", 0):
+            break
+    return identity
 
 
 def _told(error: BaseException) -> RegistryExportError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import uuid
@@ -16,6 +17,7 @@ from moto.server import ThreadedMotoServer
 from registry_export.admission import Admission
 from registry_export.bench import Bench, run_reference
 from registry_export.checkpoint import read_checkpoint
+from registry_export.cluster.link import Link
 from registry_export.cluster.pool import ClusterPool
 from registry_export.config import parse_targets
 from registry_export.discovery import discover_formats
@@ -265,6 +267,18 @@ def test_what_is_warmed_is_started_on_every_dask_worker(pool, cluster):
         return any('"wave"' in " ".join(process.cmdline()) for process in processes)
 
     until(lambda: started("first") and started("second"))
+
+
+def test_every_dask_worker_is_seen_whatever_the_client_asks_beside_us():
+    quick = {"distributed.client.scheduler-info-interval": "20ms", "distributed.comm.require-encryption": False}
+    with (
+        dask.config.set(quick),
+        distributed.LocalCluster(n_workers=7, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        contextlib.closing(Link(cluster.scheduler_address)) as link,
+    ):
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            assert len(link.present()) == 7
 
 
 def test_who_has_no_certificate_of_the_clusters_is_kept_out(cluster, tmp_path):
