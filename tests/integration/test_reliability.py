@@ -17,7 +17,7 @@ from tests.support.planted_versions import planted_versions
 from tests.support.proxy import HANG, PASS, Proxy
 from tests.support.server import MlflowServer
 from tests.support.site import site_in, switched
-from tests.support.worker import until
+from tests.support.worker import ended, until
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_the_next_worker_leaves_nothing_of_one_that_was_killed_in_mid_export(sit
     with site.worker("--once") as second:
         assert second.wait(60) == 0, second.log
     assert [path.name for path in site.scratch.iterdir()] == []
-    assert not any(process.is_running() for process in family)
+    assert ended(family)
     assert site.job().state is JobState.RUNNING, "it waits for the end of its lease"
 
 
@@ -209,7 +209,7 @@ def assert_handed_back(site, ref, worker, family):
     job = site.job()
     assert (job.state, job.attempt) == (JobState.QUEUED, 0), "no attempt is lost"
     assert "Its worker was stopped." in job.error
-    until(lambda: not any(process.is_running() for process in family), lambda: str(family), 5)
+    until(lambda: ended(family), lambda: str(family), 5)
     assert [path.name for path in site.scratch.iterdir()] == []
 
 

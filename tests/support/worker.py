@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import psutil
 
 PATIENCE_S = 120.0
 
@@ -66,6 +69,13 @@ class WorkerProcess:
 
     def _what_it_said(self) -> str:
         return self.log_path.read_text()
+
+
+def ended(processes: Iterable[psutil.Process]) -> bool:
+    """Whether processes run no more; a zombie is nobody's harm, and stays where no init collects it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in processes)
+    return False
 
 
 def until(look: Callable[[], Any], why_not: Callable[[], str] = str, patience_s: float = PATIENCE_S) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.worker import until
+from tests.support.worker import ended, until
 
 SUPERVISOR = """
 import sys
@@ -42,11 +42,6 @@ def supervisor(tmp_path, monkeypatch):
     for process in started:
         for one in (*process.children(recursive=True), process) if process.is_running() else ():
             one.kill()
-
-
-def ended(processes):
-    """Whether processes run no more; a zombie is nobody's harm."""
-    return all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in processes)
 
 
 def kill(supervisor):
