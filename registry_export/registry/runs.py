@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from registry_export.entities import ModelVersionRef
+from registry_export.errors import RegistryExportError
 from registry_export.registry.calls import is_refused, without_printed_links
 from registry_export.registry.connection import Connection
 
@@ -44,11 +45,22 @@ class ExportRuns(Connection):
                     self._end_runs(experiment, self._claim.job)
             run = self._client.create_run(experiment, run_name=f"export {ref.name} v{ref.version}", tags=tags)
             run_id = str(run.info.run_id)
+            self._end_if_late(run_id)
             if place.logged_model_id is not None:
                 from mlflow.entities import LoggedModelInput
 
                 self._client.log_inputs(run_id, models=[LoggedModelInput(place.logged_model_id)])
         return run_id
+
+    def _end_if_late(self, run_id: str) -> None:
+        """End a run that was made while the process stood still and the job became another worker's."""
+        try:
+            if self._claim is not None:
+                self._claim.check()
+        except RegistryExportError:
+            with without_printed_links():
+                self._client.set_terminated(run_id, status="KILLED")
+            raise
 
     def end_export_runs(self, ref: ModelVersionRef, job: str) -> None:
         """End whatever runs the attempts of a job have left that is given up: none of them counts."""
