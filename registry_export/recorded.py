@@ -107,7 +107,7 @@ def run_recorded(
                 reporter=heard,
             )
 
-    return _recorded(settings, _Work(request.version, MANUAL, request.asked, run), reporter)
+    return _recorded(settings, registry, _Work(request.version, MANUAL, request.asked, run), reporter)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def verify_recorded(
                 reporter=heard,
             )
 
-    return _recorded(settings, _Work(request.version, VERIFY, ",".join(request.variants), run), reporter)
+    return _recorded(settings, registry, _Work(request.version, VERIFY, ",".join(request.variants), run), reporter)
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class _Work:
     run: Callable[[ChildPool, KnownExports | None, StepCosts | None], ExportReport]
 
 
-def _recorded(settings: Settings, work: _Work, reporter: Reporter) -> ExportReport:
+def _recorded(settings: Settings, registry: Registry, work: _Work, reporter: Reporter) -> ExportReport:
     with ChildPool(Limits(settings.child_timeout_s, settings.child_memory_bytes)) as pool:
         try:
             ledger = Ledger(settings.ledger_uri)
@@ -189,7 +189,7 @@ def _recorded(settings: Settings, work: _Work, reporter: Reporter) -> ExportRepo
             return work.run(pool, KnownExports(ledger.database, settings.workspace), LearntCosts(ledger.database))
 
         reporter.note(f"This is job {job.id}.")
-        return run_begun_job(ledger, job, pool, run_when_free)
+        return run_begun_job(ledger, registry, job, pool, run_when_free)
 
 
 def _begin(ledger: Ledger, work: _Work, workspace: str | None, reporter: Reporter) -> Job:

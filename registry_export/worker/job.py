@@ -28,7 +28,7 @@ from registry_export.publishing import TRIGGER_TAG, publish_failure, read_report
 from registry_export.registry import Claim, VersionInfo
 from registry_export.reporter import Reporter
 from registry_export.timeline import traced
-from registry_export.worker.parts import Parts, about_job
+from registry_export.worker.parts import Parts, about_job, key_of
 from registry_export.worker.reversion import wants_reversion
 
 _logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class JobRunner:
                     self._ledger, job, self._parts.lease_s, self._parts.pool.cancel, self._parts.observer.turned
                 ) as heartbeat,
                 self._registry.keeping_places(),
-                self._registry.writing_for(Claim(_key(job), job.attempt > 1 or bool(job.error), heartbeat.check)),
+                self._registry.writing_for(Claim(key_of(job), job.attempt > 1 or bool(job.error), heartbeat.check)),
             ):
                 if job.verifies:
                     self._verify(job)
@@ -266,7 +266,7 @@ class JobRunner:
         if job.verifies:
             return
         with contextlib.suppress(RegistryExportError):  # what matters more is said below
-            self._registry.end_export_runs(job.model_version, _key(job))
+            self._registry.end_export_runs(job.model_version, key_of(job))
         if job.state is JobState.CANCELLED:
             error = ExportCancelledError(f"Job {job.id} was cancelled.")
         try:
@@ -276,11 +276,6 @@ class JobRunner:
         except RegistryExportError as refused:
             # A version that was deleted has no page to say it on.
             _logger.info("%s: %s", job.model_version, refused)
-
-
-def _key(job: Job) -> str:
-    """Name a job on any server: another ledger counts from 1 as well."""
-    return f"{job.id}-{job.created_at.timestamp():.3f}"
 
 
 class LogReporter(Reporter):

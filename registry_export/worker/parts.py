@@ -136,6 +136,11 @@ def about_job(job: Job) -> AbstractContextManager[None]:
     return about(job=job.id, model_version=version, attempt=job.attempt, trigger=job.trigger)
 
 
+def key_of(job: Job) -> str:
+    """Name a job on any server: another ledger counts from 1 as well."""
+    return f"{job.id}-{job.created_at.timestamp():.3f}"
+
+
 def gather_parts(
     settings: Settings,
     pool: Pool,

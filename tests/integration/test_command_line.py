@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 import registry_export
 from registry_export.cli import main
@@ -69,6 +70,10 @@ def test_an_export_shows_its_steps_its_table_and_its_page_and_is_a_job(digits, l
     assert lines[-1].endswith(f"verified - {mlflow_server.uri}/#/models/cli-digits/versions/{digits.version}")
     job = ledger.list(ref=digits)[0]
     assert (job.state, job.status, job.trigger, job.targets) == ("done", "verified", "manual", "torchscript")
+    tags = MlflowClient().get_run(job.run_id).data.tags
+    assert tags["registry_export.job"].startswith(f"{job.id}-"), (
+        "nobody could end the run of an attempt that was killed"
+    )
     assert run("jobs") == 0
     assert str(digits) in capsys.readouterr().out
 

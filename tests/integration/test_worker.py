@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -21,12 +22,19 @@ import pytest
 from mlflow import MlflowClient
 
 from registry_export.entities import ExportReport, ModelVersionRef, Status
-from registry_export.errors import ExportCancelledError, RegistryUnavailableError, SourceError, StaleLeaseError
+from registry_export.errors import (
+    DiskFullError,
+    ExportCancelledError,
+    RegistryUnavailableError,
+    SourceError,
+    StaleLeaseError,
+)
 from registry_export.isolation import ChildPool
 from registry_export.ledger import JobState, Ledger
 from registry_export.ledger.tables import cursors
+from registry_export.registry import Registry
 from registry_export.settings import Settings
-from registry_export.worker import run_begun_job, run_worker
+from registry_export.worker import LEASE_S, run_begun_job, run_worker
 from tests.support.outbox import empty_outbox_of
 from tests.support.server import MlflowServer
 
@@ -631,7 +639,7 @@ def begun(ledger):
 def test_an_export_of_ones_own_is_settled_as_a_job(ledger, begun):
     report = ExportReport(begun.model_version, "manual", None, (), Status.MISMATCH, run_id="run")
     with ChildPool() as pool:
-        assert run_begun_job(ledger, begun, pool, lambda: report) is report
+        assert run_begun_job(ledger, Registry(), begun, pool, lambda: report) is report
     job = ledger.get(begun.id)
     assert (job.state, job.status, job.run_id) == (JobState.DONE, Status.MISMATCH, "run")
 
@@ -642,6 +650,7 @@ def test_an_export_of_ones_own_is_settled_as_a_job(ledger, begun):
         (SourceError("Corrupt."), JobState.DEAD),
         (RegistryUnavailableError("Down."), JobState.DEAD),
         (ExportCancelledError("Stopped."), JobState.CANCELLED),
+        (KeyError("ours"), JobState.DEAD),
         (KeyboardInterrupt(), JobState.CANCELLED),
     ],
 )
@@ -650,8 +659,33 @@ def test_an_export_of_ones_own_that_fails_is_settled_too(ledger, begun, error, s
         raise error
 
     with ChildPool() as pool, pytest.raises(type(error)):
-        run_begun_job(ledger, begun, pool, fail)
+        run_begun_job(ledger, Registry(), begun, pool, fail)
     assert ledger.get(begun.id).state is state
+
+
+def test_an_export_of_ones_own_is_told_of_a_full_disk_in_a_sentence(ledger, begun):
+    def fill():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with ChildPool() as pool, pytest.raises(DiskFullError):
+        run_begun_job(ledger, Registry(), begun, pool, fill)
+    assert "No space is left for temporary files" in ledger.get(begun.id).error
+
+
+def test_an_export_of_ones_own_that_stood_still_past_its_lease_writes_nothing(ledger, begun):
+    registry = Registry("http://127.0.0.1:9")
+
+    def write_late():
+        with ledger.database.write() as connection:
+            connection.exec_driver_sql("UPDATE registry_export_jobs SET lease_expires_at_ms = 1")
+        ledger.claim("thief")
+        with pytest.MonkeyPatch.context() as patch:
+            later = time.monotonic() + LEASE_S
+            patch.setattr("registry_export.ledger.heartbeat.time.monotonic", lambda: later)
+            registry.set_tags(begun.model_version, {"registry_export.status": "verified"})
+
+    with ChildPool() as pool, pytest.raises(StaleLeaseError, match="thief"):
+        run_begun_job(ledger, registry, begun, pool, write_late)
 
 
 def test_an_export_of_ones_own_whose_lease_was_lost_says_so(ledger, begun):
@@ -662,4 +696,4 @@ def test_an_export_of_ones_own_whose_lease_was_lost_says_so(ledger, begun):
         return ExportReport(begun.model_version, "manual", None, (), Status.VERIFIED)
 
     with ChildPool() as pool, pytest.raises(StaleLeaseError, match="thief"):
-        run_begun_job(ledger, begun, pool, lose)
+        run_begun_job(ledger, Registry(), begun, pool, lose)
