@@ -205,7 +205,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def full_disk(error: BaseException) -> DiskFullError | None:
     """Return what is to be said where an exception, or what caused it, is a full disk of this machine."""
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:  # Python lets an exception be its own cause
+        seen.add(id(cause))
         if isinstance(cause, OSError) and cause.errno in _FULL:
             return DiskFullError(
                 f"No space is left for temporary files ({tempfile.gettempdir()}).",

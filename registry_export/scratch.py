@@ -49,7 +49,7 @@ class Scratch:
         prefix = f".{_PREFIX}" if hidden else _PREFIX
         self._lock: int | None = None
         for _ in range(_TRIES):
-            self._root = Path(tempfile.mkdtemp(prefix=prefix, dir=within))
+            self._root = _made(prefix, within)
             self.path = self._root / _FILES
             try:
                 self._lock = _locked(self._root)
@@ -59,7 +59,7 @@ class Scratch:
             except OSError as error:
                 self.remove()
                 remove_tree(self._root)
-                raise full_disk(error) or error from error
+                raise full_disk(error) or error from error.__cause__
         else:
             raise FileNotFoundError(f"What is made in {self._root.parent} is removed at once.")
         _held.add(self)
@@ -114,6 +114,13 @@ def remove_tree(folder: Path) -> None:
     if folder.exists():
         for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
             subprocess.run([*command, "--", str(folder)], check=False, capture_output=True)
+
+
+def _made(prefix: str, within: Path | None) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=within))
+    except OSError as error:
+        raise full_disk(error) or error from error.__cause__
 
 
 def _locked(root: Path) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from registry_export.errors import DiskFullError
+from registry_export.errors import DiskFullError, full_disk
 from registry_export.scratch import Scratch, remove_held, sweep
 
 HOLDING = """
@@ -118,7 +119,26 @@ def test_a_disk_that_is_full_costs_no_folder(tmp_path, monkeypatch):
     def full(*_arguments, **_options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(DiskFullError, match="No space is left"):
+    for place, name in ((Path, "mkdir"), (os, "mkdir")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, full)
+            with pytest.raises(DiskFullError, match="No space is left"):
+                Scratch(tmp_path)
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_for_another_reason_says_which(tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OSError, match="Too many open files") as told:
         Scratch(tmp_path)
+    assert full_disk(told.value) is None
     assert not list(tmp_path.iterdir())
+
+
+def test_an_exception_that_is_its_own_cause_is_looked_through_once():
+    error = RuntimeError("x")
+    error.__cause__ = error
+    assert full_disk(error) is None
