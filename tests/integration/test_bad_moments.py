@@ -10,7 +10,7 @@ from registry_export.errors import ArtifactError
 from registry_export.exports import pull
 from registry_export.ledger import JobState
 from tests.support import planted
-from tests.support.nursery import Nursery
+from tests.support.nursery import Nursery, may_mount
 from tests.support.planted_versions import planted_versions
 from tests.support.proxy import CUT, PASS, REFUSE, Proxy
 from tests.support.server import MlflowServer
@@ -93,6 +93,7 @@ def test_a_store_that_fails_half_way_leaves_nothing_that_is_handed_out_as_whole(
 # The disk.
 
 
+@pytest.mark.skipif(not may_mount(), reason="needs the right to mount a small disk")
 @pytest.mark.parametrize("kilobytes", [40, *(pytest.param(size, marks=pytest.mark.slow) for size in (8, 64))])
 def test_a_full_disk_costs_an_attempt_and_no_target(site, kilobytes):
     ref = site.promote(f"full-{kilobytes}")

@@ -129,6 +129,16 @@ def _run(
     os._exit(status)
 
 
+def may_mount() -> bool:
+    """Whether a process may have a disk of its own here: most containers forbid it, and so do some systems."""
+    user = () if os.getuid() == 0 else ("--user", "--map-root-user")
+    command = ["unshare", *user, "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
 def _mount_small_disk(folder: str, kilobytes: int) -> None:
     """Put a disk of its own on a folder, for this process and what it starts alone."""
     user, group = os.getuid(), os.getgid()
