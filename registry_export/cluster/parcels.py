@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,7 @@ from registry_export.registry import Blobs
 _AT_ONCE = 8
 """Files on their way at a time, for each call."""
 
-_TRIES = 3
+_TRIES, _PAUSE_S = 3, 0.5
 """A file system that is used as a store shows files that somebody else is about to write."""
 
 _LEFT_OUT = ("__pycache__",)
@@ -37,11 +38,12 @@ class Post:
     def __init__(self, blobs: Blobs) -> None:
         self.blobs = blobs
         self._stored: set[str] = set()
+        self._sending = tuple(threading.Lock() for _ in range(64))
         self._lock = threading.Lock()
 
     @property
     def used(self) -> bool:
-        """Whether anything was stored."""
+        """Whether anything is stored there."""
         return bool(self._stored)
 
     def send(self, paths: Iterable[Path], root: str = "") -> Parcel:
@@ -61,13 +63,20 @@ class Post:
 
     def _send(self, path: Path, root: str) -> SentFile:
         digest = known_digest(path)
-        with self._lock:
-            known = digest in self._stored
-        if not known:
-            with_remedy(lambda: self.blobs.put(path, digest))
-            with self._lock:
-                self._stored.add(digest)
+        # One at a time: writing a file again would spoil it for whoever fetches it meanwhile.
+        with self._sending[hash(digest) % len(self._sending)]:
+            if not self._is_stored(digest):
+                with_remedy(lambda: self.blobs.put(path, digest))
+                self._note(digest)
         return SentFile(str(path).removeprefix(root), digest, path.stat().st_size)
+
+    def _is_stored(self, digest: str) -> bool:
+        with self._lock:
+            return digest in self._stored
+
+    def _note(self, digest: str) -> None:
+        with self._lock:
+            self._stored.add(digest)
 
     def fetch(self, sent: SentFile, destination: Path) -> None:
         """Fetch a file and check that it is the one that was sent.
@@ -75,10 +84,12 @@ class Post:
         Raises:
             ClusterError: It is not, or the store refused; a ClusterUnavailableError where it did not answer.
         """
-        for _ in range(_TRIES):
+        for number in range(_TRIES):
+            time.sleep(number * _PAUSE_S)
             destination.unlink(missing_ok=True)
             with_remedy(lambda: self.blobs.get(sent.sha256, destination))
             if destination.stat().st_size == sent.size_bytes and sha256_of(destination) == sent.sha256:
+                self._note(sent.sha256)
                 return
         destination.unlink(missing_ok=True)
         raise ClusterError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,6 +65,32 @@ def test_files_arrive_as_they_were_and_each_content_is_stored_once(post, granted
     assert (there / "deep" / "empty").is_dir()
     assert not (there / "__pycache__").exists()
     assert len(list((tmp_path / "store").iterdir())) == 1
+
+
+class Slow(Blobs):
+    """A real store that takes its time, and counts."""
+
+    def __init__(self, uri):
+        super().__init__(uri)
+        self.puts = []
+
+    def put(self, path, name):
+        self.puts.append(name)
+        time.sleep(0.2)
+        super().put(path, name)
+
+
+def test_a_file_is_written_once_however_many_send_it_and_not_by_whoever_has_fetched_it(granted, tmp_path):
+    store = Slow((tmp_path / "store").as_uri())
+    post = Post(store)
+    with ThreadPoolExecutor(4) as executor:
+        parcels = list(executor.map(lambda _: post.send([granted / "weights"]), range(4)))
+    assert len(store.puts) == 1, "whoever fetches it meanwhile would get half of it"
+    other = Slow(store.uri)
+    there = Post(other)
+    there.fetch(parcels[0].files[0], tmp_path / "fetched")
+    there.send([tmp_path / "fetched"])
+    assert other.puts == []
 
 
 def test_a_link_to_what_was_not_granted_is_not_sent(post, granted, tmp_path):
