@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from registry_export.config import (
     TARGETS_TAG,
@@ -255,10 +255,12 @@ def plan(model_uri: str, targets: str | Sequence[str] | None = None) -> ExportPl
 
 
 def page_of(tracking_uri: str, ref: ModelVersionRef) -> str:
-    """The version's page; empty where the tracking URI serves none."""
+    """The version's page, without a user's name and password; empty where the tracking URI serves none."""
     if not tracking_uri.startswith(("http://", "https://")):
         return ""
-    return f"{tracking_uri.rstrip('/')}/#/models/{quote(ref.name, safe='')}/versions/{ref.version}"
+    parts = urlsplit(tracking_uri.rstrip("/"))
+    server = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return f"{server}/#/models/{quote(ref.name, safe='')}/versions/{ref.version}"
 
 
 def _joined(targets: str | Sequence[str] | None) -> str:

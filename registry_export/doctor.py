@@ -21,6 +21,7 @@ from registry_export.errors import ModelVersionNotFoundError, RegistryError, Reg
 from registry_export.format import Format, Toolchain
 from registry_export.isolation import ChildPool, left_open
 from registry_export.ledger import JobState, Ledger, OutboxReader
+from registry_export.redaction import redact
 from registry_export.registry import Registry
 from registry_export.settings import LEDGER_URI, OUTBOX_URI, TRACKING_URI, Settings
 from registry_export.signing import signer_of
@@ -100,7 +101,7 @@ def _registry(settings: Settings) -> Iterator[Finding]:
         return
     registry = Registry(settings.tracking_uri)
     registry.alias_page()
-    yield Finding("MLflow", OK, f"{registry.tracking_uri} answers.")
+    yield Finding("MLflow", OK, f"{redact(registry.tracking_uri)} answers.")
 
 
 def _artifact_store(settings: Settings) -> Iterator[Finding]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from registry_export.api import page_of
 from registry_export.cli import cli
+from registry_export.doctor import examine
+from registry_export.entities import ModelVersionRef
+from registry_export.settings import Settings
 from tests.support.server import free_port
 from tests.support.signing_keys import key_pair
 
@@ -46,6 +51,16 @@ def test_where_all_is_well_it_says_so_and_leaves_no_run_behind(mlflow_server):
     client = mlflow.MlflowClient(mlflow_server.uri)
     experiment = client.get_experiment_by_name("registry-export")
     assert not [run for run in client.search_runs([experiment.experiment_id]) if "doctor" in run.info.run_name]
+
+
+def test_the_password_of_a_servers_address_is_not_shown(mlflow_server):
+    with_password = mlflow_server.uri.replace("://", "://worker:Xq7-password@")
+    settings = replace(Settings.from_environment(), tracking_uri=with_password)
+    first = next(examine(settings))
+    assert (first.what, first.state) == ("MLflow", "ok"), first
+    assert "Xq7-password" not in first.said
+    page = page_of(with_password, ModelVersionRef("a b", "1"))
+    assert page == f"{mlflow_server.uri}/#/models/a%20b/versions/1"
 
 
 @pytest.mark.parametrize(
