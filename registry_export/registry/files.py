@@ -62,17 +62,17 @@ def walk(repository: ArtifactRepository, entries: Iterable[FileInfo]) -> tuple[F
 def store(repository: ArtifactRepository, folder: Path, path: str) -> None:
     """Upload a local folder's files under a path, the large ones one after another and the small ones side by side."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    small = [file for file in files if file.stat().st_size <= _SMALL]
+    is_small = {file: file.stat().st_size <= _SMALL for file in files}
 
     def upload(file: Path) -> None:
         place = (PurePosixPath(path) / file.parent.relative_to(folder)).as_posix()
         repository.log_artifact(str(file), place if place != "." else None)
 
     for file in files:
-        if file not in small:
+        if not is_small[file]:
             upload(file)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        uploads = [pool.submit(upload, file) for file in small]
+        uploads = [pool.submit(upload, file) for file in files if is_small[file]]
     for one in uploads:
         one.result()
 
