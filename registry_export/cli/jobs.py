@@ -94,7 +94,7 @@ def retry(ids: tuple[int, ...], state: str | None, model: str | None) -> None:
 @click.option("--state", type=click.Choice((*_WAITING, "running")), help=_ALL_OF)
 @_model_option
 def cancel(ids: tuple[int, ...], state: str | None, model: str | None) -> None:
-    """Cancel jobs; a running one is stopped by its worker within seconds."""
+    """Cancel jobs; a running one is stopped by its worker within 15 seconds."""
     ledger = _ledger()
     for job_id in _chosen(ledger, ids, state, model):
         job = ledger.cancel(job_id)
