@@ -131,6 +131,14 @@ class Worker:
         Raises:
             RegistryExportError: the ledger refused; with `once`, also that a database or the server is down.
         """
+        try:
+            self._work(once=once, poll_s=poll_s, reconcile_s=reconcile_s)
+        finally:
+            # Else their leases would lapse, as if this worker had vanished: a last try, whatever ended it.
+            with contextlib.suppress(RegistryExportError):
+                self._runner.hand_back()
+
+    def _work(self, *, once: bool, poll_s: float, reconcile_s: float) -> None:
         pause_s = poll_s
         if once:
             self._reconciler.sweep(whole=True)

@@ -25,6 +25,7 @@ from registry_export.entities import ExportReport, ModelVersionRef, Status
 from registry_export.errors import (
     DiskFullError,
     ExportCancelledError,
+    LedgerUnavailableError,
     RegistryUnavailableError,
     SourceError,
     StaleLeaseError,
@@ -142,6 +143,22 @@ def test_a_promotion_is_exported_and_settled(settings, client, name, ledger, cap
     tags = tags_of(client, name)
     assert (tags["status"], tags["trigger"], tags["torchscript"]) == ("verified", "stage:Staging", "verified")
     assert f"{name}/1: verified" in caplog.text
+
+
+def test_a_job_that_could_not_be_settled_is_handed_back_before_the_worker_ends(settings, client, name, ledger):
+    class Silent(Ledger):
+        """Does not answer when a job is to be settled, and is back a moment later."""
+
+        def complete(self, *_arguments, **_rest):
+            raise LedgerUnavailableError("Down.")
+
+        fail = complete
+
+    client.transition_model_version_stage(name, version_of(client, name), "Staging")
+    with pytest.raises(LedgerUnavailableError):
+        work(settings, Exporter(), ledger=Silent(settings.ledger_uri))
+    (job,) = ledger.list()
+    assert (job.state, job.attempt) == (JobState.QUEUED, 0), "it would count as a worker that has vanished"
 
 
 def test_what_the_hook_saw_is_not_exported_again_by_the_reconciler(settings, client, name):
