@@ -42,7 +42,8 @@ def document(results: list[Result]) -> Iterator[str]:
         "converted with, or, where nothing here can run it (TensorRT), when the converter finished. An "
         "export counts when it is verified; where nothing here can run it, when it is made and its structure "
         "checked. Wrong: called verified, but off by more than 1 % on inputs that the export had not seen. The "
-        "column `models` says how many models have been put through a target so far."
+        "column `models` says how many models have been put through a target, `raw call` for how many of them the "
+        "call has been made."
     )
     yield ""
     yield (
@@ -69,11 +70,11 @@ def _rates(results: list[Result]) -> Iterator[str]:
         if not run:
             continue
         ours = {r.name for r in run if r.ours[target]["status"] in _GOOD}
-        called = [r for r in run if target in r.raw]
-        raw = {r.name for r in called if _is_right(r.raw[target])}
+        called = {r.name for r in run if target in r.raw}
+        raw = {r.name for r in run if r.name in called and _is_right(r.raw[target])}
         wrong = sum(_is_wrong(r.ours[target]) for r in run)
-        rate = f"{len(raw)}" if called else "no single call"
-        beyond = (f"{len(ours - raw)}", f"{len(raw - ours)}") if called else ("", "")
+        rate = f"{len(raw)} of {len(called)}" if called else "no single call"
+        beyond = (f"{len(ours & called - raw)}", f"{len(raw - ours)}") if called else ("", "")
         yield f"| {target} | {len(run)} | {len(ours)} | {rate} | {beyond[0]} | {beyond[1]} | {wrong} |"
 
 
