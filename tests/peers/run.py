@@ -97,6 +97,7 @@ class Result:
         batches: Sizes that the file takes, of 1, 2 and 3.
         max_abs_diff: From the source, on all of them.
         said: The last lines of what failed, in its own words.
+        load: The machine's load average (a minute's), the highest at the end of a turn.
     """
 
     peer: str
@@ -109,6 +110,7 @@ class Result:
     batches: list[int] = field(default_factory=list)
     max_abs_diff: float | None = None
     said: str = ""
+    load: float = 0.0
 
 
 def main() -> None:
@@ -148,6 +150,7 @@ def _turn(entry: Entry, result: Result, binaries: Path, folder: Path) -> None:
         result.said = f"It did not end within {_TIMEOUT_S:.0f} s."
         return
     seconds, after = time.perf_counter() - began, os.times()
+    result.load = max(result.load, os.getloadavg()[0])
     made = sorted(folder.glob(entry.file))
     if done.returncode or not made:
         logs = [log.read_text(errors="replace") for log in folder.rglob("*.log")]  # where Navigator says why
