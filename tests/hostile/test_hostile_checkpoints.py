@@ -158,7 +158,7 @@ def test_a_hostile_checkpoint_wins_nothing_and_the_next_job_is_fine(world, pool,
     interface = Interface((TensorSpec("x", "float32", ("batch", 3)),))
     bench = Bench(FORMATS, pool, job)
     kind, message = ENDS.get(name, (RegistryExportError, ""))
-    with pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=message or None):
         run_reference(bench, Origin("pytorch", str(checkpoint), interface), str(job / "sample"), "samples", ())
     loot = job / "reference" / "loot.json"
     assert loot.exists() or name in ENDS, "the attack was not made at all"
