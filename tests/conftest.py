@@ -40,6 +40,8 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
 def loggers_that_speak() -> None:
     """Libraries that configure logging from a file switch off every logger they do not know; commands set our level."""
     logging.getLogger("registry_export").setLevel(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
+    logging.disable(logging.NOTSET)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("registry_export") and isinstance(logger, logging.Logger):
             logger.disabled = False

@@ -85,12 +85,3 @@ def test_workers_that_publish_the_same_at_once_leave_one_entry(database):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(publish, range(32)))
     assert len(KnownExports(database).find(["key"])["key"]) == 1
-
-
-def test_a_ledger_that_is_older_than_the_table_gets_it(database):
-    known_exports.drop(database.engine)
-    ledger = Ledger(database.engine.url.render_as_string(hide_password=False))
-    ledger.migrate()
-    KnownExports(ledger.database).remember([export()])
-    assert KnownExports(ledger.database).find(["key"])
-    ledger.dispose()
