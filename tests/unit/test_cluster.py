@@ -127,18 +127,18 @@ def test_an_answer_is_not_larger_than_its_call_may_write(post, tmp_path):
 
 
 def test_paths_of_a_call_are_moved_into_its_room_and_other_texts_are_left():
-    granted = ("/work/in", "/project/code.py")
-    asked = {"path": "/work/in/a.bin", "search": ["/project"], "note": "/work/inside", "root": "/", "/work/in": 3}
+    granted = ("/jobs/in", "/rules/code.py")
+    asked = {"path": "/jobs/in/a.bin", "search": ["/rules"], "note": "/jobs/inside", "root": "/", "/jobs/in": 3}
     moved = moved_in(asked, "/room", granted)
     assert moved == {
-        "path": "/room/work/in/a.bin",
-        "search": ["/room/project"],
-        "note": "/work/inside",
+        "path": "/room/jobs/in/a.bin",
+        "search": ["/room/rules"],
+        "note": "/jobs/inside",
         "root": "/",
-        "/room/work/in": 3,
+        "/room/jobs/in": 3,
     }
     assert moved_out(moved, "/room") == asked
-    assert moved_out({"told": "cannot read /room/work/in/a.bin."}, "/room") == {"told": "cannot read /work/in/a.bin."}
+    assert moved_out({"told": "cannot read /room/jobs/in/a.bin."}, "/room") == {"told": "cannot read /jobs/in/a.bin."}
 
 
 class Fetching:
