@@ -10,38 +10,12 @@ from registry_export.errors import ArtifactError
 from registry_export.exports import pull
 from registry_export.ledger import JobState
 from tests.support import planted
-from tests.support.nursery import Nursery, may_mount
-from tests.support.planted_versions import planted_versions
+from tests.support.nursery import may_mount
 from tests.support.proxy import CUT, PASS, REFUSE, Proxy
-from tests.support.server import MlflowServer
-from tests.support.site import site_in, switched
+from tests.support.site import switched
 from tests.support.worker import until
 
 HOUR_S = 3600.0
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with MlflowServer(tmp_path_factory.mktemp("bad-moments-server")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def versions(server, tmp_path_factory):
-    with planted_versions(server.uri, tmp_path_factory.mktemp("bad-moments-site")) as versions:
-        yield versions
-
-
-@pytest.fixture(scope="module")
-def nursery():
-    with Nursery() as nursery:
-        yield nursery
-
-
-@pytest.fixture
-def site(versions, nursery, server, tmp_path):
-    with site_in(tmp_path, versions, nursery, server) as site:
-        yield site
 
 
 def pulled(site, ref, folder):

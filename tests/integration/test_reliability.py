@@ -12,36 +12,9 @@ import pytest
 
 from registry_export.ledger import JobState
 from tests.support import planted
-from tests.support.nursery import Nursery
-from tests.support.planted_versions import planted_versions
 from tests.support.proxy import HANG, PASS, Proxy
-from tests.support.server import MlflowServer
-from tests.support.site import site_in, switched
+from tests.support.site import switched
 from tests.support.worker import ended, until
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with MlflowServer(tmp_path_factory.mktemp("reliability-server")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def versions(server, tmp_path_factory):
-    with planted_versions(server.uri, tmp_path_factory.mktemp("reliability-site")) as versions:
-        yield versions
-
-
-@pytest.fixture(scope="module")
-def nursery():
-    with Nursery() as nursery:
-        yield nursery
-
-
-@pytest.fixture
-def site(versions, nursery, server, tmp_path):
-    with site_in(tmp_path, versions, nursery, server) as site:
-        yield site
 
 
 def test_the_next_worker_leaves_nothing_of_one_that_was_killed_in_mid_export(site):
