@@ -34,7 +34,7 @@ class Children(Protocol):
         ...
 
 
-class Pool(Protocol):
+class Pool(Children, Protocol):
     """Where the children of exports run: `ChildPool` on this machine, `ClusterPool` on a cluster.
 
     Attributes:
@@ -44,11 +44,6 @@ class Pool(Protocol):
 
     cancelled: threading.Event
     killed: dict[str, int]
-
-    @property
-    def limits(self) -> Limits:
-        """What a child may use where a call says nothing else."""
-        ...
 
     @property
     def cores(self) -> int:
