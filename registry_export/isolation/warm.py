@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,7 +86,9 @@ class WarmParent:
         self.toolchain = toolchain
         self.last_used = time.monotonic()
         self.active = 0
-        self._address = str(folder / "socket")
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._close_folder = weakref.finalize(self, os.close, descriptor)
+        self._address = _address(folder, descriptor)
         listener = socket.socket(socket.AF_UNIX)
         with listener:
             listener.bind(self._address)
@@ -191,8 +194,21 @@ class WarmParent:
             self.process.kill()
             self.process.wait()
         self._log.close()
+        self._close_folder()
         if self.process.stdout is not None:
             self.process.stdout.close()
+
+
+def _address(folder: Path, descriptor: int) -> str:
+    """Return how a socket in a folder is named: of 107 bytes at most, and a temporary folder's path may be longer.
+
+    Args:
+        folder: Where the socket is.
+        descriptor: The open folder, by which Linux names it in few letters, within this process.
+    """
+    if sys.platform != "linux":
+        return str(folder / "socket")
+    return f"/proc/self/fd/{descriptor}/socket"
 
 
 def _linked_packages(folder: Path) -> Path:

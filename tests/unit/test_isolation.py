@@ -145,6 +145,20 @@ def test_a_killed_parent_costs_one_call_and_is_replaced(tmp_path):
         assert pool.call(PLAIN, HERE + "echo", {"again": 1}, tmp_path).value == {"again": 1}
 
 
+def test_a_temporary_folder_of_a_long_name_does_no_harm(monkeypatch, tmp_path):
+    folder = tmp_path / ("long" * 40)
+    work = tmp_path / "work"
+    folder.mkdir()
+    work.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    before = psutil.Process().num_fds()
+    for _ in range(2):
+        with ChildPool() as pool:
+            assert pool.call(PLAIN, HERE + "echo", {"a": 1}, work).value == {"a": 1}
+            assert str(pool._scratch.path).startswith(str(folder))
+    assert psutil.Process().num_fds() <= before
+
+
 def test_a_call_that_cannot_be_read_costs_no_other(pool, tmp_path):
     pool.call(PLAIN, HERE + "echo", {}, tmp_path)
     parent = pool.start(PLAIN)
