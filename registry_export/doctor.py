@@ -14,8 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from registry_export.config import Configuration, load_configuration
-from registry_export.config.rules import is_artifact_uri
+from registry_export.config import Configuration, is_artifact_uri, load_configuration
 from registry_export.discovery import discover_formats, install_command, missing_requirements
 from registry_export.errors import ModelVersionNotFoundError, RegistryError, RegistryExportError
 from registry_export.format import Format, Toolchain

@@ -1,0 +1,166 @@
+"""The configuration file, read into rules; what is not understood is refused with file, line, key and choices."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry_export.config.document import Entry, read_document
+from registry_export.config.places import Place, among
+from registry_export.config.rules import KEEP, REVERT, STAGES, Configuration, Rule, is_artifact_uri
+from registry_export.config.targets import Formats, distinct, format_named, make_target, read_target
+from registry_export.entities import Target, Tolerance
+from registry_export.model_setup import MODEL_FACTORY, WRAPPER, ModelSetup, is_callable_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ALLOW_PICKLE, _SANDBOX = "allow_pickle", "sandbox"
+_AVAILABLE, _REQUIRED = "available", "required"
+_RULE_KEYS = (
+    "models", "promotions", "targets", "samples", "tolerance", "on_failure", MODEL_FACTORY, WRAPPER, _ALLOW_PICKLE,
+    _SANDBOX,
+)  # fmt: skip
+_LATER_RULE_KEYS = ("require", "gate", "on_success", "evaluate", "max_drop")
+_PROMOTION_KEYS = ("stages", "aliases", "copied")
+_ON_FAILURE = (KEEP, REVERT)
+
+
+def default_configuration(formats: Formats) -> Configuration:
+    """What holds when there is no file: every model, both stages, every alias, to ONNX.
+
+    Raises:
+        ConfigurationError: The format `onnx` is not there.
+    """
+    onnx = make_target(format_named(formats, "onnx", "the default rule (no configuration file was found)"), {})
+    return Configuration((Rule("*", STAGES, ("*",), copied=False, targets=(onnx,)),))
+
+
+def load_configuration(path: Path | None, formats: Formats) -> Configuration:
+    """Read the configuration.
+
+    Args:
+        path: The file, as `Settings.config_path` found it; None gives the default.
+        formats: The installed formats by name.
+
+    Raises:
+        ConfigurationError: The file cannot be read or understood; names file, line, key and choices.
+    """
+    if path is None:
+        return default_configuration(formats)
+    place = Place(str(path))
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise place.error("there is no such file.") from error
+    except OSError as error:
+        raise place.error(f"cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise Place(str(path), line).error("is not UTF-8 text.") from error
+    return parse_configuration(text, str(path), formats)
+
+
+def parse_configuration(text: str, place: str, formats: Formats) -> Configuration:
+    """Parse the text of a configuration file.
+
+    Args:
+        text: YAML.
+        place: The file's path: it stands in refusals, and relative paths are relative to its folder.
+        formats: The installed formats by name.
+
+    Raises:
+        ConfigurationError: `file:line: key: what is wrong; the choices are ...`.
+    """
+    document = read_document(text, place, "write at least one rule, or remove the file to use the default.")
+    top = document.mapping(("rules",))
+    if "rules" not in top:
+        raise document.place.error("the key 'rules' is missing.")
+    entries = top["rules"].items("rules")
+    if not entries:
+        raise top["rules"].place.error("holds no rule; remove the file to use the default.")
+    return Configuration(tuple(_read_rule(entry, Path(place).parent, formats) for entry in entries), place)
+
+
+def _read_rule(entry: Entry, folder: Path, formats: Formats) -> Rule:
+    fields = entry.mapping(_RULE_KEYS, _LATER_RULE_KEYS)
+    for key in ("models", "targets"):
+        if key not in fields:
+            raise entry.place.error(f"the key {key!r} is missing.")
+    stages, aliases, copied = _read_promotions(fields.get("promotions"))
+    samples, tolerance, on_failure = (fields.get(key) for key in ("samples", "tolerance", "on_failure"))
+    return Rule(
+        models=fields["models"].text("a model name or a pattern"),
+        stages=stages,
+        aliases=aliases,
+        copied=copied,
+        targets=_read_targets(fields["targets"], formats),
+        samples=_read_samples(samples, folder) if samples else None,
+        tolerance=_read_tolerance(tolerance) if tolerance else None,
+        on_failure=_one_of(on_failure, _ON_FAILURE) if on_failure else KEEP,
+        setup=_read_setup(fields, folder),
+    )
+
+
+def _read_setup(fields: Mapping[str, Entry], folder: Path) -> ModelSetup:
+    names = {key: _callable_name(fields[key]) for key in (MODEL_FACTORY, WRAPPER) if key in fields}
+    allow_pickle = fields[_ALLOW_PICKLE].flag() if _ALLOW_PICKLE in fields else True
+    sandbox = _one_of(fields[_SANDBOX], (_AVAILABLE, _REQUIRED)) if _SANDBOX in fields else _AVAILABLE
+    search = (str(folder.absolute()),)
+    return ModelSetup(**names, allow_pickle=allow_pickle, search=search, walls_required=sandbox == _REQUIRED)
+
+
+def _callable_name(entry: Entry) -> str:
+    text = entry.text("package.module:callable")
+    if not is_callable_name(text):
+        raise entry.place.error(f"must be written package.module:callable, not {text!r}.")
+    return text
+
+
+def _read_promotions(entry: Entry | None) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """Read stages, aliases and copied. Without the key the default holds; inside it, what is not named is off."""
+    if entry is None:
+        return STAGES, ("*",), False
+    fields = entry.mapping(_PROMOTION_KEYS)
+    stages = [_one_of(item, STAGES) for item in fields["stages"].items("stages")] if "stages" in fields else []
+    aliases = fields["aliases"].items("aliases") if "aliases" in fields else []
+    copied = fields["copied"].flag() if "copied" in fields else False
+    return tuple(stages), tuple(alias.text("an alias or a pattern") for alias in aliases), copied
+
+
+def _read_targets(entry: Entry, formats: Formats) -> tuple[Target, ...]:
+    items = entry.items("formats")
+    if not items:
+        raise entry.place.error("names no target.")
+    return distinct([(read_target(item, formats), item.place) for item in items])
+
+
+def _read_samples(entry: Entry, folder: Path) -> str:
+    fields = entry.mapping(("path",))
+    if "path" not in fields:
+        raise entry.place.error("the key 'path' is missing.")
+    path = fields["path"].text("a path or an artifact URI")
+    if is_artifact_uri(path):
+        return path
+    return os.path.abspath(folder / path)  # noqa: PTH100 - Path.resolve would follow links and ask the disk
+
+
+def _read_tolerance(entry: Entry) -> Tolerance:
+    fields = entry.mapping(("atol", "rtol"))
+    values: dict[str, float] = {}
+    for name in ("atol", "rtol"):
+        if name not in fields:
+            raise entry.place.error(f"the key {name!r} is missing; a tolerance is both atol and rtol.")
+        values[name] = fields[name].number()
+        if not (math.isfinite(values[name]) and values[name] >= 0):
+            raise fields[name].place.error(f"must be 0 or more and finite, not {values[name]}.")
+    return Tolerance(values["atol"], values["rtol"])
+
+
+def _one_of(entry: Entry, choices: tuple[str, ...]) -> str:
+    value = entry.text(f"one of {', '.join(choices)}")
+    if value not in choices:
+        raise entry.place.error(f"cannot be {value!r}{among(value, choices)}")
+    return value
