@@ -27,7 +27,7 @@ From Python:
     >>> report = registry_export.export("models:/digits/3", targets=["onnx", "tflite"])  # doctest: +SKIP
     >>> path = registry_export.pull("models:/digits/3", "onnx", "build")  # doctest: +SKIP
     >>> with registry_export.load("models:/digits/3", "onnx") as runner:  # doctest: +SKIP
-    ...     outputs = runner.infer({"x": x})
+    ...     outputs = runner.predict({"x": x})
 
 Importing the package imports nothing else; these three import what they need when they are called.
 """
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from registry_export.entities import ExportReport, Tolerance
-    from registry_export.pyfunc import LoadedExport
+    from registry_export.loaded import LoadedExport
     from registry_export.reporter import Reporter
 
 __all__ = ["export", "load", "pull"]
@@ -91,7 +91,8 @@ def load(model_uri: str, target: str, *, verify_key: str | PathLike[str] | None 
             `REGISTRY_EXPORT_VERIFY_KEY`, and without that signatures are not looked at.
 
     Returns:
-        A `Runner`, usable at once; leaving its `with`, or closing it, removes its temporary files.
+        A runner, usable at once: `predict` takes arrays by input name and returns arrays by output name. Its temporary
+        files are gone when its `with` is left, when it is closed, or else when the process ends.
 
     Raises:
         ArtifactError: There is none, it is neither verified nor unverified, it is torn, or not what was signed.

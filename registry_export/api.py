@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from registry_export.entities import ExportReport, ModelVersionRef, Tolerance
     from registry_export.format import Format
     from registry_export.graph import ExportPlan
-    from registry_export.pyfunc import LoadedExport
+    from registry_export.loaded import LoadedExport
     from registry_export.reporter import Reporter
 
 

@@ -13,9 +13,9 @@ from registry_export.discovery import discover_formats
 from registry_export.entities import ExportReport, ModelVersionRef, Status, TargetResult
 from registry_export.errors import ArtifactError, ConfigurationError, ModelVersionNotFoundError
 from registry_export.format import Format
+from registry_export.loaded import LoadedExport
 from registry_export.manifest import OWN_FILES, Manifest, Verifier, result_of, verify_files
 from registry_export.publishing import read_report
-from registry_export.pyfunc import LoadedExport
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.report import is_usable, reason_text
 from registry_export.scratch import Scratch, sweep
@@ -104,7 +104,7 @@ def load(
         verifier: As for `pull`.
 
     Returns:
-        A runner, usable at once; closing it, or leaving its `with`, removes its temporary files.
+        A runner, usable at once; its temporary files go when it is closed, or with the process.
 
     Raises:
         ArtifactError: As for `pull`.

@@ -36,7 +36,7 @@ def main() -> None:
         print(f"  {tag}: {line}")
 
     with registry_export.load(f"models:/{NAME}@champion", "onnx") as runner:
-        found = runner.infer({"image": images})
+        found = runner.predict({"image": images})
         own = with_nms(detector)(torch.from_numpy(images))
         print(f"found {recall(found, boxes):.0%} of {sum(map(len, boxes))} rectangles, run by {runner.runtime}")
         print(f"boxes as PyTorch's: {np.allclose(found['boxes'], own['boxes'].detach(), atol=1e-3)}")

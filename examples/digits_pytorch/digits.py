@@ -30,7 +30,7 @@ def main() -> None:
     for target in ("onnx", "tflite"):
         with registry_export.load(f"models:/{NAME}/{version}", target) as runner:
             name = runner.interface.inputs[0].name
-            (scores,) = runner.infer({name: test_x.numpy()}).values()
+            (scores,) = runner.predict({name: test_x.numpy()}).values()
             accuracy = (scores.argmax(1) == test_y.numpy()).mean()
             print(f"{target}: accuracy {accuracy:.3f} on {len(test_y)} test images, run by {runner.runtime}")
 

@@ -35,7 +35,7 @@ def main() -> None:
 
     for target in ("onnx:opset_version=21", "saved_model"):
         with registry_export.load(f"models:/{NAME}@champion", target) as runner:
-            digits = runner.infer({"pixels": test_x})["digit"]
+            digits = runner.predict({"pixels": test_x})["digit"]
             print(f"{target}: accuracy {(digits == test_y).mean():.3f}, run by {runner.runtime}")
 
 

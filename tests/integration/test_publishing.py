@@ -351,8 +351,29 @@ def test_load_leaves_no_temporary_files(registry, export, ref, tmp_path, monkeyp
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     model = load(ref.uri, "affine", registry=registry)
-    np.testing.assert_array_equal(model.predict(X), 2 * X + 1)
+    np.testing.assert_array_equal(model.predict({"x": X})["y"], 2 * X + 1)
     model.close()
+    assert not list((tmp_path / "temporary").iterdir())
+    model.close()
+    with pytest.raises(VerificationError, match="affine is closed"):
+        model.predict({"x": X})
+
+
+def test_an_export_that_nobody_closes_is_closed_at_the_end(registry, export, ref, tmp_path):
+    export(ref, affine.result())
+    script = (
+        "import os, sys, registry_export\n"
+        "model = registry_export.load(sys.argv[1], 'affine')\n"
+        "print(model.predict({'x': [[1, 2, 3]]})['y'].tolist(), os.listdir(os.environ['TMPDIR']))"
+    )
+    path = os.pathsep.join([entry for entry in sys.path if entry] + [str(Path.cwd())])
+    (tmp_path / "temporary").mkdir()
+    environ = {"TMPDIR": str(tmp_path / "temporary"), "MLFLOW_TRACKING_URI": registry.tracking_uri}
+    done = subprocess.run(
+        [sys.executable, "-c", script, ref.uri],
+        capture_output=True, text=True, check=True, env={**os.environ, **environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.stdout.startswith("[[3.0, 5.0, 7.0]] ['registry-export-"), done.stdout
     assert not list((tmp_path / "temporary").iterdir())
 
 
@@ -436,7 +457,7 @@ def test_a_reused_target_logs_no_files_and_stays_loadable(registry, export, ref)
     published = publish(registry, again, {})
     assert published.targets[0].reused
     with load(ref.uri, "affine", registry=registry) as model:
-        np.testing.assert_array_equal(model.predict({"x": X.tolist()}), 2 * X + 1)
+        np.testing.assert_array_equal(model.predict({"x": X.tolist()})["y"], 2 * X + 1)
 
 
 def test_a_new_source_that_could_not_be_read_keeps_the_old_account(registry, export, ref):

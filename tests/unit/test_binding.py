@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from registry_export.binding import bind_inputs, exact_inputs
 from registry_export.entities import TensorSpec
 from registry_export.errors import VerificationError
-from registry_export.pyfunc import bind_inputs
 
 X = TensorSpec("x", "float32", ("batch", 3))
 IDS = TensorSpec("ids", "int64", ("batch", "seq"))
@@ -99,3 +99,64 @@ def test_what_is_no_array_of_numbers_is_refused(value):
 def test_the_wrong_inputs_are_answered_with_the_right_names(data):
     with pytest.raises(VerificationError, match="x, ids"):
         bind_inputs(data, [X, IDS])
+
+
+def exact(value, spec):
+    return exact_inputs({spec.name: value}, [spec])[spec.name]
+
+
+@pytest.mark.parametrize("value", [ROWS, [[1, 2, 3]], np.array(ROWS, np.float32)])
+def test_predict_takes_lists_and_arrays_of_the_declared_dtype(value):
+    assert exact(value, X).dtype == np.float32
+
+
+def test_predict_takes_an_integer_of_another_width_where_its_values_fit():
+    array = exact(np.array([[1, 2]], np.int64), TensorSpec("ids", "int32", ("batch", "seq")))
+    assert array.dtype == np.int32
+    with pytest.raises(VerificationError, match="takes int32; int64 values would be changed"):
+        exact(np.array([[2**40]]), TensorSpec("ids", "int32", ("batch", "seq")))
+
+
+@pytest.mark.parametrize(
+    ("value", "spec", "said"),
+    [
+        (np.array(ROWS), X, "Input x takes float32, and was given float64. Cast it"),
+        (np.array(ROWS, np.float16), X, "takes float32, and was given float16"),
+        (np.array([[1, 2, 3]]), X, "takes float32, and was given int64"),
+        (np.array([[1.0, 2.0]], np.float32), IDS, "takes int64, and was given float32"),
+        (np.array([[1, 0]]), MASK, "takes bool, and was given int64"),
+        (np.array([["a", "b"]]), IDS, "takes int64, and was given <U1"),
+        ([[0.5, 1.0]], IDS, "takes int64; float64 values would be changed"),
+    ],
+)
+def test_predict_casts_no_array_and_says_what_is_expected(value, spec, said):
+    with pytest.raises(VerificationError, match=said):
+        exact(value, spec)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([1.0, 2.0, 3.0], r"Input x takes the shape \(batch, 3\), and was given \(3,\)"),
+        ([[1.0, 2.0]], r"takes the shape \(batch, 3\), and was given \(1, 2\)"),
+        (np.zeros((2, 3, 1), np.float32), r"was given \(2, 3, 1\)"),
+    ],
+)
+def test_predict_refuses_another_shape_and_writes_both(value, said):
+    with pytest.raises(VerificationError, match=said):
+        exact(value, X)
+
+
+def test_predict_takes_any_shape_where_the_rank_is_unknown():
+    assert exact([[[1.0]]], TensorSpec("x", "float32", None)).shape == (1, 1, 1)
+
+
+@pytest.mark.parametrize("data", [ROWS, {"y": ROWS}, {"x": ROWS, "y": ROWS}, {}])
+def test_predict_takes_a_mapping_with_exactly_the_models_names(data):
+    with pytest.raises(VerificationError, match=r"The model takes x; it was given .* Give a mapping"):
+        exact_inputs(data, [X])
+
+
+def test_predict_leaves_a_dtype_that_numpy_has_not_to_the_runtime():
+    half = np.array(ROWS, np.float32)
+    assert exact(half, TensorSpec("x", "bfloat16", ("batch", 3))) is half
