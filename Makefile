@@ -7,7 +7,7 @@ KEEP ?= 1
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint gpu macos bench bench-peers matrix corpus faults torture fuzz clean
+.PHONY: help venv demo test test-all lint docs gpu macos bench bench-peers matrix corpus faults torture fuzz clean
 
 help:  ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ lint: $(READY)  ## Style, types and the floors of the house
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy registry_export plugins
 	$(BIN)/lint-imports
+
+docs: $(READY)  ## The documentation as a site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 gpu: $(READY)  ## Run TensorRT engines on the GPU that is here, next to PyTorch
 	$(PYTEST) tests/gpu
@@ -74,4 +77,4 @@ fuzz: $(READY)  ## 100,000 spoiled inputs for every parser of ours, within time 
 	FUZZ_EXAMPLES=2000 $(PYTEST) -q tests/fuzz/test_properties.py
 
 clean:  ## Remove the environment and everything generated
-	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist demo site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
