@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, UnaryExpression, and_, case, exists, or_, select
@@ -90,7 +91,9 @@ class Claims:
             lease = uuid.uuid4().hex
             if self._claim_one(candidate, worker, lease, lease_s):
                 job = self.get(candidate.id)
-                return job if job.lease == lease else None
+                # Whoever had it since the candidate was read, and gave it back, has left a reason.
+                first = not candidate.worker and job.attempt == 1 and not job.error
+                return replace(job, first_claim=first) if job.lease == lease else None
         return None
 
     def hold(self, job: Job, checkpoint: str) -> bool:

@@ -59,6 +59,7 @@ class Job:
         lease: Proof of the claim, which settling asks for; empty when nobody holds it.
         lease_expires_at: When the claim lapses unless it is renewed.
         cancel_requested: Whether a person wants the running export to stop.
+        first_claim: Whether nobody had claimed it before whoever was handed this; giving it back resets `attempt`.
     """
 
     id: int
@@ -82,6 +83,7 @@ class Job:
     lease_expires_at: datetime | None = None
     cancel_requested: bool = False
     vanished: int = 0
+    first_claim: bool = False
 
     @property
     def verifies(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, select
@@ -76,7 +77,7 @@ class Ledger(Claims):
                     number = _insert(connection, {**row, **claimed})
             except IntegrityError:
                 return None
-        return self.get(number)
+        return replace(self.get(number), first_claim=True)
 
     def drain_outbox(self, outbox: OutboxReader) -> int:
         """Move the promotions that the hook wrote into the ledger, each one once, and return how many came.

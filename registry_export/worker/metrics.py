@@ -96,7 +96,7 @@ class Metrics(Observer):
     def claimed(self, job: Job) -> None:
         """Measure how long the job has waited, the first time."""
         self._busy.set(1)
-        if job.attempt == 1 and not job.verifies:
+        if job.first_claim and not job.verifies:
             self._delay.observe(max(0.0, (job.updated_at - job.created_at).total_seconds()))
 
     def exported(self, report: ExportReport, variants: Collection[str]) -> None:

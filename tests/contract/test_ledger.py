@@ -261,6 +261,33 @@ def test_jobs_given_back_and_jobs_whose_worker_awoke_in_time_count_no_vanished_w
     assert (ledger.get(job.id).vanished, ledger.get(job.id).attempt) == (0, 1)
 
 
+def test_the_first_claim_of_a_job_is_one_however_often_it_is_given_back_and_retried(ledger):
+    number = ledger.enqueue(DIGITS, "manual")
+    claims = []
+    for _ in range(3):
+        claims.append(ledger.claim("worker"))
+        ledger.postpone(claims[-1], 0.0, "Its worker was stopped.")
+    claims.append(ledger.claim("worker"))
+    ledger.fail(claims[-1], "No.", transient=False)
+    ledger.retry(number)
+    claims.append(ledger.claim("worker"))
+    assert [claim.attempt for claim in claims] == [1] * 5
+    assert [claim.first_claim for claim in claims] == [True, False, False, False, False]
+
+
+def test_a_claim_is_not_the_first_where_another_worker_was_quicker_and_gave_the_job_back(ledger, monkeypatch):
+    ledger.enqueue(DIGITS, "manual")
+    claim_one = ledger._claim_one
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(ledger, "_claim_one", claim_one)
+        ledger.postpone(ledger.claim("another"), 0.0, "Its worker was stopped.")
+        return claim_one(*arguments)
+
+    monkeypatch.setattr(ledger, "_claim_one", overtaken)
+    assert not ledger.claim("worker").first_claim
+
+
 def test_a_waiting_job_is_cancelled_at_once(ledger):
     number = ledger.enqueue(DIGITS, "manual")
     assert ledger.cancel(number).state is JobState.CANCELLED

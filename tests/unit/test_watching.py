@@ -51,10 +51,10 @@ def shown(metrics):
     return generate_latest(metrics.registry).decode()
 
 
-def job(trigger="stage:Staging", state=JobState.DONE, status=Status.VERIFIED, attempt=1, waited=2.0):
+def job(trigger="stage:Staging", state=JobState.DONE, status=Status.VERIFIED, first_claim=True, waited=2.0):
     claimed = LONG_AGO + timedelta(seconds=waited)
     version = ModelVersionRef("secret-name", "1")
-    return Job(1, version, trigger, state, attempt, LONG_AGO, claimed, LONG_AGO, status=status)
+    return Job(1, version, trigger, state, 1, LONG_AGO, claimed, LONG_AGO, status=status, first_claim=first_claim)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_what_no_ledger_says_is_left_out_and_not_invented(metrics, ledger):
 
 def test_labels_come_from_lists_and_name_no_model(metrics):
     metrics.claimed(job(waited=2.0))
-    metrics.claimed(job(attempt=2, waited=500.0))
+    metrics.claimed(job(first_claim=False, waited=500.0))
     for trigger in ("stage:Staging", "alias:champion", "copied:other/1", "reconciled:stage:Staging", "a:b", "c:d"):
         metrics.left(job(trigger), JobState.DONE)
     metrics.left(job("verify:schedule", status=Status.MISMATCH), JobState.DONE)
