@@ -24,7 +24,6 @@ from registry_export.errors import (
 from registry_export.format import Toolchain
 
 _ANSWER_S, _CLOSE_S = 20.0, 5.0
-_ASKED = 5
 _THERE = ("running", "paused")
 _SAME = "Install registry-export and its packages, all of the same versions, for the scheduler and every Dask worker."
 
@@ -74,10 +73,7 @@ class Link:
                 remedy="Write --scheduler tcp://host:8786, or tls://host:8786.",
             ) from error
         except (OSError, TimeoutError) as error:
-            raise ClusterUnavailableError(
-                f"The Dask scheduler at {self.address} does not answer.",
-                remedy="Is it running, and are the certificates the right ones where it uses TLS?",
-            ) from error
+            raise self._silent() from error
 
     def present(self) -> list[DaskWorker]:
         """List the Dask workers that are there, with our plugin on them; their accounts are not asked for.
@@ -86,7 +82,7 @@ class Link:
             ClusterUnavailableError: The scheduler does not answer.
         """
         client = self._client
-        identity = _identity(client)
+        identity = self._identity(client)
         if identity.get("id", "") != self._scheduler:
             self._bring_plugin(client)
             self._scheduler = str(identity.get("id", ""))
@@ -96,6 +92,22 @@ class Link:
             for address, about in workers
             if about.get("status", "running") in _THERE
         ]
+
+    def _identity(self, client: distributed.Client) -> Mapping[str, Any]:
+        """Ask the scheduler itself who it is and who its workers are: what the client keeps of it outlives it."""
+        if client.status == "connecting":  # it has just been lost; asking would wait for its return
+            raise self._silent()
+        try:
+            identity: Mapping[str, Any] = client.sync(client.scheduler.identity, callback_timeout=_ANSWER_S)
+        except (OSError, TimeoutError) as error:
+            raise self._silent() from error
+        return identity
+
+    def _silent(self) -> ClusterUnavailableError:
+        return ClusterUnavailableError(
+            f"The Dask scheduler at {self.address} does not answer.",
+            remedy="Is it running, and are the certificates the right ones where it uses TLS?",
+        )
 
     def _bring_plugin(self, client: distributed.Client) -> None:
         try:
@@ -170,20 +182,6 @@ class Link:
             client, self._connected = self._connected, None
         if client is not None:
             client.close(timeout=_CLOSE_S)
-
-
-def _identity(client: distributed.Client) -> Mapping[str, Any]:
-    """Ask a scheduler who it is and who its workers are.
-
-    The client keeps one answer for all who ask, and asks every two seconds without the workers: where that comes
-    between, none of them seems to be there.
-    """
-    for _ in range(_ASKED):
-        # Versions from 2025 on name five workers of all where nothing is said; older ones take the word, and name all.
-        identity: Mapping[str, Any] = client.scheduler_info(n_workers=-1)
-        if len(identity.get("workers", {})) >= identity.get("n_workers", 0):
-            break
-    return identity
 
 
 def _told(error: BaseException) -> RegistryExportError:

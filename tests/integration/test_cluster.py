@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 import time
 import uuid
@@ -308,6 +310,37 @@ def test_a_scheduler_that_is_not_there_is_named(plain, tmp_path):
     ):
         pool.check()
     assert told.value.transient
+
+
+def test_a_scheduler_that_has_gone_is_not_taken_for_one_without_workers(plain):
+    quick = {"distributed.comm.timeouts.connect": "2s"}
+    with dask.config.set(quick), contextlib.ExitStack() as running:
+        cluster = running.enter_context(
+            distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None)
+        )
+        link = running.enter_context(contextlib.closing(Link(cluster.scheduler_address)))
+        assert len(link.present()) == 1
+        cluster.close()
+        end = time.monotonic() + 4  # the client gives up meanwhile, and another one is tried
+        while time.monotonic() < end:
+            with pytest.raises(ClusterUnavailableError, match="does not answer") as told:
+                link.present()
+            assert told.value.transient
+            time.sleep(0.05)
+
+
+def test_a_scheduler_that_stands_still_is_not_taken_for_one_without_workers(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr("registry_export.cluster.link._ANSWER_S", 1.0)
+    with (
+        DaskCluster(tmp_path / "still") as cluster,
+        contextlib.closing(Link(cluster.address)) as link,
+    ):
+        assert link.present() == []
+        os.kill(cluster.pid("scheduler"), signal.SIGSTOP)
+        with pytest.raises(ClusterUnavailableError, match="does not answer"):
+            link.present()
+        os.kill(cluster.pid("scheduler"), signal.SIGCONT)
+        until(lambda: link.present() == [])
 
 
 @pytest.mark.slow
