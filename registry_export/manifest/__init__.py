@@ -3,6 +3,7 @@
 `manifest.json` lies beside the model files, and so does the `MLmodel` that lets MLflow load and serve them.
 """
 
+from registry_export.manifest.bundle import SIGNATURE
 from registry_export.manifest.files import combined_digest, file_records, known_digest, sha256_of
 from registry_export.manifest.mlmodel import signature_of, write_artifact, write_mlmodel
 from registry_export.manifest.provenance import export_key, reproduce_command, target_text, tool_versions, versions_of
@@ -19,7 +20,7 @@ from registry_export.manifest.record import (
     write_manifest,
     write_statement,
 )
-from registry_export.manifest.signature import SIGNATURE, Signer, Verifier
+from registry_export.manifest.signature import Signer, Verifier
 from registry_export.manifest.statement import STATEMENT
 
 __all__ = [

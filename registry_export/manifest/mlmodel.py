@@ -17,9 +17,10 @@ import yaml
 
 from registry_export.discovery import discover_formats, format_named
 from registry_export.entities import ExportReport, FileRecord, Interface, TargetResult, TensorSpec
+from registry_export.manifest.bundle import SIGNATURE
 from registry_export.manifest.files import sha256_of
 from registry_export.manifest.record import BESIDE, Manifest, make_manifest, write_manifest
-from registry_export.manifest.signature import SIGNATURE, Signer
+from registry_export.manifest.signature import Signer
 
 if TYPE_CHECKING:
     from registry_export.registry import ModelFiles

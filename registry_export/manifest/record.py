@@ -25,9 +25,9 @@ from registry_export.entities import (
     Verification,
 )
 from registry_export.errors import ArtifactError
+from registry_export.manifest.bundle import SIGNATURE
 from registry_export.manifest.files import combined_digest, file_records, sha256_of
 from registry_export.manifest.provenance import reproduce_command
-from registry_export.manifest.signature import SIGNATURE
 from registry_export.manifest.statement import STATEMENT, contradicts, statement_of
 from registry_export.parsing import read_bounded
 

@@ -1,25 +1,16 @@
-"""`model.sig`: a signature over every file of an artifact, as OpenSSF Model Signing has it.
-
-The file is what `model_signing sign key` writes and `model_signing verify key` reads
-(https://github.com/sigstore/model-transparency): a Sigstore bundle
-(https://docs.sigstore.dev/about/bundle/) around a DSSE envelope
-(https://github.com/secure-systems-lab/dsse/blob/v1.0.2/protocol.md) around an in-toto statement that lists the digest
-of each file. It is written here, with `cryptography`, which MLflow brings: the digests are known already, and the
-package `model-signing` cannot be installed beside TFLite's converter. The tests hold both against each other.
-"""
+"""Who signs an artifact, and whose signature is taken: keys on NIST's curves, over every file (`bundle`)."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from registry_export.errors import ArtifactError, ConfigurationError, UnsignedError
+from registry_export.manifest.bundle import SIGNATURE, Bundle, changed, encoded, payload_of, read_bundle
 from registry_export.manifest.files import sha256_of
 from registry_export.manifest.statement import STATEMENT
 
@@ -28,63 +19,16 @@ if TYPE_CHECKING:
 
     from registry_export.manifest.record import Manifest
 
-SIGNATURE = "model.sig"
-
 _MANIFEST = "manifest.json"
-_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-_PAYLOAD = "application/vnd.in-toto+json"
-_STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-_PREDICATE = "https://model_signing/signature/v1.0"
 
 _HASHES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 """By curve: what is signed with it, as Sigstore lays down."""
 
 _PUBLIC_KEY = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----\n?", re.DOTALL)
-_MOST_BYTES = 64 * 1024**2
 _MOST_KEY_BYTES = 64 * 1024
 _ADDED_BY_MLFLOW = frozenset({"registered_model_meta"})
 """What MLflow writes into a folder that it has downloaded; no format reads it."""
 _MOST_NAMED = 3
-
-
-class _PublicKey(msgspec.Struct):
-    hint: str | None = None
-
-
-class _Material(msgspec.Struct):
-    public_key: _PublicKey = msgspec.field(name="publicKey")
-
-
-class _Signed(msgspec.Struct):
-    sig: bytes
-
-
-class _Envelope(msgspec.Struct):
-    payload: bytes
-    payload_type: str = msgspec.field(name="payloadType")
-    signatures: tuple[_Signed, ...]
-
-
-class _Bundle(msgspec.Struct):
-    media_type: str = msgspec.field(name="mediaType")
-    verification_material: _Material = msgspec.field(name="verificationMaterial")
-    dsse_envelope: _Envelope = msgspec.field(name="dsseEnvelope")
-
-
-class _Resource(msgspec.Struct):
-    name: str
-    algorithm: str
-    digest: str
-
-
-class _Predicate(msgspec.Struct):
-    resources: tuple[_Resource, ...]
-
-
-class _Statement(msgspec.Struct):
-    type: str = msgspec.field(name="_type")
-    predicate_type: str = msgspec.field(name="predicateType")
-    predicate: _Predicate
 
 
 @dataclass(frozen=True)
@@ -144,25 +88,25 @@ class Verifier:
             )
 
     def _signed_digests(self, path: Path, variant: str) -> dict[str, str]:
-        from cryptography.exceptions import InvalidSignature
-
         if not path.is_file():
             raise UnsignedError(
                 f"{variant} is not signed, and a signature by {self.place} is asked for.",
                 remedy="Promote the version again where REGISTRY_EXPORT_SIGNING_KEY is set.",
             )
-        bundle = _read_bundle(path, variant)
-        signatures = bundle.dsse_envelope.signatures
-        hint = bundle.verification_material.public_key.hint
-        key = self.keys.get(hint) if hint else next(iter(self.keys.values()))
-        if key is None:
+        bundle = read_bundle(path, variant)
+        if not any(_has_signed(key, bundle) for key in self._keys_for(bundle, variant)):
+            if bundle.key_id:
+                raise changed(variant)
+            raise UnsignedError(f"{variant}: its signature names no key, and is by none that {self.place} holds.")
+        return bundle.digests(variant)
+
+    def _keys_for(self, bundle: Bundle, variant: str) -> Iterable[EllipticCurvePublicKey]:
+        """Return the key that a signature says it is by; all of them where it says nothing."""
+        if not bundle.key_id:
+            return self.keys.values()
+        if bundle.key_id not in self.keys:
             raise UnsignedError(f"{variant} is signed by another key than {self.place} holds.")
-        payload = bundle.dsse_envelope.payload
-        try:
-            key.verify(signatures[0].sig, _encoded(payload), _algorithm(key.curve.name))
-        except InvalidSignature as error:
-            raise _changed(variant) from error
-        return _listed(payload, variant)
+        return (self.keys[bundle.key_id],)
 
 
 @dataclass(frozen=True)
@@ -215,18 +159,10 @@ class Signer:
         """
         records = {record.path: record.sha256 for record in (*manifest.files, *manifest.beside)}
         records |= {name: sha256_of(folder / name) for name in (_MANIFEST, STATEMENT)}
-        payload = msgspec.json.encode(_statement(manifest.variant, records))
-        signature = self._key.sign(_encoded(payload), _algorithm(self._key.curve.name))
-        bundle = {
-            "mediaType": _BUNDLE,
-            "verificationMaterial": {"publicKey": {"hint": key_id(self._key.public_key())}, "tlogEntries": []},
-            "dsseEnvelope": {
-                "payload": payload,
-                "payloadType": _PAYLOAD,
-                "signatures": [{"sig": signature, "keyid": ""}],
-            },
-        }
-        (folder / SIGNATURE).write_bytes(msgspec.json.encode(bundle))
+        payload = payload_of(manifest.variant, records)
+        signature = self._key.sign(encoded(payload), _algorithm(self._key.curve.name))
+        bundle = Bundle(payload, signature, key_id(self._key.public_key()))
+        (folder / SIGNATURE).write_bytes(bundle.written())
 
 
 def key_id(key: EllipticCurvePublicKey) -> str:
@@ -262,28 +198,14 @@ def _algorithm(curve: str) -> ECDSA:
     return ECDSA(getattr(hashes, _HASHES[curve])())
 
 
-def _encoded(payload: bytes) -> bytes:
-    """DSSE's pre-authentication encoding: what is signed in the payload's place."""
-    return b"DSSEv1 %d %s %d %s" % (len(_PAYLOAD), _PAYLOAD.encode(), len(payload), payload)
+def _has_signed(key: EllipticCurvePublicKey, bundle: Bundle) -> bool:
+    from cryptography.exceptions import InvalidSignature
 
-
-def _statement(name: str, digests: Mapping[str, str]) -> dict[str, Any]:
-    ordered = sorted(digests.items(), key=lambda item: PurePosixPath(item[0]))
-    root = hashlib.sha256(b"".join(bytes.fromhex(digest) for _, digest in ordered)).hexdigest()
-    return {
-        "_type": _STATEMENT_TYPE,
-        "subject": [{"name": name, "digest": {"sha256": root}}],
-        "predicateType": _PREDICATE,
-        "predicate": {
-            "serialization": {
-                "method": "files",
-                "hash_type": "sha256",
-                "allow_symlinks": False,
-                "ignore_paths": [SIGNATURE],
-            },
-            "resources": [{"name": path, "algorithm": "sha256", "digest": digest} for path, digest in ordered],
-        },
-    }
+    try:
+        key.verify(bundle.signature, encoded(bundle.payload), _algorithm(key.curve.name))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _digests_in(folder: Path, manifest: Manifest) -> dict[str, str]:
@@ -297,35 +219,3 @@ def _digests_in(folder: Path, manifest: Manifest) -> dict[str, str]:
         if path.is_file() and name != SIGNATURE and name not in _ADDED_BY_MLFLOW:
             found[name] = known.get(name) or sha256_of(path)
     return found
-
-
-def _read_bundle(path: Path, variant: str) -> _Bundle:
-    with path.open("rb") as file:
-        content = file.read(_MOST_BYTES + 1)
-    try:
-        bundle = msgspec.json.decode(content[: _MOST_BYTES + 1], type=_Bundle)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _changed(variant) from error
-    envelope = bundle.dsse_envelope
-    if (bundle.media_type, envelope.payload_type) != (_BUNDLE, _PAYLOAD) or not envelope.signatures:
-        raise _changed(variant)
-    return bundle
-
-
-def _listed(payload: bytes, variant: str) -> dict[str, str]:
-    try:
-        statement = msgspec.json.decode(payload, type=_Statement)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _changed(variant) from error
-    resources = statement.predicate.resources
-    is_ours = (statement.type, statement.predicate_type) == (_STATEMENT_TYPE, _PREDICATE)
-    if not is_ours or any(resource.algorithm != "sha256" for resource in resources):
-        raise ArtifactError(f"{variant}: {SIGNATURE} signs something else than the SHA-256 of files.")
-    return {resource.name: resource.digest for resource in resources}
-
-
-def _changed(variant: str) -> ArtifactError:
-    return ArtifactError(
-        f"{variant}: {SIGNATURE} was changed: it holds no signature that is valid.",
-        remedy="Promote the version again where REGISTRY_EXPORT_SIGNING_KEY is set.",
-    )

@@ -45,7 +45,7 @@ from registry_export.manifest import (
     write_manifest,
     write_statement,
 )
-from registry_export.manifest.signature import _listed, _read_bundle
+from registry_export.manifest.bundle import Bundle, read_bundle
 from registry_export.reference import Reference
 from registry_export.registry.location import split_model_uri
 from registry_export.registry.model_files import read_model
@@ -233,12 +233,11 @@ def _statements(folder: Path) -> list[bytes]:
 
 
 def _signature(data: bytes) -> None:
-    bundle = _read_bundle(_place.file("model.sig", data), "onnx")
-    _listed(bundle.dsse_envelope.payload, "onnx")
+    read_bundle(_place.file("model.sig", data), "onnx").digests("onnx")
 
 
 def _payload(data: bytes) -> None:
-    _listed(data, "onnx")
+    Bundle(data, b"", "").digests("onnx")
 
 
 def _signed(folder: Path) -> list[bytes]:

@@ -142,6 +142,23 @@ def test_a_key_that_is_passed_off_as_another_is_refused(signed, keys, other_keys
     check(signed, keys[1])
 
 
+def test_a_signature_that_names_no_key_is_taken_from_any_of_the_keys_and_from_no_other(
+    signed, keys, other_keys, tmp_path
+):
+    path = signed / "model.sig"
+    bundle = json.loads(path.read_text())
+    del bundle["verificationMaterial"]["publicKey"]["hint"]
+    path.write_text(json.dumps(bundle))
+    third = key_pair(tmp_path, "third", curve="secp384r1")
+    for first, last in ((other_keys, keys), (keys, other_keys), (third, keys)):
+        both = tmp_path / "both.pub"
+        both.write_bytes(first[1].read_bytes() + last[1].read_bytes())
+        check(signed, both)
+    both.write_bytes(other_keys[1].read_bytes() + third[1].read_bytes())
+    with pytest.raises(UnsignedError, match=r"^affine: its signature names no key, and is by none that \S+both\.pub"):
+        check(signed, both)
+
+
 def test_of_several_public_keys_each_one_is_enough(signed, keys, other_keys, tmp_path):
     both = tmp_path / "both.pub"
     both.write_bytes(other_keys[1].read_bytes() + b"# the next one\n" + keys[1].read_bytes())
@@ -229,10 +246,11 @@ def test_the_payload_of_a_signature_is_bounded_and_of_its_own_kind(signed, keys,
 def _bundle(signer, payload):
     import base64
 
-    from registry_export.manifest.signature import _algorithm, _encoded, key_id
+    from registry_export.manifest.bundle import encoded
+    from registry_export.manifest.signature import _algorithm, key_id
 
     public = signer._key.public_key()
-    signature = signer._key.sign(_encoded(payload), _algorithm(public.curve.name))
+    signature = signer._key.sign(encoded(payload), _algorithm(public.curve.name))
     envelope = {
         "payload": base64.b64encode(payload).decode(),
         "payloadType": "application/vnd.in-toto+json",
