@@ -17,7 +17,8 @@ _PLAIN = "%(levelname)s %(name)s: %(message)s"
 _SERVICE = "%(asctime)s %(levelname)-7s %(message)s"
 _OURS = "registry_export"
 
-_subject: dict[str, Any] = {}
+_subjects: list[dict[str, Any]] = []
+"""What is under way in this process, the latest last."""
 
 
 def configure_logging(style: str, *, debug: bool) -> None:
@@ -59,18 +60,18 @@ def about(**fields: object) -> Iterator[None]:
 
     For processes that do one thing at a time, as a worker does one job: an export's threads are not the caller's.
     """
-    before = dict(_subject)
-    _subject.update(fields)
+    _subjects.append(fields)
     try:
         yield
     finally:
-        _subject.clear()
-        _subject.update(before)
+        # Blocks of several threads may end in any order.
+        _subjects[:] = [subject for subject in _subjects if subject is not fields]
 
 
 def _add_subject(record: logging.LogRecord) -> bool:
-    for name, value in tuple(_subject.items()):
-        record.__dict__.setdefault(name, value)
+    for subject in reversed(_subjects):
+        for name, value in subject.items():
+            record.__dict__.setdefault(name, value)
     return True
 
 

@@ -178,7 +178,7 @@ def test_a_promotion_is_seen_in_the_metrics_while_and_after_it_is_exported(serve
         assert get(f"{url}/healthz")[0] == 200
         after = until(lambda: (seen := Samples(url))["attempts_total{outcome=done}"] and seen)
         until(lambda: Samples(url)["jobs{state=done}"])
-        again = Samples(url)
+        again = until(lambda: not (seen := Samples(url))["busy"] and seen)
     assert after["promotions_total{trigger=stage}"] == after["exports_total{status=verified}"] == 1
     assert after["targets_total{format=torchscript,status=verified}"] == 2
     made = after["step_duration_seconds_count{format=torchscript,step=verify}"]
@@ -188,7 +188,7 @@ def test_a_promotion_is_seen_in_the_metrics_while_and_after_it_is_exported(serve
     assert after["queue_delay_seconds_count"] == 1
     assert 0 < after["queue_delay_seconds_sum"] < 30
     assert after["warm_parent_resident_bytes{toolchain=torch}"] > 50e6
-    assert again["busy"] == after["children_killed_total{limit=time}"] == 0
+    assert after["children_killed_total{limit=time}"] == 0
     for part in ("ledger", "outbox", "registry"):
         assert again[f"last_success_timestamp_seconds{{part={part}}}"] > 1.7e9
     assert not [name for name in again if net in name]

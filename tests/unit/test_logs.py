@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -105,6 +106,19 @@ def test_what_a_job_does_in_any_thread_names_the_job_and_nothing_else_does(lines
     within, own, after = map(json.loads, written())
     assert (within["job"], within["attempt"]) == (7, 2)
     assert own["attempt"] == 3
+    assert "job" not in after
+
+
+def test_a_job_that_ends_after_one_that_began_later_leaves_no_name_behind(lines):
+    written = lines(JSON)
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        first.enter_context(about(job=1))
+        second.enter_context(about(job=2))
+        first.close()
+        logging.getLogger("elsewhere").warning("of the second")
+    logging.getLogger("elsewhere").warning("after")
+    during, after = map(json.loads, written())
+    assert during["job"] == 2
     assert "job" not in after
 
 
