@@ -220,6 +220,7 @@ def test_a_stop_does_not_wait_for_a_parent_that_starts(site):
     assert site.job().attempt == 1
 
 
+@pytest.mark.slow
 def test_a_stop_does_not_wait_for_an_upload_that_hangs(site, server):
     with Proxy(server.port) as proxy:
         proxy.treat = lambda method, path: HANG if method == "PUT" and "/exports/" in path else PASS

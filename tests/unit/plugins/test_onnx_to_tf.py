@@ -36,6 +36,7 @@ def _cases() -> list[Any]:
     return [case for case in collect_testcases() if case.model is not None and not excluded.search(case.name)]
 
 
+@pytest.mark.slow
 def test_onnx_s_own_cases_give_its_numbers_or_are_refused_by_name():
     passed, refused, wrong = 0, [], []
     for case in _cases():
