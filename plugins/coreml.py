@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface, OptionValue
+from registry_export.entities import Description, Interface, OptionValue, Snippet
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     EXPORTED_PROGRAM,
@@ -33,6 +33,8 @@ from registry_export.format import (
     precision_option,
     quantization_option,
 )
+from registry_export_plugins._coreml.names import features
+from registry_export_plugins._snippets import arrays, listed, quoted, sizes, snippet, variables
 from registry_export_plugins._target_only import TargetOnly
 from registry_export_plugins._toolchains import TENSORFLOW, TORCH, ours
 
@@ -193,3 +195,42 @@ class CoreML(TargetOnly):
     def runs_here(self, description: Description) -> str:
         """Say where Core ML is; what the evaluator could not run elsewhere can be run there."""
         return "" if platform.system() == "Darwin" else "Core ML is on macOS alone."
+
+    def snippets(self, description: Description) -> tuple[Snippet, ...]:
+        """Show Core ML in Python and Swift, on a Mac."""
+        interface = description.interface
+        inputs = features(interface.inputs, half=True)
+        outputs = features(interface.outputs, True, [feature.name for feature in inputs])
+        python = """
+            import coremltools
+            import numpy as np
+
+            model = coremltools.models.MLModel("model.mlpackage")
+            outputs = model.predict(«inputs»)
+        """
+        swift = """
+            import CoreML
+
+            let compiled = try await MLModel.compileModel(at: URL(fileURLWithPath: "model.mlpackage"))
+            let model = try MLModel(contentsOf: compiled)
+            let inputs = try MLDictionaryFeatureProvider(dictionary: [
+                «inputs»
+            ])
+            let outputs = try await model.prediction(from: inputs)
+            «outputs»
+        """
+        kinds = {"float16": ".float16", "int32": ".int32"}
+        arrays_in_swift = [
+            f"MLMultiArray(shape: [{listed(sizes(spec))}], dataType: {kinds.get(f.dtype, '.float32')})"
+            for f, spec in zip(inputs, interface.inputs, strict=True)
+        ]
+        given = [f"{quoted(f.name)}: {array}," for f, array in zip(inputs, arrays_in_swift, strict=True)]
+        taken = [
+            f"let {name} = outputs.featureValue(for: {quoted(f.name)})!.multiArrayValue!"
+            for name, f in zip(variables(interface.outputs), outputs, strict=True)
+        ]
+        names = [feature.name for feature in inputs]
+        return (
+            snippet("Python", "Core ML Tools on macOS", python, inputs=arrays(interface, names)),
+            snippet("Swift", "Core ML", swift, inputs="\n".join(given), outputs="\n".join(taken)),
+        )

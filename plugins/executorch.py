@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry_export.entities import Attempt, Description, Interface, OptionValue
+from registry_export.entities import Attempt, Description, Interface, OptionValue, Snippet, TensorSpec
 from registry_export.errors import UnsupportedModelError
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
@@ -24,6 +24,7 @@ from registry_export.format import (
     precision_option,
     quantization_option,
 )
+from registry_export_plugins._snippets import count, cpp_type, each, in_a_row, listed, sizes, snippet, tensor, variables
 from registry_export_plugins._target_only import TargetOnly
 from registry_export_plugins._toolchains import EXECUTORCH
 
@@ -158,4 +159,50 @@ class ExecuTorch(TargetOnly):
             details["bounds"] = ", ".join(f"{name} <= {size}" for name, size in contents.bounds.items())
         return Description(
             contents.interface, format_version=contents.schema, precision=contents.precision, details=details
+        )
+
+    def snippets(self, description: Description) -> tuple[Snippet, ...]:
+        """Show ExecuTorch in Python, Kotlin and C++."""
+        interface = description.interface
+        python = """
+            import torch
+            from executorch.runtime import Runtime
+
+            program = Runtime.get().load_program("model.pte")
+            outputs = program.load_method("forward").execute([«inputs»])
+        """
+        kotlin = """
+            import org.pytorch.executorch.EValue
+            import org.pytorch.executorch.Module
+            import org.pytorch.executorch.Tensor
+
+            val model = Module.load(File(filesDir, "model.pte").path)
+            val outputs = model.forward(
+                «inputs»
+            ).map { it.toTensor() }
+        """
+        cpp = """
+            #include <executorch/extension/module/module.h>
+            #include <executorch/extension/tensor/tensor.h>
+
+            using namespace executorch::extension;
+            Module model("model.pte");
+            «inputs»
+            auto outputs = model.forward({«names»}).get();
+        """
+        kinds = {"float32": "FloatArray", "float64": "DoubleArray", "int64": "LongArray", "int32": "IntArray"}
+
+        def in_kotlin(_: int, __: str, spec: TensorSpec) -> str:
+            array = f"{kinds.get(spec.dtype, 'FloatArray')}({count(spec)})"
+            return f"EValue.from(Tensor.fromBlob({array}, longArrayOf({listed(sizes(spec))}))),"
+
+        def in_cpp(_: int, name: str, spec: TensorSpec) -> str:
+            data = f"std::vector<{cpp_type(spec)}>({count(spec)})"
+            return f"auto {name} = make_tensor_ptr({{{listed(sizes(spec))}}}, {data});"
+
+        names = ", ".join(variables(interface.inputs))
+        return (
+            snippet("Python", "ExecuTorch", python, inputs=in_a_row(interface, tensor)),
+            snippet("Kotlin", "ExecuTorch", kotlin, inputs=each(interface.inputs, in_kotlin)),
+            snippet("C++", "ExecuTorch", cpp, inputs=each(interface.inputs, in_cpp), names=names),
         )

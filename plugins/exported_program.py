@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Attempt, Description, Interface
+from registry_export.entities import Attempt, Description, Interface, Snippet
 from registry_export.errors import ConversionError
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
@@ -26,6 +26,7 @@ from registry_export.format import (
     ModelSetup,
     Runner,
 )
+from registry_export_plugins._snippets import in_a_row, snippet, tensor
 from registry_export_plugins._toolchains import TORCH
 from registry_export_plugins._torch.archives import Content
 from registry_export_plugins._torch.files import checkpoint_file
@@ -130,6 +131,17 @@ class ExportedProgram:
             precision=precision_of(tensors),
             details={"nodes": str(len(program.graph.nodes))},
         )
+
+    def snippets(self, description: Description) -> tuple[Snippet, ...]:
+        """Show PyTorch in Python."""
+        python = """
+            import torch
+
+            model = torch.export.load("model.pt2").module()
+            with torch.inference_mode():
+                outputs = model(«inputs»)
+        """
+        return (snippet("Python", "PyTorch", python, inputs=in_a_row(description.interface, tensor)),)
 
 
 def _schema_version(path: Path) -> str | None:

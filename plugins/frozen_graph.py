@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface
+from registry_export.entities import Description, Interface, Snippet
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     KERAS_MODEL,
@@ -23,6 +24,7 @@ from registry_export.format import (
     ModelSetup,
     Runner,
 )
+from registry_export_plugins._snippets import in_a_row, names_of, snippet, tf_zeros
 from registry_export_plugins._tensorflow.functions import TensorFlowFunction, retrace
 from registry_export_plugins._toolchains import TENSORFLOW
 
@@ -108,3 +110,20 @@ class FrozenGraph:
         return Description(
             interface=load(path, Interface(inputs=())).interface, format_version=str(read(path).versions.producer)
         )
+
+    def snippets(self, description: Description) -> tuple[Snippet, ...]:
+        """Show TensorFlow in Python."""
+        python = """
+            import tensorflow as tf
+
+            graph = tf.compat.v1.GraphDef.FromString(open("model.pb", "rb").read())
+            loaded = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph, name=""), [])
+            model = loaded.prune([«inputs»], [«outputs»])
+            outputs = model(«zeros»)
+        """
+        interface = description.interface
+        names = {
+            "inputs": names_of(replace(spec, name=f"{spec.name}:0") for spec in interface.inputs),
+            "outputs": names_of(replace(spec, name=f"{spec.name}:0") for spec in interface.outputs),
+        }
+        return (snippet("Python", "TensorFlow", python, zeros=in_a_row(interface, tf_zeros), **names),)

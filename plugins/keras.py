@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface
+from registry_export.entities import Description, Interface, Snippet
 from registry_export.errors import ConversionError, SourceError
 from registry_export.format import (
     KERAS_MODEL,
@@ -31,6 +31,7 @@ from registry_export.format import (
     Option,
     Runner,
 )
+from registry_export_plugins._snippets import in_a_row, snippet
 from registry_export_plugins._tensorflow.files import is_weights
 from registry_export_plugins._toolchains import TENSORFLOW
 
@@ -176,6 +177,19 @@ class Keras:
         except SourceError:
             return Description(Interface(inputs=()), format_version=version, precision=precision)
         return Description(Interface(call.inputs, outputs_of(call)), format_version=version, precision=precision)
+
+    def snippets(self, description: Description) -> tuple[Snippet, ...]:
+        """Show Keras in Python."""
+        python = """
+            import keras
+            import numpy as np
+
+            model = keras.saving.load_model("model.keras", compile=False)
+            outputs = model.predict(«inputs»)
+        """
+        given = in_a_row(description.interface)
+        several = len(description.interface.inputs) > 1
+        return (snippet("Python", "Keras", python, inputs=f"[{given}]" if several else given),)
 
 
 def _written_by(path: Path) -> str | None:

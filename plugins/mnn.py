@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from registry_export.entities import Description, Interface, OptionValue
+from registry_export.entities import Description, Interface, OptionValue, Snippet, TensorSpec
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     ONNX_MODEL,
@@ -23,6 +23,7 @@ from registry_export.format import (
     precision_option,
     quantization_option,
 )
+from registry_export_plugins._snippets import each, listed, names_of, sizes, snippet, zeros
 from registry_export_plugins._target_only import TargetOnly
 from registry_export_plugins._toolchains import MNN
 
@@ -76,3 +77,40 @@ class Mnn(TargetOnly):
         from registry_export_plugins._mnn.runner import describe
 
         return describe(path)
+
+    def snippets(self, description: Description) -> tuple[Snippet, ...]:
+        """Show MNN in Python and C++."""
+        inputs, outputs = description.interface.inputs, description.interface.outputs
+        python = """
+            import MNN
+            import numpy as np
+
+            model = MNN.nn.load_module_from_file("model.mnn", [«inputs»], [«outputs»])
+            outputs = model.forward([
+                «zeros»
+            ])
+        """
+        cpp = """
+            #include <MNN/expr/Module.hpp>
+
+            using namespace MNN::Express;
+            std::unique_ptr<Module> model(Module::load({«inputs»}, {«outputs»}, "model.mnn"));
+            auto outputs = model->onForward({
+                «zeros»
+            });
+        """
+
+        def in_python(_: int, __: str, spec: TensorSpec) -> str:
+            kind = "float" if spec.dtype.startswith(("float", "bfloat")) else "int"
+            array = zeros(spec, f"np.{kind}32")
+            return f"MNN.expr.const({array}, {[*sizes(spec)]}, MNN.expr.NCHW, MNN.expr.{kind}),"
+
+        def in_cpp(_: int, __: str, spec: TensorSpec) -> str:
+            zero = "0.f" if spec.dtype.startswith(("float", "bfloat")) else "0"
+            return f"_Const({zero}, {{{listed(sizes(spec))}}}, NCHW),"
+
+        names = {"inputs": names_of(inputs), "outputs": names_of(outputs)}
+        return (
+            snippet("Python", "MNN", python, zeros=each(inputs, in_python), **names),
+            snippet("C++", "MNN", cpp, zeros=each(inputs, in_cpp), **names),
+        )

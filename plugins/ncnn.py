@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface
+from registry_export.entities import Description, Interface, Snippet, TensorSpec
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     EXPORTED_PROGRAM,
@@ -29,6 +29,7 @@ from registry_export.format import (
     Runner,
     precision_option,
 )
+from registry_export_plugins._snippets import each, listed, sizes, snippet, without_batch, zeros
 from registry_export_plugins._target_only import TargetOnly
 from registry_export_plugins._toolchains import NCNN, ONNX, TORCH
 
@@ -100,3 +101,47 @@ class Ncnn(TargetOnly):
         from registry_export_plugins._ncnn.layout import describe
 
         return describe(path)
+
+    def snippets(self, description: Description) -> tuple[Snippet, ...]:
+        """Show ncnn in Python and, for Android too, C++; the batch is no dimension of a `Mat`."""
+        python = """
+            import ncnn
+            import numpy as np
+
+            net = ncnn.Net()
+            net.load_param("model.ncnn.param")
+            net.load_model("model.ncnn.bin")
+            model = net.create_extractor()
+            «inputs»
+            «outputs»
+        """
+        cpp = """
+            #include <ncnn/net.h>
+
+            ncnn::Net net;
+            net.load_param("model.ncnn.param");
+            net.load_model("model.ncnn.bin");
+            ncnn::Extractor model = net.create_extractor();
+            «inputs»
+            «outputs»
+        """
+        inputs, outputs = description.interface.inputs, description.interface.outputs
+
+        def given(i: int, _: str, spec: TensorSpec) -> str:
+            kind = "np.float32" if spec.dtype.startswith(("float", "bfloat")) else "np.int32"
+            return f'model.input("in{i}", ncnn.Mat({zeros(without_batch(spec), kind)}))'
+
+        def taken(i: int, name: str, _: TensorSpec) -> str:
+            return f'_, {name} = model.extract("out{i}")'
+
+        def given_in_cpp(i: int, name: str, spec: TensorSpec) -> str:
+            turned = listed(sizes(without_batch(spec))[::-1])  # width first
+            return f'ncnn::Mat {name}({turned});\n{name}.fill(0.f);\nmodel.input("in{i}", {name});'
+
+        def taken_in_cpp(i: int, name: str, _: TensorSpec) -> str:
+            return f'ncnn::Mat {name};\nmodel.extract("out{i}", {name});'
+
+        return (
+            snippet("Python", "ncnn", python, inputs=each(inputs, given), outputs=each(outputs, taken)),
+            snippet("C++", "ncnn", cpp, inputs=each(inputs, given_in_cpp), outputs=each(outputs, taken_in_cpp)),
+        )

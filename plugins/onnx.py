@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface, OptionValue
+from registry_export.entities import Description, Interface, OptionValue, Snippet, TensorSpec
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     EXPORTED_PROGRAM,
@@ -29,6 +29,7 @@ from registry_export.format import (
     precision_option,
     quantization_option,
 )
+from registry_export_plugins._snippets import arrays, count, cpp_type, each, listed, names_of, sizes, snippet
 from registry_export_plugins._toolchains import ONNX, TENSORFLOW, TORCH
 
 DEFAULT_OPSET = 20
@@ -222,4 +223,43 @@ class Onnx:
             ir_version=int(model.ir_version),
             precision=files.precision_of(model),
             details={"producer": producer or "unknown", "nodes": str(files.count_nodes(model))},
+        )
+
+    def snippets(self, description: Description) -> tuple[Snippet, ...]:
+        """Show ONNX Runtime in Python and C++."""
+        inputs, outputs = description.interface.inputs, description.interface.outputs
+        python = """
+            import numpy as np
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession("model.onnx")
+            outputs = session.run(None, «inputs»)
+        """
+        cpp = """
+            #include <onnxruntime_cxx_api.h>
+
+            Ort::Env env;
+            Ort::Session session(env, "model.onnx", Ort::SessionOptions{});
+            auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+            std::vector<Ort::Value> tensors;
+            «tensors»
+            const char* inputs[] = {«inputs»};
+            const char* outputs[] = {«outputs»};
+            auto results = session.Run(
+                Ort::RunOptions{}, inputs, tensors.data(), tensors.size(), outputs, std::size(outputs));
+        """
+
+        def line(_: int, name: str, spec: TensorSpec) -> str:
+            kind, shape = cpp_type(spec), listed(sizes(spec))
+            return (
+                f"std::array<{kind}, {count(spec)}> {name}{{}};\n"
+                f"std::array<int64_t, {len(sizes(spec))}> {name}_shape{{{shape}}};\n"
+                f"tensors.push_back(Ort::Value::CreateTensor<{kind}>(\n"
+                f"    memory, {name}.data(), {name}.size(), {name}_shape.data(), {name}_shape.size()));"
+            )
+
+        names = {"inputs": names_of(inputs), "outputs": names_of(outputs)}
+        return (
+            snippet("Python", "ONNX Runtime", python, inputs=arrays(description.interface)),
+            snippet("C++", "ONNX Runtime", cpp, tensors=each(inputs, line), **names),
         )

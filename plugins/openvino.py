@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface, OptionValue
+from registry_export.entities import Description, Interface, OptionValue, Snippet, TensorSpec
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     KERAS_MODEL,
@@ -29,6 +29,7 @@ from registry_export.format import (
     precision_option,
     quantization_option,
 )
+from registry_export_plugins._snippets import cpp_type, each, in_a_row, listed, sizes, snippet
 from registry_export_plugins._target_only import TargetOnly
 from registry_export_plugins._toolchains import TENSORFLOW, TORCH, installed, ours
 
@@ -137,3 +138,35 @@ class OpenVINO(TargetOnly):
         from registry_export_plugins._openvino.runner import describe
 
         return describe(path)
+
+    def snippets(self, description: Description) -> tuple[Snippet, ...]:
+        """Show OpenVINO in Python and C++."""
+        python = """
+            import numpy as np
+            import openvino
+
+            model = openvino.compile_model("model.xml", "CPU")
+            outputs = model([«inputs»])
+        """
+        cpp = """
+            #include <openvino/openvino.hpp>
+
+            ov::Core core;
+            auto request = core.compile_model("model.xml", "CPU").create_infer_request();
+            «inputs»
+            request.infer();
+            «outputs»
+        """
+        inputs, outputs = description.interface.inputs, description.interface.outputs
+
+        def given(i: int, name: str, spec: TensorSpec) -> str:
+            kind = f"ov::element::from<{cpp_type(spec)}>()"
+            return f"ov::Tensor {name}({kind}, {{{listed(sizes(spec))}}});\nrequest.set_input_tensor({i}, {name});"
+
+        def taken(i: int, name: str, _: TensorSpec) -> str:
+            return f"ov::Tensor {name} = request.get_output_tensor({i});"
+
+        return (
+            snippet("Python", "OpenVINO", python, inputs=in_a_row(description.interface)),
+            snippet("C++", "OpenVINO", cpp, inputs=each(inputs, given), outputs=each(outputs, taken)),
+        )

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface, TensorSpec
+from registry_export.entities import Description, Interface, Snippet, TensorSpec
 from registry_export.errors import SourceError
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
@@ -28,6 +28,7 @@ from registry_export.format import (
     ModelSetup,
     Runner,
 )
+from registry_export_plugins._snippets import snippet, tf_zeros
 from registry_export_plugins._tensorflow.functions import (
     TensorFlowFunction,
     chosen_signature,
@@ -36,6 +37,7 @@ from registry_export_plugins._tensorflow.functions import (
     retrace,
     save,
 )
+from registry_export_plugins._tensorflow.names import identifiers
 from registry_export_plugins._tensorflow.wrapping import wrapped
 from registry_export_plugins._toolchains import TENSORFLOW
 
@@ -123,6 +125,21 @@ class SavedModel:
             format_version=str(graph.graph_def.versions.producer),
             details={"tensorflow": graph.meta_info_def.tensorflow_version},
         )
+
+    def snippets(self, description: Description) -> tuple[Snippet, ...]:
+        """Show TensorFlow in Python."""
+        python = """
+            import tensorflow as tf
+
+            model = tf.saved_model.load("model.savedmodel")
+            outputs = model.signatures["serving_default"](
+                «inputs»
+            )
+        """
+        inputs = description.interface.inputs
+        keys = identifiers(spec.name for spec in inputs)
+        given = [f"{key}={tf_zeros(spec)}," for key, spec in zip(keys, inputs, strict=True)]
+        return (snippet("Python", "TensorFlow", python, inputs="\n".join(given)),)
 
 
 def _specs(tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from registry_export.entities import Description, Interface, OptionValue
+from registry_export.entities import Description, Interface, OptionValue, Snippet, TensorSpec
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     ONNX_MODEL,
@@ -26,6 +26,7 @@ from registry_export.format import (
     Toolchain,
     precision_option,
 )
+from registry_export_plugins._snippets import each, listed, quoted, sizes, snippet, tensor
 from registry_export_plugins._target_only import TargetOnly
 from registry_export_plugins._tensorrt.flavour import MODULE
 from registry_export_plugins._toolchains import installed, ours
@@ -122,3 +123,55 @@ class TensorRT(TargetOnly):
         from registry_export_plugins._tensorrt.engine import unfit_description
 
         return unfit_description(description)
+
+    def snippets(self, description: Description) -> tuple[Snippet, ...]:
+        """Show TensorRT in Python, with PyTorch for the memory of the GPU, and in C++."""
+        inputs, outputs = description.interface.inputs, description.interface.outputs
+        rtx = "RTX" in description.details.get("builder", "")
+        python = """
+            import «package» as trt
+            import torch
+
+            engine = trt.Runtime(trt.Logger()).deserialize_cuda_engine(open("model.engine", "rb").read())
+            context = engine.create_execution_context()
+            «inputs»
+            «outputs»
+            context.execute_async_v3(torch.cuda.current_stream().cuda_stream)
+        """
+        cpp = """
+            #include <NvInfer.h>
+
+            std::ifstream file("model.engine", std::ios::binary);
+            std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
+            std::unique_ptr<nvinfer1::IRuntime> runtime(nvinfer1::createInferRuntime(logger));
+            std::unique_ptr<nvinfer1::ICudaEngine> engine(runtime->deserializeCudaEngine(bytes.data(), bytes.size()));
+            std::unique_ptr<nvinfer1::IExecutionContext> context(engine->createExecutionContext());
+            «inputs»
+            «outputs»
+            context->enqueueV3(stream);
+        """
+
+        def given(_: int, name: str, spec: TensorSpec) -> str:
+            shape = f"context.set_input_shape({quoted(spec.name)}, tuple({name}.shape))"
+            return f"{name} = {tensor(spec)}.cuda()\n{shape}\n{bound(name, spec)}"
+
+        def taken(_: int, name: str, spec: TensorSpec) -> str:
+            shape, kind = f"tuple(context.get_tensor_shape({quoted(spec.name)}))", spec.dtype or "float32"
+            return f'{name} = torch.empty({shape}, dtype=torch.{kind}, device="cuda")\n{bound(name, spec)}'
+
+        def bound(name: str, spec: TensorSpec) -> str:
+            return f"context.set_tensor_address({quoted(spec.name)}, {name}.data_ptr())"
+
+        def given_in_cpp(i: int, name: str, spec: TensorSpec) -> str:
+            shape = f"nvinfer1::Dims{{{len(sizes(spec))}, {{{listed(sizes(spec))}}}}}"
+            return f"context->setInputShape({quoted(spec.name)}, {shape});\n{taken_in_cpp(i, name, spec)}"
+
+        def taken_in_cpp(_: int, name: str, spec: TensorSpec) -> str:
+            return f"context->setTensorAddress({quoted(spec.name)}, {name});  // memory of the GPU"
+
+        lines = {"inputs": each(inputs, given), "outputs": each(outputs, taken)}
+        lines_in_cpp = {"inputs": each(inputs, given_in_cpp), "outputs": each(outputs, taken_in_cpp)}
+        return (
+            snippet("Python", "TensorRT", python, package="tensorrt_rtx" if rtx else "tensorrt", **lines),
+            snippet("C++", "TensorRT", cpp, **lines_in_cpp),
+        )

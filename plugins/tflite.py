@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface, OptionValue
+from registry_export.entities import Description, Interface, OptionValue, Snippet, TensorSpec
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     EXPORTED_PROGRAM,
@@ -37,9 +37,11 @@ from registry_export.format import (
     precision_option,
     quantization_option,
 )
+from registry_export_plugins._snippets import in_lines, item_bytes, listed, quoted, sizes, snippet, zeros
 from registry_export_plugins._target_only import TargetOnly
 from registry_export_plugins._tensorflow.functions import TensorFlowFunction
 from registry_export_plugins._tensorflow.lite_precision import calibrates, refusal
+from registry_export_plugins._tensorflow.names import identifiers
 from registry_export_plugins._toolchains import LITERT, TENSORFLOW, TORCH, installed
 
 LITERT_TORCH = Toolchain(
@@ -161,3 +163,39 @@ class TFLite(TargetOnly):
         from registry_export_plugins._tensorflow.lite_runner import describe
 
         return describe(path)
+
+    def snippets(self, description: Description) -> tuple[Snippet, ...]:
+        """Show LiteRT in Python and, for Android, Kotlin."""
+        inputs, outputs = description.interface.inputs, description.interface.outputs
+        python = """
+            import numpy as np
+            from ai_edge_litert.interpreter import Interpreter
+
+            model = Interpreter("model.tflite").get_signature_runner()
+            outputs = model(«inputs»)
+        """
+        kotlin = """
+            import org.tensorflow.lite.Interpreter
+
+            val model = Interpreter(File(filesDir, "model.tflite"))
+            fun buffer(bytes: Int) = ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
+            val inputs = mapOf(«inputs»)
+            val outputs = mapOf(«outputs»)
+            model.runSignature(inputs, outputs)
+        """
+        keys, results = identifiers(s.name for s in inputs), identifiers(s.name for s in outputs)
+
+        def buffers(names: tuple[str, ...], specs: tuple[TensorSpec, ...]) -> str:
+            lengths = [f"{item_bytes(spec)} * {listed(sizes(spec), ' * ')}" for spec in specs]
+            pairs = zip(names, lengths, strict=True)
+            return ", ".join(f"{quoted(name, 'Kotlin')} to buffer({length})" for name, length in pairs)
+
+        def typed(key: str, spec: TensorSpec) -> str:
+            integer = f'model.get_input_details()[{quoted(key)}]["dtype"]'  # of fewer bits, perhaps
+            return f"{key}={zeros(spec, '' if spec.dtype.startswith('float') else integer)}"
+
+        given = [typed(key, spec) for key, spec in zip(keys, inputs, strict=True)]
+        return (
+            snippet("Python", "LiteRT", python, inputs=in_lines("", given, "")),
+            snippet("Kotlin", "LiteRT", kotlin, inputs=buffers(keys, inputs), outputs=buffers(results, outputs)),
+        )

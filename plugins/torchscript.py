@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Attempt, Description, Interface, OptionValue
+from registry_export.entities import Attempt, Description, Interface, OptionValue, Snippet, TensorSpec
 from registry_export.errors import ConversionError, SourceError, UnsupportedModelError, VerificationError
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
@@ -29,6 +29,7 @@ from registry_export.format import (
     Option,
     Runner,
 )
+from registry_export_plugins._snippets import in_a_row, listed, sizes, snippet, tensor
 from registry_export_plugins._toolchains import TORCH
 from registry_export_plugins._torch.archives import Content
 from registry_export_plugins._torch.files import checkpoint_file
@@ -234,4 +235,30 @@ class TorchScript:
             format_version=versions[0],
             precision="int8" if quantized else precision_of(tensors),
             details=details,
+        )
+
+    def snippets(self, description: Description) -> tuple[Snippet, ...]:
+        """Show PyTorch in Python and C++."""
+        python = """
+            import torch
+
+            model = torch.jit.load("model.pt")
+            with torch.inference_mode():
+                outputs = model(«inputs»)
+        """
+        cpp = """
+            #include <torch/script.h>
+
+            torch::jit::Module model = torch::jit::load("model.pt");
+            c10::InferenceMode guard;
+            auto outputs = model.forward({«inputs»});
+        """
+
+        def tensor_in_cpp(spec: TensorSpec) -> str:
+            kind = {"bfloat16": "BFloat16", "uint8": "UInt8"}.get(spec.dtype, spec.dtype.capitalize() or "Float32")
+            return f"torch::zeros({{{listed(sizes(spec))}}}, torch::k{kind})"
+
+        return (
+            snippet("Python", "PyTorch", python, inputs=in_a_row(description.interface, tensor)),
+            snippet("C++", "LibTorch", cpp, inputs=in_a_row(description.interface, tensor_in_cpp)),
         )

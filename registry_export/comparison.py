@@ -24,10 +24,14 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Comparison:
-    """One output compared: its sums, and what is wrong with it (empty: nothing)."""
+    """One output compared: its sums, what is wrong with it (empty: nothing), and what was allowed of an element.
+
+    `allowed` is the least and the most of it; empty where no element is judged alone.
+    """
 
     sums: Sums
     problem: str = ""
+    allowed: tuple[float, ...] = ()
 
 
 def compare(expected: Array, actual: Array, tolerance: Tolerance, noise: float = 0.0, name: str = "") -> Comparison:
@@ -52,7 +56,8 @@ def compare(expected: Array, actual: Array, tolerance: Tolerance, noise: float =
     if expected.dtype.kind not in "fiub":
         return Comparison(Sums(), f"dtype {expected.dtype.name} cannot be compared")
     exact = expected.dtype.kind != "f"
-    allowed = allowance(tolerance, size_of(expected), noise, exact=exact)
+    size = size_of(expected)
+    allowed = allowance(tolerance, size, noise, exact=exact)
     judged, beyond = _Judged(expected.shape, allowed, name), 0
     for start, e, a in _blocks(expected, actual):
         beyond += judged.take(start, e, a)
@@ -63,7 +68,8 @@ def compare(expected: Array, actual: Array, tolerance: Tolerance, noise: float =
         problem = "integers beyond 2**53 differ"  # float64 holds smaller ones exactly
     if not problem and not exact:
         problem = _other_classes(expected, actual, tolerance, sums)
-    return Comparison(sums, problem)
+    bounds = () if exact or not tolerance.by_element else allowed.of(np.array([0.0, size.largest])).tolist()
+    return Comparison(sums, problem, tuple(bounds))
 
 
 def compare_all(

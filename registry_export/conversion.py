@@ -250,6 +250,14 @@ class PlanRun:
                 raise
         return future.result()
 
+    def failed(self, last: str) -> str:
+        """Return the format that the first failed step of a route should have made; empty where none has failed."""
+        for step in self.plan.way(last):
+            future = self._results.get(step.id)
+            if future is not None and future.done() and future.exception() is not None:
+                return step.format
+        return ""
+
     def _run(self, step: Step) -> StepResult:
         interface = with_requested(self.interface, step.options, self.optional)
         check_requested(interface, step.options, "is one that the checkpoint itself fixes")

@@ -21,6 +21,8 @@ _PARTS = 16
 _LOWEST_EXPONENT, _HIGHEST_EXPONENT = -160, 160
 _BINS = (_HIGHEST_EXPONENT - _LOWEST_EXPONENT + 1) * _PARTS
 _PERCENTILE = 0.99
+_WIDTHS = (1, 2, 4, 8, 16, 32, 64)
+"""Of coarser bins, in bins of the histogram."""
 
 
 @dataclass
@@ -83,6 +85,25 @@ class Sums:
             top5_agreement=self.agreeing_in_five / self.rows_of_five if self.rows_of_five else None,
             worst=self.worst,
         )
+
+    def bins(self, most: int) -> tuple[list[float], list[int]]:
+        """Sum the differences up in bins of doublings or parts of them, the finest that are few enough.
+
+        Args:
+            most: Bins to return, of four doublings at the widest. What is smaller than that is in the lowest one.
+
+        Returns:
+            The ends of the bins, one more than there are, and the elements in each; nothing where all are equal.
+        """
+        (places,) = np.nonzero(self.counts)
+        if not places.size:
+            return [], []
+        width = next((w for w in _WIDTHS if places[-1] // w - places[0] // w < most), _WIDTHS[-1])
+        last = int(places[-1]) // width
+        first = max(int(places[0]) // width, last - most + 1)
+        of_bin = np.maximum(places // width, first) - first
+        counts = np.bincount(of_bin, self.counts[places], minlength=last - first + 1)
+        return [_end_of(bin_ * width - 1) for bin_ in range(first, last + 2)], [int(count) for count in counts]
 
     def _cosine(self) -> float:
         norms = math.sqrt(self.expected_squared) * math.sqrt(self.actual_squared)

@@ -35,6 +35,7 @@ from registry_export.publishing import publish, publish_failure
 from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.regressions import compared_with
+from registry_export.report import draw_ahead, prepare_plots
 from registry_export.reporter import SILENT, Reporter
 from registry_export.reuse import Kept, Own, Shelf, forget, known_exports, remember
 from registry_export.scratch import Scratch
@@ -185,10 +186,17 @@ def _make(
 ) -> _Fresh:
     """Convert, verify, store and time what is missing."""
     uploading = EarlyUploads(bench, job.registry, job.ref, lambda variant: forget(job.index, job.ref, [variant]))
-    with EarlyStarts(bench.starts, toolchains_of(bench, plan, missing)) as starts, uploading as uploads:
+    starting = EarlyStarts(bench.starts, toolchains_of(bench, plan, missing))
+    with starting as starts, uploading as uploads, ThreadPoolExecutor(1, "draw") as drawing:
+
+        def judged(result: TargetResult, folder: Path | None) -> None:
+            uploads.begin(result, folder)
+            drawing.submit(draw_ahead, result)
+
+        drawing.submit(prepare_plots)
         reference = run_reference(bench, checkpoint.origin, *inputs, job.targets)
         starts.enough()
-        made = export_targets(bench, checkpoint.origin, plan, missing, reference, uploads.begin)
+        made = export_targets(bench, checkpoint.origin, plan, missing, reference, judged)
         stored = uploads.settle()  # all of it: nothing else is done beside a timed call
     folders = {variant: folder for variant, (_, folder) in made.items() if folder is not None}
     exports = {v: (made[v][0], _origin(bench, made[v][0], folder)) for v, folder in folders.items()}

@@ -352,6 +352,10 @@ class Format(Protocol):
     in a child with the format's `toolchain` and must be quick. A worker finishes the verification of what
     `open` has refused elsewhere with a `RuntimeAbsentError` where `runs_here` has nothing against it.
 
+    A format that is a target may declare a further method `snippets(description) -> Sequence[Snippet]`: how its
+    file is loaded and called by its own runtime alone, in the languages that its users write, Python first. It is
+    called outside of children, imports no framework, and fills in the names and sizes of the artifact's `Description`.
+
     Attributes:
         name: As a user types it: lower case, digits and underscores.
         summary: One line for `registry-export formats`.

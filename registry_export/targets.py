@@ -153,7 +153,8 @@ class _Makers:
             good = made[0].status in (Status.VERIFIED, Status.UNVERIFIED)
             problem = "" if good else _problem(made[0])
             repeated = problem and any(attempt.error == problem for attempt in attempts)
-            attempts.append(Attempt(" → ".join(self.run.plan.steps[route].path), "the same" if repeated else problem))
+            told, at = "the same" if repeated else problem, self.run.failed(route)
+            attempts.append(Attempt(" → ".join(self.run.plan.steps[route].path), told, at))
             if best is None or _rank(made) < _rank(best):
                 best, taken = made, route
             if good:
@@ -161,8 +162,8 @@ class _Makers:
         result, folder = best or (blank, None)
         if result.status is Status.MISMATCH and self.bench.explain:
             result = self._explained(taken, result)
-        told = attempts if len(attempts) > 1 or any(attempt.error for attempt in attempts) else []
-        result = replace(result, attempts=(*told, *result.attempts))
+        worth_it = len(attempts) > 1 or any(attempt.error for attempt in attempts)
+        result = replace(result, attempts=(*(attempts if worth_it else ()), *result.attempts))
         if self.judged is not None:
             self.judged(result, folder)
         return result, folder

@@ -6,14 +6,15 @@ are never a pass; what cannot run on this machine is `unverified`, by name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
-from registry_export.comparison import compare_all, is_finite, named
+from registry_export.comparison import Comparison, compare_all, is_finite, named
 from registry_export.differences import Sums, finite
+from registry_export.distributions import Distributions
 from registry_export.entities import Rung, Status, Tolerance, Verification, worst
 from registry_export.errors import RuntimeAbsentError
 from registry_export.format import Tensors, Toolchain
@@ -79,15 +80,16 @@ def judge(source: Reference, replay: Replay, tolerance: Tolerance, precision: st
     when the source does not agree with itself and the artifact could at least be run. Agreement with something
     that answers in the source's place shows nothing of the source.
     """
-    total = Sums()
+    total, distributions = Sums(), Distributions()
     rungs = []
     for files, replayed in zip(source.rungs, replay.rungs, strict=True):
-        sums = Sums()
-        rung = _judge_rung(files, replayed, tolerance, sums)
+        seen = _Seen()
+        rung = _judge_rung(files, replayed, tolerance, seen)
         judged = _counts(files, replayed, precision) and not (files.unfit and rung.status is not Status.MISMATCH)
         rungs.append(replace(rung, judged=judged, noise=files.noise))
         if judged and files.kind != EDGE:  # what is far larger than the samples would hide what they show
-            total.add(sums)
+            total.add(seen.sums)
+            distributions.add(seen.compared, seen.expected, seen.actual)
     ran = [rung for rung in rungs if rung.judged and not rung.reason.startswith(_SKIPPED)]
     status = worst(tuple(rung.status for rung in ran))
     reason = _reason(ran, status)
@@ -107,6 +109,7 @@ def judge(source: Reference, replay: Replay, tolerance: Tolerance, precision: st
         reason=reason,
         runtime=replay.runtime,
         notes=replay.notes,
+        distributions=distributions.settled(),
     )
 
 
@@ -127,7 +130,17 @@ def _counts(files: RungFiles, replayed: ReplayedRung, precision: str) -> bool:
     return files.kind not in (EDGE, DRAWN) or precision == FINEST or (files.kind == DRAWN and precision != "int8")
 
 
-def _judge_rung(files: RungFiles, replayed: ReplayedRung, tolerance: Tolerance, total: Sums) -> Rung:
+@dataclass
+class _Seen:
+    """What was compared on one set of inputs."""
+
+    sums: Sums = field(default_factory=Sums)
+    compared: Mapping[str, Comparison] = field(default_factory=dict)
+    expected: Tensors = field(default_factory=dict)
+    actual: Tensors = field(default_factory=dict)
+
+
+def _judge_rung(files: RungFiles, replayed: ReplayedRung, tolerance: Tolerance, seen: _Seen) -> Rung:
     if replayed.skipped:
         return Rung(files.name, Status.UNVERIFIED, _SKIPPED + replayed.skipped)
     if not any(array.size for array in read_tensors(Path(files.inputs)).values()):
@@ -137,8 +150,9 @@ def _judge_rung(files: RungFiles, replayed: ReplayedRung, tolerance: Tolerance, 
     expected, actual = read_tensors(Path(files.expected)), read_tensors(Path(replayed.actual))
     compared, problem = compare_all(expected, actual, tolerance, files.noise)
     for comparison in compared.values():
-        total.add(comparison.sums)
-    total.worst = named(total.worst, files.name)
+        seen.sums.add(comparison.sums)
+    seen.sums.worst = named(seen.sums.worst, files.name)
+    seen.compared, seen.expected, seen.actual = compared, expected, actual
     metrics = {name: finite(comparison.sums.metrics()) for name, comparison in compared.items()}
     if files.unfit and not (problem := _no_number(expected, actual)):
         return Rung(files.name, Status.UNVERIFIED, files.unfit, metrics)

@@ -9,6 +9,7 @@ from registry_export.entities.models import Dimension as Dimension
 from registry_export.entities.models import Interface as Interface
 from registry_export.entities.models import ModelVersionRef as ModelVersionRef
 from registry_export.entities.models import OptionValue as OptionValue
+from registry_export.entities.models import Snippet as Snippet
 from registry_export.entities.models import Target as Target
 from registry_export.entities.models import TensorSpec as TensorSpec
 from registry_export.entities.reports import Attempt as Attempt
@@ -20,6 +21,7 @@ from registry_export.entities.reports import FileRecord as FileRecord
 from registry_export.entities.reports import SourceRecord as SourceRecord
 from registry_export.entities.reports import TargetResult as TargetResult
 from registry_export.entities.verdicts import VERDICTS as VERDICTS
+from registry_export.entities.verdicts import Distribution as Distribution
 from registry_export.entities.verdicts import Divergence as Divergence
 from registry_export.entities.verdicts import Hop as Hop
 from registry_export.entities.verdicts import Latency as Latency

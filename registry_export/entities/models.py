@@ -90,3 +90,18 @@ class Description:
     format_version: str | None = None
     precision: str = "fp32"
     details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """The few lines that load a format's file and call it, without this package.
+
+    Attributes:
+        language: `Python`, `Swift`, `Kotlin`, `C++`.
+        runtime: What they need (`ONNX Runtime`).
+        code: The lines; the file has the name that it has in the artifact's folder.
+    """
+
+    language: str
+    runtime: str
+    code: str

@@ -20,10 +20,17 @@ class ErrorRecord:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One way a converter tried, in the order tried, and why it was given up (empty: it worked)."""
+    """One way that was tried, in the order tried, and why it was given up (empty: it worked).
+
+    Attributes:
+        way: A route of formats (`pytorch → onnx → tflite`), or what a converter says of its own tries.
+        error: Why not.
+        at: The format on a route that could not be made; empty: it worked, or what it led to was not right.
+    """
 
     way: str
     error: str = ""
+    at: str = ""
 
 
 @dataclass(frozen=True)

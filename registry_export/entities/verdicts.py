@@ -194,6 +194,29 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """How one output's differences are spread, for people to look at; it takes part in no verdict.
+
+    Attributes:
+        elements: Those compared, on all inputs that the metrics speak of.
+        equal: Those without a difference, which are in no bin.
+        edges: The ends of the bins of |actual - expected|, growing, with six digits: one more than `counts`.
+        counts: Elements in each bin. The lowest one has all smaller differences too.
+        allowed: The least and the most that an element was allowed to differ by; empty: no element alone was judged.
+        expected: The source's values of elements drawn from the first inputs, with six digits.
+        actual: The export's values of the same elements.
+    """
+
+    elements: int
+    equal: int = 0
+    edges: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+    allowed: tuple[float, ...] = ()
+    expected: tuple[float, ...] = ()
+    actual: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Verification:
     """The verdict on one artifact, with everything that it rests on.
 
@@ -217,6 +240,7 @@ class Verification:
         absent: Whether nothing ran for want of a runtime on the machine that tried; another one may have it.
         verified_at: When, in UTC, ISO 8601.
         tools: Versions of the packages that ran it and the source, by name, where it was verified again later.
+        distributions: How differences are spread, by output; of many outputs those nearest to what is allowed.
     """
 
     status: Status
@@ -238,3 +262,4 @@ class Verification:
     absent: bool = False
     verified_at: str = ""
     tools: Mapping[str, str] = field(default_factory=dict)
+    distributions: Mapping[str, Distribution] = field(default_factory=dict)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from registry_export.discovery import discover_formats
 from registry_export.entities import ExportReport, TargetResult, Verification
 from registry_export.manifest import reproduce_command
 from registry_export.report.beside import against_earlier, against_source, latency_text, source_latency_text
+from registry_export.report.loading import snippets
 from registry_export.report.text import (
     MISSING,
     allowed_text,
     escaped,
     evidence_text,
-    is_usable,
     metrics_texts,
     noise_text,
     number_text,
@@ -28,6 +27,8 @@ from registry_export.report.text import (
     version_text,
     worst_text,
 )
+
+_FENCES = {"Python": "python", "Swift": "swift", "Kotlin": "kotlin", "C++": "cpp"}
 
 
 def to_markdown(report: ExportReport) -> str:
@@ -105,9 +106,11 @@ def _target(report: ExportReport, result: TargetResult, command: str) -> Iterato
     yield from (f"- Tried {attempt.way}: {escaped(attempt.error) or 'worked'}" for attempt in result.attempts)
     yield from (f"- {escaped(note)}" for note in result.notes)
     yield ""
-    if is_usable(result):
-        yield "```python"
-        yield from load_lines(report, result)
+    for snippet in snippets(report, result):
+        yield f"{snippet.language}, {escaped(snippet.runtime)}:"
+        yield ""
+        yield f"```{_FENCES.get(snippet.language, '')}"
+        yield snippet.code
         yield "```"
         yield ""
     yield "```sh"
@@ -151,24 +154,3 @@ def reproduce_commands(report: ExportReport) -> dict[str, str]:
         result.variant: reproduce_command(report.model_version, result.format, result.options, formats)
         for result in report.targets
     }
-
-
-def load_lines(report: ExportReport, result: TargetResult) -> Iterator[str]:
-    """Yield the lines of Python that load an export and call it."""
-    interface = result.description.interface if result.description is not None else None
-    names = [spec.name or "x" for spec in interface.inputs] if interface else ["x"]
-    arrays = ", ".join(f"{_quoted(name)}: {_variable(name)}" for name in names)
-    yield "import registry_export"
-    yield ""
-    yield f"with registry_export.load({_quoted(report.model_version.uri)}, {_quoted(result.variant)}) as model:"
-    yield f"    outputs = model.infer({{{arrays}}})"
-
-
-def _quoted(text: str) -> str:
-    """A string literal of Python, in the quotes that people write."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _variable(name: str) -> str:
-    cleaned = "".join(character if character.isalnum() else "_" for character in name)
-    return cleaned if cleaned.isidentifier() else f"x_{cleaned}"

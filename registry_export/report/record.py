@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 
 import msgspec
@@ -10,10 +11,13 @@ import msgspec
 from registry_export.entities import ExportReport, TargetResult
 from registry_export.errors import ArtifactError
 
+_NUMBERS = re.compile(r"\[\s+((?:[-+.\deE]+,\s+)*[-+.\deE]+)\s+\]")
+
 
 def to_json(report: ExportReport) -> str:
-    """Write a report as JSON; a number that is not finite becomes null."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    """Write a report as JSON, a list of numbers on one line; a number that is not finite becomes null."""
+    text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+    return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
 def result_digest(result: TargetResult) -> str:

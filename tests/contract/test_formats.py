@@ -134,6 +134,27 @@ def test_mlflow_loads_the_published_folder_and_predicts_the_same(laboratory, sou
         np.testing.assert_allclose(predicted[name], array, rtol=1e-3, atol=quantum)
 
 
+@pytest.mark.parametrize(("source", "target"), cells(reachable_only=True))
+def test_the_lines_of_python_that_the_report_shows_load_the_file_and_call_it(laboratory, source, target, tmp_path):
+    result, folder = laboratory.exported(source).made[target]
+    python, *others = FORMATS[target].snippets(result.description)
+    assert python.language == "Python"
+    assert len({(snippet.language, snippet.runtime) for snippet in (python, *others)}) == 1 + len(others)
+    assert not any("«" in snippet.code for snippet in (python, *others))
+    if target in UNVERIFIED or python.runtime.endswith("on macOS"):
+        compile(python.code, target, "exec")
+        return  # its runtime is not here
+    arguments = {"code": python.code, "folder": str(folder)}
+    toolchain = FORMATS[target].toolchain
+    laboratory.pool.call(toolchain, "tests.contract.test_formats:run", arguments, tmp_path, reads=(folder,))
+
+
+def run(arguments):
+    """Run lines of Python beside an export's files; runs in a child."""
+    os.chdir(arguments["folder"])
+    exec(compile(arguments["code"], "snippet.py", "exec"), {})
+
+
 @pytest.mark.parametrize(
     ("source", "target", "variant"),
     [

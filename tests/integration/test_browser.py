@@ -47,8 +47,8 @@ class Site:
         self.server, self.browser = server, browser
         self.registry = Registry(server.uri)
 
-    def page(self, *, old: bool = False, width: int = 1280, height: int = 1000):
-        context = self.browser.new_context(viewport={"width": width, "height": height})
+    def page(self, *, old: bool = False, width: int = 1280, height: int = 1000, colours: str = "light"):
+        context = self.browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours)
         if old:
             context.add_init_script(_OLD_UI)
         page = context.new_page()
@@ -152,6 +152,7 @@ def test_the_tables_link_opens_the_report(site, promoted):
     page.get_by_text("report.html", exact=True).first.click()
     frame = page.frame_locator("iframe").first
     frame.get_by_text("onnx-opset17").first.wait_for()
+    frame.get_by_role("img", name="Time of one call").wait_for()  # the viewer's sandbox runs no script
     page.wait_for_timeout(500)
     _picture(page, "report-in-mlflow.png")
     page.context.close()
@@ -173,15 +174,69 @@ def test_the_new_uis_promote_button_exports_the_copy(site, promoted):
     page.context.close()
 
 
+@pytest.fixture(scope="module")
+def report(site, promoted, tmp_path_factory):
+    return site.registry.download_artifact(promoted, "exports/report.html", tmp_path_factory.mktemp("report")).as_uri()
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_report_stands_alone_and_fits_the_width(site, promoted, tmp_path, width):
-    path = site.registry.download_artifact(promoted, "exports/report.html", tmp_path)
-    page = site.page(width=width)
-    requests = []
+def test_the_report_stands_alone_and_fits_the_width(site, report, width, colours):
+    page = site.page(width=width, height=1500 if width > 400 else 1600, colours=colours)
+    requests, said = [], []
     page.on("request", lambda request: requests.append(request.url))
-    page.goto(path.as_uri())
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(report)
     page.get_by_text("onnx-opset17").first.wait_for()
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    assert said == []
+    page.locator("details:not([open]) > summary").evaluate_all("all => all.forEach(one => one.click())")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    _picture(page, f"report-{width}.png")
+    page.goto(report)
+    if colours == "light":
+        _picture(page, f"report-{width}.png")
+    page.context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_plots_stay_inside_their_frames_and_can_be_read(site, report, width):
+    page = site.page(width=width)
+    page.goto(report)
+    page.get_by_role("img", name="Differences of the output").first.wait_for()
+    for name in ("Expected against actual", "Time of one call", "Size"):
+        assert page.get_by_role("img", name=name).count(), name
+    outside = """all => all.flatMap(plot => {
+        const frame = plot.getBoundingClientRect();
+        return [...plot.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()])
+            .filter(([_, box]) => box.left < frame.left - 1 || box.right > frame.right + 1
+                || box.top < frame.top - 1 || box.bottom > frame.bottom + 1 || box.height < 8)
+            .map(([text, box]) => `${text} at ${box.left} to ${box.right}, ${box.height} high`);
+    })"""
+    assert page.locator("svg.plot").evaluate_all(outside) == []
+    page.context.close()
+
+
+def test_the_colours_of_the_plots_follow_the_page(site, report):
+    def colour(colours):
+        page = site.page(colours=colours)
+        page.goto(report)
+        bar = page.get_by_role("img", name="Size").first.locator("[style*=accent]").first
+        found = bar.evaluate("bar => getComputedStyle(bar).fill")
+        page.context.close()
+        return found
+
+    assert colour("light") != colour("dark")
+
+
+def test_the_printed_report_is_light_and_shows_what_is_folded_away(site, report, tmp_path):
+    page = site.page(width=794, colours="dark")  # the width of A4
+    page.goto(report)
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    ink = page.evaluate("getComputedStyle(document.body).color")
+    assert sum(map(int, ink.removeprefix("rgb(").rstrip(")").split(","))) < 200, ink
+    folded = page.locator("details:not([open])").first
+    assert folded.evaluate("one => one.getBoundingClientRect().height") > 60
+    assert page.evaluate("document.documentElement.scrollWidth") <= 794
+    page.pdf(path=tmp_path / "report.pdf", format="A4")
     page.context.close()
