@@ -41,7 +41,7 @@ def _lines(report: ExportReport, result: TargetResult) -> Iterator[str]:
     yield "import registry_export"
     yield ""
     yield f"with registry_export.load({_quoted(report.model_version.uri)}, {_quoted(result.variant)}) as model:"
-    yield f"    outputs = model.infer({{{arrays}}})"
+    yield f"    outputs = model.predict({{{arrays}}})"
 
 
 def _quoted(text: str) -> str:
