@@ -132,7 +132,7 @@ def agreement(name: str, found: Distribution) -> str:
         axes.add_patch(PathPatch(path, fill=False, edgecolor=MARK, linewidth=3, capstyle="round", zorder=3))
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
-        ticks = [tick for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
+        ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
         labels = [f"{tick:.3g}" for tick in ticks]
         axes.set_xticks(ticks, labels)
         axes.set_yticks(ticks, labels)

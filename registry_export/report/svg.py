@@ -113,6 +113,10 @@ def _cleaned(element: ElementTree.Element) -> None:
     kept = {_local(name): value for name, value in element.attrib.items() if _local(name) not in ("id", "clip-path")}
     if "style" in kept:
         kept["style"] = _style(kept["style"])
+    if kept.get("transform", "").startswith("rotate(-0 "):
+        del kept["transform"]
+    for place in {"x", "y"} & kept.keys():
+        kept[place] = f"{float(kept[place]):.1f}"
     if "d" in kept:
         path = _DECIMALS.sub(lambda found: f"{float(found[0]):.1f}", " ".join(kept["d"].split()))
         kept["d"] = _DOT.sub(r"M \1 h 0", path)
