@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -194,3 +198,30 @@ def test_a_loop_over_a_sequence_is_compiled_where_a_trace_would_keep_its_length(
     assert_same_numbers(TorchScript(), path, source)
     assert "one size of seq" in result.attempts[0].error
     assert "Compiled from its source" in result.notes[0]
+
+
+_LOOK_INSIDE = """
+import os, sys, threading, time
+from pathlib import Path
+from registry_export_plugins._torch.scripts import outlined
+from tests.benchmarks.memory import allocated
+peak, before = 0, allocated(os.getpid())
+def watch():
+    global peak
+    while True:
+        peak = max(peak, allocated(os.getpid()))
+        time.sleep(0.002)
+threading.Thread(target=watch, daemon=True).start()
+with outlined(Path(sys.argv[1])):
+    print(max(peak, allocated(os.getpid())) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_looking_into_a_file_does_not_hold_the_weights_that_are_passed_over(tmp_path):
+    layers = [torch.nn.Sequential(torch.nn.Linear(2048, 2048), torch.nn.ReLU()) for _ in range(12)]
+    torch.jit.trace(torch.nn.Sequential(*layers), torch.zeros(1, 2048)).save(str(tmp_path / "model.pt"))
+    command = [sys.executable, "-c", _LOOK_INSIDE, str(tmp_path / "model.pt")]
+    taken = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": "."})
+    one = 2048 * 2048 * 4
+    assert int(taken.stdout) < 3 * one
