@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 from registry_export.errors import (
     ModelVersionNotFoundError,
@@ -36,6 +37,8 @@ _TRANSIENT = {
     "ABORTED",
 }
 _HTTP_FORBIDDEN = (401, 403)
+_UNKNOWN_NAME = "Invalid Host header"
+"""What `mlflow server` says when it is called by a name that it was not started with."""
 _DELETIONS = ("remove", "delete")
 _HTTP_MISSING = 404
 _HTTP_TRANSIENT = (408, 429)
@@ -104,6 +107,12 @@ def translate(error: Exception, doing: str, server: str) -> RegistryExportError:
     no_alias = code == "INVALID_PARAMETER_VALUE" and said.endswith("not found")
     if code in _MISSING or status == _HTTP_MISSING or no_alias:
         return ModelVersionNotFoundError(f"Could not {doing}: {said}.", remedy="It may have been deleted.")
+    if _UNKNOWN_NAME in said:
+        name = urlsplit(server).netloc.rpartition("@")[2]
+        return RegistryError(
+            f"Could not {doing}: {_without_user(server)} does not answer by that name ({_UNKNOWN_NAME}).",
+            remedy=f"Start mlflow server with --allowed-hosts '{name},localhost:*'.",
+        )
     if is_refused(error):
         right = "MANAGE" if doing.startswith(_DELETIONS) else "EDIT"
         return RegistryError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 
@@ -329,6 +330,19 @@ def test_a_user_without_rights_is_told_which(tmp_path, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
         with pytest.raises(RegistryError, match="refused it"):
             registry.version(ref)
+
+
+def test_a_server_that_is_called_by_a_name_of_its_own_network_says_what_to_start_it_with(mlflow_server, monkeypatch):
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *rest, **more: resolve({"mlflow": "127.0.0.1"}.get(host, host), *rest, **more),
+    )
+    registry = Registry(mlflow_server.uri.replace("127.0.0.1", "mlflow"))
+    with pytest.raises(RegistryError, match=r"does not answer by that name .* --allowed-hosts 'mlflow:\d+,") as caught:
+        registry.version(ModelVersionRef("net", "1"))
+    assert not caught.value.transient
 
 
 def test_a_listing_that_leaves_its_folder_is_refused(tmp_path):
