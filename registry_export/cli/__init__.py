@@ -16,6 +16,7 @@ import warnings
 
 import click
 
+from registry_export.cli.check import check
 from registry_export.cli.doctor import doctor
 from registry_export.cli.export import export, plan, pull, verify
 from registry_export.cli.formats import formats
@@ -50,7 +51,7 @@ def cli(debug: bool, style: str) -> None:
         warnings.simplefilter("ignore")
 
 
-for _command in (export, verify, plan, pull, jobs, formats, doctor, worker, server, demo):
+for _command in (export, verify, plan, pull, jobs, formats, check, doctor, worker, server, demo):
     cli.add_command(_command)
 
 

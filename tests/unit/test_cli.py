@@ -74,7 +74,7 @@ def test_every_command_of_the_contract_has_help(command: str, capsys: pytest.Cap
 
 def test_the_commands_are_those_of_the_contract_with_verify_and_doctor() -> None:
     contract = {"export", "plan", "pull", "jobs", "formats", "worker", "server", "demo"}
-    assert set(cli.commands) == contract | {"verify", "doctor"}
+    assert set(cli.commands) == contract | {"verify", "doctor", "check"}
 
 
 @pytest.mark.parametrize(
@@ -355,3 +355,16 @@ def test_a_job_that_is_not_there_is_a_sentence(word: str, code: int, capsys: pyt
     for command in ("show", "retry", "cancel"):
         assert run("jobs", command, word) == code
         assert word in capsys.readouterr().err
+
+
+def test_check_tells_how_many_rules_a_file_has_and_where_one_is_not_understood(capsys, tmp_path):
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("rules:\n  - models: '*'\n    targets: [onnx]\n")
+    bad.write_text("rules:\n  - models: '*'\n    targets: [onx]\n")
+    for files, code in (([good], 0), ([good, bad], 2), ([], 2)):
+        with pytest.raises(SystemExit) as ended:
+            main(["check", *map(str, files)])
+        assert ended.value.code == code
+    printed = capsys.readouterr()
+    assert f"{good}: 1 rule, understood." in printed.out
+    assert f"{bad}:3: rules[0].targets[0]: unknown format 'onx'" in printed.err
