@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface, OptionValue, Snippet
+from registry_export.entities import Description, Interface, OptionValue, RuntimeNeed, Snippet
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     EXPORTED_PROGRAM,
@@ -27,6 +27,7 @@ from registry_export.format import (
     Conversion,
     ConversionRequest,
     ConversionResult,
+    Inside,
     Option,
     Runner,
     Toolchain,
@@ -85,6 +86,8 @@ DEPLOYMENT_TARGET = Option(
     choices=("iOS15", "iOS16", "iOS17", "iOS18"),
     help="oldest iOS that must read the package, and the macOS of the same year",
 )
+SPECIFICATIONS = {"iOS15": 6, "iOS16": 7, "iOS17": 8, "iOS18": 9}
+"""The specification version that each of these reads; a program without anything new may be of an older one."""
 LARGEST_DIMENSION = Option(
     "largest_dimension",
     int,
@@ -191,6 +194,22 @@ class CoreML(TargetOnly):
         from registry_export_plugins._coreml.description import describe
 
         return describe(path)
+
+    def inspect(self, path: Path) -> Inside:
+        """Read the program's constants and operations, and the author's words."""
+        from registry_export_plugins._coreml.contents import inside
+
+        return inside(path)
+
+    def needs(
+        self, options: Mapping[str, OptionValue], kind: str, description: Description | None
+    ) -> tuple[RuntimeNeed, ...]:
+        """Say which iOS and macOS read the specification version that the deployment target asks for."""
+        from registry_export_plugins._compatibility import need
+
+        asked = SPECIFICATIONS[str(options.get(DEPLOYMENT_TARGET.name, DEPLOYMENT_TARGET.default))]
+        version = asked if description is None else int(description.format_version or asked)
+        return need("ios", version), need("macos", version)
 
     def runs_here(self, description: Description) -> str:
         """Say where Core ML is; what the evaluator could not run elsewhere can be run there."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry_export.entities import Attempt, Description, Interface, OptionValue, Snippet, TensorSpec
+from registry_export.entities import Attempt, Description, Interface, OptionValue, RuntimeNeed, Snippet, TensorSpec
 from registry_export.errors import UnsupportedModelError
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
@@ -19,6 +19,7 @@ from registry_export.format import (
     Conversion,
     ConversionRequest,
     ConversionResult,
+    Inside,
     Option,
     Runner,
     precision_option,
@@ -206,3 +207,21 @@ class ExecuTorch(TargetOnly):
             snippet("Kotlin", "ExecuTorch", kotlin, inputs=each(interface.inputs, in_kotlin)),
             snippet("C++", "ExecuTorch", cpp, inputs=each(interface.inputs, in_cpp), names=names),
         )
+
+    def needs(
+        self, options: Mapping[str, OptionValue], kind: str, description: Description | None
+    ) -> tuple[RuntimeNeed, ...]:
+        """Say that a program runs on the runtime that it was made with and on the next ones, and on no older one."""
+        from registry_export_plugins._compatibility import installed_version
+
+        version = installed_version("executorch")
+        if not version:
+            return ()
+        text = f"ExecuTorch {version}, at least the next minor release too; older ones are not promised"
+        return (RuntimeNeed("executorch", text, version),)
+
+    def inspect(self, path: Path) -> Inside:
+        """Read constants, portable calls and XNNPACK's nodes."""
+        from registry_export_plugins._executorch.contents import inside
+
+        return inside(path)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Attempt, Description, Interface, Snippet
+from registry_export.entities import Attempt, Description, Interface, OptionValue, RuntimeNeed, Snippet
 from registry_export.errors import ConversionError
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
@@ -23,6 +23,7 @@ from registry_export.format import (
     Conversion,
     ConversionRequest,
     ConversionResult,
+    Inside,
     ModelSetup,
     Runner,
 )
@@ -142,6 +143,23 @@ class ExportedProgram:
                 outputs = model(«inputs»)
         """
         return (snippet("Python", "PyTorch", python, inputs=in_a_row(description.interface, tensor)),)
+
+    def needs(
+        self, options: Mapping[str, OptionValue], kind: str, description: Description | None
+    ) -> tuple[RuntimeNeed, ...]:
+        """Say that PyTorch promises a program to the version that saved it alone."""
+        from registry_export_plugins._compatibility import installed_version
+
+        version = installed_version("torch").partition("+")[0]
+        text = f"PyTorch {version}; newer and older ones where their program schema has the same major number"
+        return (RuntimeNeed("torch", text),) if version else ()
+
+    def inspect(self, path: Path) -> Inside:
+        """Read the program's weights, constants and calls."""
+        from registry_export_plugins._torch.contents import of_program
+        from registry_export_plugins._torch.programs import load_program
+
+        return of_program(load_program(path), path)
 
 
 def _schema_version(path: Path) -> str | None:

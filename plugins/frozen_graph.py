@@ -21,6 +21,7 @@ from registry_export.format import (
     Conversion,
     ConversionRequest,
     ConversionResult,
+    Inside,
     ModelSetup,
     Runner,
 )
@@ -127,3 +128,10 @@ class FrozenGraph:
             "outputs": names_of(replace(spec, name=f"{spec.name}:0") for spec in interface.outputs),
         }
         return (snippet("Python", "TensorFlow", python, zeros=in_a_row(interface, tf_zeros), **names),)
+
+    def inspect(self, path: Path) -> Inside:
+        """Read constants and nodes."""
+        from registry_export_plugins._tensorflow.contents import of_graph
+        from registry_export_plugins._tensorflow.frozen import read
+
+        return of_graph(read(path))

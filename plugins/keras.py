@@ -27,6 +27,7 @@ from registry_export.format import (
     Conversion,
     ConversionRequest,
     ConversionResult,
+    Inside,
     ModelSetup,
     Option,
     Runner,
@@ -190,6 +191,12 @@ class Keras:
         given = in_a_row(description.interface)
         several = len(description.interface.inputs) > 1
         return (snippet("Python", "Keras", python, inputs=f"[{given}]" if several else given),)
+
+    def inspect(self, path: Path) -> Inside:
+        """Read the model's variables and layers."""
+        from registry_export_plugins._tensorflow.contents import of_keras
+
+        return of_keras(_load(path))
 
 
 def _written_by(path: Path) -> str | None:

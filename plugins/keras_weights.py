@@ -16,7 +16,7 @@ from typing import Any
 
 from registry_export.entities import Description, Interface
 from registry_export.errors import SourceError
-from registry_export.format import KERAS_MODEL, NO_SETUP, Conversion, ModelSetup, Option, Runner
+from registry_export.format import KERAS_MODEL, NO_SETUP, Conversion, Inside, ModelSetup, Option, Runner
 from registry_export_plugins._tensorflow.files import checkpoint_index, is_keras_2_weights, is_weights
 from registry_export_plugins._toolchains import TENSORFLOW
 
@@ -73,3 +73,9 @@ class KerasWeights:
     def describe(self, path: Path) -> Description:
         """Refuse: weights alone have no inputs and outputs."""
         raise SourceError(f"{path.name} holds weights; only a model has inputs and outputs.")
+
+    def inspect(self, path: Path) -> Inside:
+        """Read the weights without the model."""
+        from registry_export_plugins._tensorflow.contents import of_weights
+
+        return of_weights(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from registry_export.entities import Description, Interface
-from registry_export.format import Array, ModelSetup
+from registry_export.format import Array, Inside, ModelSetup
 from registry_export_plugins._torch.archives import Content
 from registry_export_plugins._torch.files import checkpoint_file
 from registry_export_plugins._torch.source import TorchSource
@@ -57,3 +57,12 @@ class Lightning(TorchSource):
         state = state_of(checkpoint, path.name)
         details = {"tensors": str(len(state)), "lightning": str(checkpoint.get("pytorch-lightning_version"))}
         return Description(Interface(inputs=()), precision=precision_of(state.values()), details=details)
+
+    def inspect(self, path: Path) -> Inside:
+        """Read the weights, and the trainer's plain facts, without the class."""
+        from registry_export_plugins._torch.checkpoints import read_lightning
+        from registry_export_plugins._torch.contents import of_state
+        from registry_export_plugins._torch.weights import plain_facts, state_of
+
+        checkpoint = read_lightning(path, allow_pickle=True)
+        return of_state(state_of(checkpoint, path.name), "a Lightning checkpoint", plain_facts(checkpoint))

@@ -19,6 +19,7 @@ from registry_export.format import (
     Conversion,
     ConversionRequest,
     ConversionResult,
+    Inside,
     Runner,
     precision_option,
     quantization_option,
@@ -114,3 +115,9 @@ class Mnn(TargetOnly):
             snippet("Python", "MNN", python, zeros=each(inputs, in_python), **names),
             snippet("C++", "MNN", cpp, zeros=each(inputs, in_cpp), **names),
         )
+
+    def inspect(self, path: Path) -> Inside:
+        """Read operators, constants and weights from the file."""
+        from registry_export_plugins._mnn.contents import inside
+
+        return inside(path)

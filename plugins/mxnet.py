@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from registry_export.entities import Description, Interface
-from registry_export.format import ONNX_MODEL, Conversion, Option, PythonEnvironment, Runner, Toolchain
+from registry_export.format import ONNX_MODEL, Conversion, Held, Inside, Option, PythonEnvironment, Runner, Toolchain
 from registry_export_plugins._toolchains import ONNX
 
 MXNET = Toolchain(
@@ -88,3 +89,12 @@ class MXNet:
             precision=precision_of(read_parameters(parameters)) if parameters else "fp32",
             details={"operators": str(sum(node.op != "null" for node in symbol.nodes))},
         )
+
+    def inspect(self, path: Path) -> Inside:
+        """Read the parameters and the symbol's nodes, without MXNet."""
+        from registry_export_plugins._mxnet.files import parameters_of, read_parameters, read_symbol
+
+        parameters = parameters_of(path)
+        held = read_parameters(parameters) if parameters else {}
+        calls = Counter(node.op for node in read_symbol(path).nodes if node.op != "null")
+        return Inside((Held(name, array) for name, array in held.items()), calls)

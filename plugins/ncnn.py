@@ -26,6 +26,7 @@ from registry_export.format import (
     Conversion,
     ConversionRequest,
     ConversionResult,
+    Inside,
     Runner,
     precision_option,
 )
@@ -145,3 +146,9 @@ class Ncnn(TargetOnly):
             snippet("Python", "ncnn", python, inputs=each(inputs, given), outputs=each(outputs, taken)),
             snippet("C++", "ncnn", cpp, inputs=each(inputs, given_in_cpp), outputs=each(outputs, taken_in_cpp)),
         )
+
+    def inspect(self, path: Path) -> Inside:
+        """Read layers, and weights where the types of all layers are known."""
+        from registry_export_plugins._ncnn.contents import inside
+
+        return inside(path)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface, OptionValue, Snippet, TensorSpec
+from registry_export.entities import Description, Interface, OptionValue, RuntimeNeed, Snippet, TensorSpec
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     EXPORTED_PROGRAM,
@@ -23,6 +23,7 @@ from registry_export.format import (
     ConversionRequest,
     ConversionResult,
     Convert,
+    Inside,
     Option,
     Runner,
     Toolchain,
@@ -76,6 +77,11 @@ LIBRARY = Option(
     help="shared library with custom operators for ONNX Runtime: a path, or package.module:callable that returns it",
     code=True,
 )
+
+
+_OF_TORCH = (TORCH_MODULE, EXPORTED_PROGRAM)
+_TORCH_IR = 10
+"""What PyTorch's exporter writes whatever the opset; tf2onnx writes the opset's own."""
 
 
 def _opset(request: ConversionRequest) -> int:
@@ -263,3 +269,26 @@ class Onnx:
             snippet("Python", "ONNX Runtime", python, inputs=arrays(description.interface)),
             snippet("C++", "ONNX Runtime", cpp, tensors=each(inputs, line), **names),
         )
+
+    def needs(
+        self, options: Mapping[str, OptionValue], kind: str, description: Description | None
+    ) -> tuple[RuntimeNeed, ...]:
+        """Say which ONNX Runtime reads the opset and the IR version; a copy of an ONNX source keeps its own."""
+        from registry_export_plugins._compatibility import need, oldest
+
+        asked = options.get(OPSET_VERSION.name)
+        opset = asked if isinstance(asked, int) else None if kind == ONNX_MODEL else DEFAULT_OPSET
+        ir_version = _TORCH_IR if kind in _OF_TORCH else None
+        if description is not None:
+            opset, ir_version = description.opset_version, description.ir_version
+        elif opset is not None and (least := oldest("onnx_ir", opset)) and kind in _OF_TORCH:
+            ir_version = max(_TORCH_IR, int(least))
+        by_opset = () if opset is None else (need("onnxruntime", opset, what="opset"),)
+        by_ir = () if ir_version is None else (need("onnxruntime", ir_version, table="onnxruntime_ir"),)
+        return (*by_opset, *by_ir)
+
+    def inspect(self, path: Path) -> Inside:
+        """Read initializers, nodes and the author's words."""
+        from registry_export_plugins._onnx.contents import inside
+
+        return inside(path)

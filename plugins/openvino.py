@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface, OptionValue, Snippet, TensorSpec
+from registry_export.entities import Description, Interface, OptionValue, RuntimeNeed, Snippet, TensorSpec
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     KERAS_MODEL,
@@ -24,6 +24,7 @@ from registry_export.format import (
     ConversionRequest,
     ConversionResult,
     Convert,
+    Inside,
     Runner,
     Toolchain,
     precision_option,
@@ -47,6 +48,10 @@ OPENVINO_NNCF = Toolchain(name="openvino-nncf", modules=(*_RUNTIME, *installed("
 
 PRECISION = precision_option("fp32", "fp16", "int8")
 QUANTIZATION = quantization_option("static", "weight_only")
+
+
+IR_VERSION = 11
+"""What OpenVINO has written since 2022.1."""
 
 
 def _from_onnx_model(model: Path, output: Path, request: ConversionRequest) -> ConversionResult:
@@ -170,3 +175,19 @@ class OpenVINO(TargetOnly):
             snippet("Python", "OpenVINO", python, inputs=in_a_row(description.interface)),
             snippet("C++", "OpenVINO", cpp, inputs=each(inputs, given), outputs=each(outputs, taken)),
         )
+
+    def needs(
+        self, options: Mapping[str, OptionValue], kind: str, description: Description | None
+    ) -> tuple[RuntimeNeed, ...]:
+        """Say which OpenVINO reads the version of the IR and, once the file tells them, the operations."""
+        from registry_export_plugins._compatibility import need
+
+        version = IR_VERSION if description is None else int(description.format_version or IR_VERSION)
+        opset = 0 if description is None else int(description.details.get("newest opset", 0))
+        return (need("openvino", version), *((need("openvino", opset, table="openvino_opset"),) if opset else ()))
+
+    def inspect(self, path: Path) -> Inside:
+        """Read constants, operations and what the converter noted."""
+        from registry_export_plugins._openvino.contents import inside
+
+        return inside(path)

@@ -14,7 +14,7 @@ from typing import Any
 
 from registry_export.entities import Description, Interface
 from registry_export.errors import SourceError
-from registry_export.format import KERAS_MODEL, NO_SETUP, Array, Conversion, ModelSetup, Option, Runner
+from registry_export.format import KERAS_MODEL, NO_SETUP, Array, Conversion, Inside, ModelSetup, Option, Runner
 from registry_export_plugins._pyfunc.recognition import KERAS, framework_inside
 from registry_export_plugins._toolchains import TENSORFLOW
 
@@ -62,6 +62,12 @@ class PyFuncKeras:
         from registry_export_plugins._tensorflow.keras_runner import KerasRunner
 
         return Description(KerasRunner(_found(path, NO_SETUP)[1], Interface(inputs=())).interface)
+
+    def inspect(self, path: Path) -> Inside:
+        """Read the variables and layers of the model in the function."""
+        from registry_export_plugins._tensorflow.contents import of_keras
+
+        return of_keras(_found(path, NO_SETUP)[1])
 
 
 class _Inside:

@@ -25,6 +25,7 @@ from registry_export.format import (
     Conversion,
     ConversionRequest,
     ConversionResult,
+    Inside,
     ModelSetup,
     Runner,
 )
@@ -140,6 +141,12 @@ class SavedModel:
         keys = identifiers(spec.name for spec in inputs)
         given = [f"{key}={tf_zeros(spec)}," for key, spec in zip(keys, inputs, strict=True)]
         return (snippet("Python", "TensorFlow", python, inputs="\n".join(given)),)
+
+    def inspect(self, path: Path) -> Inside:
+        """Read variables, constants and the nodes of every function."""
+        from registry_export_plugins._tensorflow.contents import of_saved_model
+
+        return of_saved_model(path)
 
 
 def _specs(tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:

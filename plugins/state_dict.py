@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from registry_export.entities import Description, Interface
-from registry_export.format import ModelSetup
+from registry_export.format import Inside, ModelSetup
 from registry_export_plugins._torch.archives import Content
 from registry_export_plugins._torch.files import checkpoint_file
 from registry_export_plugins._torch.source import TorchSource
@@ -59,3 +59,10 @@ class StateDict(TorchSource):
         state = read_state(path)
         details = {"tensors": str(len(state))}
         return Description(Interface(inputs=()), precision=precision_of(state.values()), details=details)
+
+    def inspect(self, path: Path) -> Inside:
+        """Read the weights, and the plain facts beside them, without an architecture."""
+        from registry_export_plugins._torch.contents import of_state
+        from registry_export_plugins._torch.weights import facts_of, read_state
+
+        return of_state(read_state(path), "a file of weights", facts_of(path))

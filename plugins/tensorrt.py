@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from registry_export.entities import Description, Interface, OptionValue, Snippet, TensorSpec
+from registry_export.entities import Description, Interface, OptionValue, RuntimeNeed, Snippet, TensorSpec
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     ONNX_MODEL,
     Conversion,
     ConversionRequest,
     ConversionResult,
+    Inside,
     Option,
     Runner,
     Toolchain,
@@ -117,6 +118,33 @@ class TensorRT(TargetOnly):
         from registry_export_plugins._tensorrt.engine import describe
 
         return describe(path)
+
+    def inspect(self, path: Path) -> Inside:
+        """Say what an engine keeps to itself; its inputs, outputs and devices are in its description."""
+        return Inside(
+            unsaid=(
+                "Tensors: an engine holds its weights in a form of the GPU's own, which nothing but TensorRT reads.",
+                "Operators: its layers are those that TensorRT made of the model's; look into the ONNX export instead.",
+            )
+        )
+
+    def needs(
+        self, options: Mapping[str, OptionValue], kind: str, description: Description | None
+    ) -> tuple[RuntimeNeed, ...]:
+        """Say that an engine runs in the version that built it, on the GPUs that it was built for."""
+        from registry_export_plugins._compatibility import installed_version
+        from registry_export_plugins._tensorrt.flavour import PRODUCTS
+        from registry_export_plugins._tensorrt.plan import AMPERE_AND_NEWER
+
+        version = installed_version(MODULE.replace("_", "-"))
+        device = str(options.get(DEVICE.name) or "").replace("+", ", ")
+        by_default = (
+            ", ".join(AMPERE_AND_NEWER) if MODULE == "tensorrt_rtx" else "the GPU of the machine that builds it"
+        )
+        if description is not None:
+            version, device = description.format_version or version, description.details.get("devices", device)
+        runtime = RuntimeNeed("tensorrt", f"{PRODUCTS[MODULE]} {version} itself, on the same system".replace("  ", " "))
+        return runtime, RuntimeNeed("gpu", f"GPUs of compute capability {device or by_default}")
 
     def runs_here(self, description: Description) -> str:
         """Say why no GPU here can run an engine; empty where one can."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from registry_export.entities import Description, Interface
 from registry_export.errors import SourceError
-from registry_export.format import NO_SETUP, TF_FUNCTION, Conversion, ModelSetup, Option, Runner
+from registry_export.format import NO_SETUP, TF_FUNCTION, Conversion, Inside, ModelSetup, Option, Runner
 from registry_export_plugins._tensorflow.files import checkpoint_index, is_keras_2_weights
 from registry_export_plugins._tensorflow.functions import TensorFlowFunction
 from registry_export_plugins._toolchains import TENSORFLOW
@@ -63,3 +63,9 @@ class TFCheckpoint:
     def describe(self, path: Path) -> Description:
         """Refuse: variables alone have no inputs and outputs."""
         raise SourceError(f"{path.name} holds variables; only a model has inputs and outputs.")
+
+    def inspect(self, path: Path) -> Inside:
+        """Read the variables without the model."""
+        from registry_export_plugins._tensorflow.contents import of_checkpoint
+
+        return of_checkpoint(path.with_suffix(""))

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Description, Interface, OptionValue, Snippet, TensorSpec
+from registry_export.entities import Description, Interface, OptionValue, RuntimeNeed, Snippet, TensorSpec
 from registry_export.format import (
     DYNAMIC_DIMENSIONS,
     EXPORTED_PROGRAM,
@@ -31,6 +31,7 @@ from registry_export.format import (
     ConversionRequest,
     ConversionResult,
     Convert,
+    Inside,
     Option,
     Runner,
     Toolchain,
@@ -199,3 +200,20 @@ class TFLite(TargetOnly):
             snippet("Python", "LiteRT", python, inputs=in_lines("", given, "")),
             snippet("Kotlin", "LiteRT", kotlin, inputs=buffers(keys, inputs), outputs=buffers(results, outputs)),
         )
+
+    def needs(
+        self, options: Mapping[str, OptionValue], kind: str, description: Description | None
+    ) -> tuple[RuntimeNeed, ...]:
+        """Say which runtime has the operators in the versions used: the converter writes it into the file."""
+        from registry_export_plugins._tensorflow.lite_contents import OLDEST_RUNTIME
+
+        oldest = "" if description is None else description.details.get(OLDEST_RUNTIME, "")
+        if oldest:
+            return (RuntimeNeed("tflite", f"TensorFlow Lite {oldest} or newer, or LiteRT", oldest),)
+        return (RuntimeNeed("tflite", "LiteRT; how old it may be follows from the operators, once the file is made"),)
+
+    def inspect(self, path: Path) -> Inside:
+        """Read constant tensors, operators and the oldest runtime from the flatbuffer."""
+        from registry_export_plugins._tensorflow.lite_contents import inside
+
+        return inside(path)

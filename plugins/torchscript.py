@@ -25,6 +25,7 @@ from registry_export.format import (
     Conversion,
     ConversionRequest,
     ConversionResult,
+    Inside,
     ModelSetup,
     Option,
     Runner,
@@ -216,6 +217,12 @@ class TorchScript:
                 return self._described(path, module)
         except RuntimeError:  # its weights are needed for that, or it is damaged
             return self._described(path, self.load(path, Interface(inputs=())))
+
+    def inspect(self, path: Path) -> Inside:
+        """Read weights, frozen ones too, and the calls of `forward`."""
+        from registry_export_plugins._torch.contents import of_script
+
+        return of_script(self.load(path, Interface(inputs=())), path)
 
     def _described(self, path: Path, module: Any) -> Description:
         from registry_export_plugins._torch.modules import adapt, precision_of

@@ -14,7 +14,7 @@ from typing import Any
 
 from registry_export.entities import Description, Interface
 from registry_export.errors import SourceError
-from registry_export.format import Array, ModelSetup
+from registry_export.format import Array, Inside, ModelSetup
 from registry_export_plugins._torch.files import hugging_face_folder, weights_file
 from registry_export_plugins._torch.source import TorchSource
 
@@ -90,3 +90,15 @@ class Transformers(TorchSource):
         weights = weights_file(path)
         state = read_state(weights) if weights is not None else {}
         return Description(Interface(inputs=()), precision=precision_of(state.values()))
+
+    def inspect(self, path: Path) -> Inside:
+        """Read the weights, and the configuration's plain facts, without the model's code."""
+        from registry_export.parsing import json_of, read_bounded
+        from registry_export_plugins._torch.contents import of_state
+        from registry_export_plugins._torch.weights import plain_facts, read_state
+
+        weights = weights_file(path)
+        if weights is None:
+            raise SourceError(f"{path.name} holds no weights of PyTorch.")
+        configuration = json_of(read_bounded(path / "config.json"))
+        return of_state(read_state(weights), "a folder of transformers", plain_facts(configuration))

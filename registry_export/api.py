@@ -119,6 +119,7 @@ class Session:
             samples=own_samples or (rule.samples if rule else None),
             tolerance=tolerance or (rule.tolerance if rule else None),
             setup=requested_setup(rule, tags, str(ref)),
+            runtimes=rule.runtimes if rule else {},
         )
 
     def _targets_from(self, asked: str, tags: Mapping[str, str]) -> str:
@@ -231,17 +232,22 @@ def load(model_uri: str, target: str, *, verify_key: str | PathLike[str] | None 
     return exports.load(model_uri, target, registry=session.registry, formats=session.formats, verifier=verifier)
 
 
-def plan(model_uri: str, targets: str | Sequence[str] | None = None) -> ExportPlan:
+def plan(
+    model_uri: str, targets: str | Sequence[str] | None = None, *, runtimes: Mapping[str, str] | None = None
+) -> ExportPlan:
     """Plan an export without running it; the checkpoint is downloaded to see what it is.
 
     Args:
         model_uri: As for `registry_export.export`.
         targets: As for `registry_export.export`.
+        runtimes: Runtime -> the oldest version of it that must read the exports, besides those of the rule; the plan
+            warns of what it cannot.
 
     Raises:
         RegistryExportError: The version or its checkpoint cannot be read.
     """
     from registry_export.checkpoint import read_checkpoint
+    from registry_export.compatibility import with_needs
     from registry_export.graph import plan_export
 
     session = Session()
@@ -251,6 +257,7 @@ def plan(model_uri: str, targets: str | Sequence[str] | None = None) -> ExportPl
         checkpoint = read_checkpoint(model, session.formats, request.setup)
         samples = bool(request.samples or checkpoint.files.example)
         planned = plan_export(checkpoint.format, request.targets, session.formats, samples=samples)
+        planned = with_needs(planned, session.formats, {**request.runtimes, **(runtimes or {})})
         return replace(planned, targets_from=request.targets_from)
 
 

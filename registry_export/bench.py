@@ -50,6 +50,7 @@ class Bench:
         latency: Whether calls are timed.
         expected: What steps take.
         queue: Where children wait for their places.
+        runtimes: Runtime -> the oldest version of it that is to read the exports.
     """
 
     formats: Mapping[str, Format]
@@ -61,6 +62,7 @@ class Bench:
     latency: bool = True
     expected: Expectations = field(default_factory=Expectations)
     queue: Admission = field(default_factory=Admission)
+    runtimes: Mapping[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def step(self, name: str, variant: str = "") -> Iterator[StepEnd]:

@@ -16,15 +16,18 @@ from typing import Any
 
 import msgspec
 
+from registry_export.compatibility import needs_of
 from registry_export.discovery import discover_formats, format_named
 from registry_export.entities import Description, Dimension, Interface, OptionValue, TensorSpec
 from registry_export.errors import ConversionError, RegistryExportError, SourceError
 from registry_export.format import DYNAMIC_DIMENSIONS, ConversionRequest, ConversionResult, Format
 from registry_export.graph import ExportPlan, Step
 from registry_export.inference import Origin, one_line
+from registry_export.inspection import outline
 from registry_export.pools import Children
 from registry_export.tensors import read_tensors
 
+_RUNS_ON = "runs on"
 _LARGE = 256 << 20
 """Bytes of a source from which a second copy of its weights in memory is worth a search for garbage."""
 
@@ -92,7 +95,7 @@ def convert(arguments: Any) -> Converted:
         raise ConversionError(f"The converter reported success, but wrote no {output.name}.")
     if sum(size for _, size, _ in _fingerprint(Path(request.origin.path))) > _LARGE:
         gc.collect()  # the source's weights lie in cycles, and what follows may load the export's own beside them
-    return Converted(result, _described(format_, output, request.interface))
+    return Converted(result, _described(format_, output, request))
 
 
 def _converted(format_: Format, source: Format, output: Path, request: ConvertRequest) -> ConversionResult:
@@ -120,14 +123,21 @@ def _load(format_: Format, origin: Origin) -> Any:
         raise SourceError(f"The {format_.name} model cannot be loaded: {one_line(error)}") from error
 
 
-def _described(format_: Format, output: Path, wanted: Interface) -> Description:
+def _described(format_: Format, output: Path, request: ConvertRequest) -> Description:
     try:
         description = format_.describe(output)
     except (RegistryExportError, MemoryError):
         raise
     except Exception as error:
         raise ConversionError(f"The converter's output cannot be read back: {one_line(error)}") from error
-    return replace(description, interface=merged(description.interface, wanted))
+    kind = format_.conversions[request.conversion].kind
+    runs_on = "; ".join(need.text for need in needs_of(format_, request.options, kind, description))
+    return replace(
+        description,
+        interface=merged(description.interface, request.interface),
+        details={**description.details, **({_RUNS_ON: runs_on} if runs_on else {})},
+        outline=outline(format_, output),
+    )
 
 
 def merged(described: Interface, wanted: Interface) -> Interface:

@@ -57,6 +57,7 @@ def export_model_version(
     samples: str | None = None,
     tolerance: Tolerance | None = None,
     setup: ModelSetup = NO_SETUP,
+    runtimes: Mapping[str, str] | None = None,
     force: bool = False,
     latency: bool = True,
     costs: StepCosts | None = None,
@@ -80,6 +81,7 @@ def export_model_version(
         samples: Path of an `.npz` file or an artifact URI with inputs to verify with.
         tolerance: In place of the precision's default.
         setup: How the checkpoint becomes the model to export.
+        runtimes: Runtime -> the oldest version of it that is to read the exports; notes say which exports it cannot.
         force: Convert and verify anew even what is verified already.
         latency: Whether the source and the exports are timed.
         costs: What is remembered of the steps of all exports; None: nothing.
@@ -97,7 +99,9 @@ def export_model_version(
     try:
         with Scratch() as work:
             queue = Admission(pool.cores, pool.available_bytes)
-            bench = Bench(formats, pool, work, tolerance, reporter, latency=latency, queue=queue)
+            bench = Bench(
+                formats, pool, work, tolerance, reporter, latency=latency, queue=queue, runtimes=runtimes or {}
+            )
             job = _Job(ref, targets, trigger, registry, samples, setup, force, earlier, index, costs, signer)
             return _export(job, bench)
     except RegistryExportError as error:

@@ -187,7 +187,12 @@ def variants_named(text: str, formats: Mapping[str, Format]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(variant_named(part, formats) for part in text.split(",") if part.strip()))
 
 
-def _published(ref: ModelVersionRef, variant: str, report: ExportReport | None) -> TargetResult:
+def result_named(ref: ModelVersionRef, variant: str, report: ExportReport | None) -> TargetResult:
+    """Return what a version's report says of a variant, whatever its status.
+
+    Raises:
+        ArtifactError: The version has no such export.
+    """
     results = {result.variant: result for result in report.targets} if report is not None else {}
     result = results.get(variant)
     if result is None:
@@ -196,6 +201,11 @@ def _published(ref: ModelVersionRef, variant: str, report: ExportReport | None) 
             f"{ref} has no export {variant!r} (it has: {has}).",
             remedy=f"Run `registry-export export {ref.uri} --target ...`.",
         )
+    return result
+
+
+def _published(ref: ModelVersionRef, variant: str, report: ExportReport | None) -> TargetResult:
+    result = result_named(ref, variant, report)
     _check_usable(ref, result)
     return result
 

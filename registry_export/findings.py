@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from registry_export.bench import Bench
+from registry_export.compatibility import needs_of, unmet
 from registry_export.conversion import PlanRun, StepResult
 from registry_export.entities import Interface, Status, TargetResult, Verification
 from registry_export.format import FIXED_DECISION
@@ -55,6 +56,15 @@ def shown_dimensions(
             if isinstance(dimension, str) and shown.issuperset(parts_of(dimension)):
                 found.setdefault(spec.name, {})[str(axis)] = dimension
     return found
+
+
+def runtime_notes(bench: Bench, step: StepResult) -> tuple[str, ...]:
+    """Say which of the runtimes that are to read an export are too old for what came out."""
+    if not bench.runtimes:
+        return ()
+    format_ = bench.formats[step.step.format]
+    kind = format_.conversions[step.step.conversion].kind
+    return tuple(unmet(needs_of(format_, step.step.options, kind, step.description), bench.runtimes))
 
 
 def static_notes(step: StepResult, reference: Reference) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ A third-party format may bring a kind of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,9 @@ KERAS_MODEL = "keras_model"
 TF_FUNCTION = "tf_function"
 ONNX_MODEL = "onnx_model"
 
+
+RUNTIMES = ("onnxruntime", "ios", "macos", "openvino", "executorch", "tflite")
+"""The runtimes of which a rule or `plan --runtime` may name the oldest version in use."""
 
 LOWEST_PYTHON = (3, 11)
 """The oldest Python that runs our own modules, which every child imports."""
@@ -291,6 +294,44 @@ class Intermediate:
     after: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Held:
+    """One tensor that a file holds.
+
+    Attributes:
+        name: As the file has it.
+        value: Its elements, read when they are asked for; None: they cannot be. What NumPy lacks comes as float32.
+        shape: Its sizes; empty where the value is an array, which has them.
+        dtype: The element type as it is stored; empty: the value's, which is an array.
+        size_bytes: As it is stored; None likewise.
+        same_as: The name of a tensor before it with which it shares its memory.
+    """
+
+    name: str
+    value: Array | Callable[[], Array] | None = None
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    size_bytes: int | None = None
+    same_as: str = ""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a file holds, as its format reads it.
+
+    Attributes:
+        tensors: One after the other, each usable until the next one is asked for; None: the file does not tell.
+        operators: How often each operator, layer or call stands in the graph; None: the file does not tell.
+        metadata: What it says of itself beyond what `Format.describe` returns.
+        unsaid: Why something is None, or not all of it: a sentence each.
+    """
+
+    tensors: Iterable[Held] | None = None
+    operators: Mapping[str, int] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    unsaid: tuple[str, ...] = ()
+
+
 class Runner(Protocol):
     """A loaded model that infers. Used as a context manager's value; usable until that closes.
 
@@ -355,6 +396,14 @@ class Format(Protocol):
     A format that is a target may declare a further method `snippets(description) -> Sequence[Snippet]`: how its
     file is loaded and called by its own runtime alone, in the languages that its users write, Python first. It is
     called outside of children, imports no framework, and fills in the names and sizes of the artifact's `Description`.
+
+    A format may declare a further method `needs(options, kind, description) -> tuple[RuntimeNeed, ...]`: which runtimes
+    take an artifact that is made with these options from this kind, from which version on; `description` is None
+    before it is made. It is called in the supervisor and imports no framework.
+
+    A format may declare a further method `inspect(path) -> Inside`: the tensors, operators and metadata of a
+    checkpoint or an artifact, for `registry-export inspect`; without it only what `describe` says is shown. It is
+    called in a child with the format's `toolchain`, or that one's `fallback`; no architecture, setup or GPU is needed.
 
     Attributes:
         name: As a user types it: lower case, digits and underscores.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from registry_export.config import variant_of
 from registry_export.discovery import install_command, missing_requirements
-from registry_export.entities import ErrorRecord, OptionValue, Target
+from registry_export.entities import ErrorRecord, OptionValue, RuntimeNeed, Target
 from registry_export.errors import MissingPackageError, PlanError, UnsupportedTargetError, to_record
 from registry_export.format import DYNAMIC_DIMENSIONS, Conversion, Format, Toolchain
 
@@ -46,11 +46,21 @@ class Step:
 
 @dataclass(frozen=True)
 class PlannedTarget:
-    """A target with its routes (ids of their last steps, cheapest first), or why there is none."""
+    """A target with its routes, or why there is none.
+
+    Attributes:
+        target: What is wanted.
+        routes: Ids of their last steps, cheapest first.
+        error: Why there is none.
+        needs: Which runtimes take what the first route makes; empty where the format does not say.
+        warnings: Which of the runtimes that must read it are too old.
+    """
 
     target: Target
     routes: tuple[str, ...] = ()
     error: ErrorRecord | None = None
+    needs: tuple[RuntimeNeed, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from registry_export.config import FACTORY_TAG, TARGETS_TAG
@@ -49,6 +49,7 @@ class Request:
         tolerance: None: the precision's default.
         setup: How the checkpoint becomes the model to export.
         targets_from: What asked for the targets: `--target`, the tag, or the file of the rules.
+        runtimes: Runtime -> the oldest version of it that is to read the exports.
     """
 
     version: VersionInfo
@@ -58,6 +59,7 @@ class Request:
     tolerance: Tolerance | None
     setup: ModelSetup
     targets_from: str = ""
+    runtimes: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_recorded(
@@ -99,6 +101,7 @@ def run_recorded(
                 samples=request.samples,
                 tolerance=request.tolerance,
                 setup=request.setup,
+                runtimes=request.runtimes,
                 force=force,
                 latency=settings.latency,
                 index=index,

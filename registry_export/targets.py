@@ -28,6 +28,7 @@ from registry_export.findings import (
     one_sided,
     precision_of,
     proven,
+    runtime_notes,
     shown_dimensions,
     static_notes,
     way,
@@ -220,6 +221,7 @@ def _try_route(bench: Bench, run: PlanRun, route: str, blank: TargetResult, refe
         notes=(
             *result.notes,
             *static_notes(step, reference),
+            *runtime_notes(bench, step),
             *calibration_notes(bench, run, step, reference),
             *(note for note in verification.notes if note not in reference.notes),
         ),

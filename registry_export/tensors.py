@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import numpy as np
@@ -25,10 +26,33 @@ def write_tensors(folder: Path, tensors: Mapping[str, NDArray[np.generic]]) -> N
         folder: Created if absent.
         tensors: Arrays by name; names are free text, and may be empty.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for position, array in enumerate(tensors.values()):
-        np.save(folder / f"{position}.npy", np.asarray(array), allow_pickle=False)
-    (folder / _INDEX).write_bytes(msgspec.json.encode(list(tensors)))
+    with TensorFolder(folder) as made:
+        for name, array in tensors.items():
+            made.add(name, array)
+
+
+class TensorFolder:
+    """Writes arrays one at a time; what is there is whole once it is left as a context manager.
+
+    Args:
+        folder: Created if absent.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._names: list[str] = []
+
+    def add(self, name: str, array: NDArray[np.generic]) -> None:
+        """Write an array of any shape and any non-object dtype."""
+        np.save(self._folder / f"{len(self._names)}.npy", np.asarray(array), allow_pickle=False)
+        self._names.append(name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        (self._folder / _INDEX).write_bytes(msgspec.json.encode(self._names))
 
 
 def read_tensors(folder: Path) -> dict[str, NDArray[np.generic]]:

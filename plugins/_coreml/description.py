@@ -15,9 +15,6 @@ from registry_export_plugins._coreml.package import Package, tensor_type
 FEATURE_TYPES = {65552: "float16", 65568: "float32", 65600: "float64", 131080: "int8", 131104: "int32"}
 """`ArrayFeatureType.ArrayDataType` of FeatureTypes.proto."""
 
-RELEASES = {6: "iOS15", 7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}
-"""The oldest iOS that reads a specification version."""
-
 Known = dict[str, tuple[str, tuple[int | None, ...]]]
 """Element type and sizes of each value, by name."""
 
@@ -31,7 +28,7 @@ def describe(path: Path) -> Description:
     package = Package(path)
     version = package.spec.specificationVersion
     counts = Counter(operation.type for operation in package.operations() if operation.type != "const")
-    details = {"operators": ", ".join(sorted(counts)), "runs on": f"{RELEASES.get(version, '?')} and later"}
+    details = {"operators": ", ".join(sorted(counts))}
     bounds = _bounds(package)
     if bounds:
         details["bounds"] = bounds

@@ -125,6 +125,11 @@ def _delegated_types(program: Any) -> Iterator[str]:
 
 
 def _xnnpack_types(blob: bytes) -> Iterator[str]:
+    yield from re.findall(r'"datatype":\s*"(\w+)"', xnnpack_text(blob))
+
+
+def xnnpack_text(blob: bytes) -> str:
+    """Write out one of XNNPACK's graphs with ExecuTorch's copy of their schema; it is JSON but for bare infinities."""
     from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader
     from executorch.exir._serialize._flatbuffer import _flatc_decompile
 
@@ -136,8 +141,7 @@ def _xnnpack_types(blob: bytes) -> Iterator[str]:
         (folder / "schema.fbs").write_bytes(schema)
         (folder / "graph.bin").write_bytes(blob[start : start + header.flatbuffer_size])
         _flatc_decompile(str(folder), str(folder / "schema.fbs"), str(folder / "graph.bin"))
-        text = (folder / "graph.json").read_text()  # not quite JSON: it holds bare infinities
-    yield from re.findall(r'"datatype":\s*"(\w+)"', text)
+        return (folder / "graph.json").read_text()
 
 
 def _precision(types: list[str], operators: tuple[str, ...]) -> str:

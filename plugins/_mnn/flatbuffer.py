@@ -7,24 +7,48 @@ numbers below are the positions of fields in these tables.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flatbuffers import encode, number_types
 from flatbuffers.table import Table
 
 from registry_export.errors import VerificationError
+from registry_export_plugins._mnn.operators import OPERATORS
 
 _NET_EXTRA, _NET_OPERATORS, _NET_OUTPUTS, _NET_SUBGRAPHS = 2, 3, 4, 10
 _EXTRA_VERSION = 2
 _GRAPH_OPERATORS = 4
-_OP_KIND, _OP_MAIN, _OP_NAME = 1, 2, 3
+_OP_KIND, _OP_MAIN, _OP_NAME, _OP_TYPE = 1, 2, 3, 5
 _CONVOLUTION_QUANTIZED, _CONVOLUTION_SYMMETRIC = 3, 4
 _QUANTIZED_TYPE = 2
-_KIND_CONVOLUTION, _KIND_INPUT = 9, 21
+_KIND_BLOB, _KIND_CONVOLUTION, _KIND_INPUT = 7, 9, 21
+_CONVOLUTION_WEIGHT, _CONVOLUTION_BIAS = 1, 2
+_BLOB_DTYPE = 2
+_BLOB_VALUES = {3: "uint8", 4: "int8", 5: "int32", 6: "int64", 7: "float32"}
+"""The vectors in which a blob may hold its elements, with their types; a half lies in that of bytes."""
 _FP16_STORAGE = 3
 """Type of stored weights that are halves; the other types are integers."""
 _DTYPES = {1: "float32", 2: "float64", 3: "int32", 4: "uint8", 6: "int8", 9: "int64", 10: "bool", 19: "float16"}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Numbers that a file stores.
+
+    Attributes:
+        name: The operator's, and which of its weights it is.
+        shape: Sizes as far as the file tells them, else how many there are.
+        dtype: NumPy's name of the elements; empty where they are packed.
+        data: The bytes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    data: memoryview
 
 
 class MnnFile:
@@ -84,6 +108,23 @@ class MnnFile:
         """Number of operators, those of loops and branches included."""
         return sum(1 for _ in self._all())
 
+    def operator_types(self) -> Iterator[str]:
+        """Yield the type of every operator, inputs and constants left out."""
+        for operator in self._all():
+            name = OPERATORS.get(number := _integer(operator, _OP_TYPE, 0), f"OpType {number}")
+            if name not in ("Input", "Const"):
+                yield name
+
+    def stored(self) -> Iterator[Stored]:
+        """Yield the weights of convolutions and matrix products, and constants."""
+        for operator in self._all():
+            main = _table(operator, _OP_MAIN)
+            kind, name = _byte(operator, _OP_KIND), _text(operator, _OP_NAME)
+            if main is not None and kind == _KIND_BLOB:
+                yield from _of_blob(main, name)
+            elif main is not None and kind == _KIND_CONVOLUTION:
+                yield from _of_convolution(main, name)
+
     def set_inputs(self, sizes: Mapping[str, Sequence[int]]) -> bytes:
         """Return the file with other sizes of its inputs: the converter writes 1 for an open batch."""
         for operator, main in _of_kind(self._operators, _KIND_INPUT):
@@ -99,6 +140,45 @@ class MnnFile:
         yield from self._operators
         for graph in _tables(self._net, _NET_SUBGRAPHS):
             yield from _tables(graph, _GRAPH_OPERATORS)
+
+
+def _of_blob(blob: Any, name: str) -> Iterator[Stored]:
+    shape = tuple(_integers(blob, 0))
+    dtype = _DTYPES.get(_integer(blob, _BLOB_DTYPE, 1), "")
+    for field, element in _BLOB_VALUES.items():
+        data = _vector(blob, field, np.dtype(element).itemsize)
+        if len(data):
+            is_half = dtype == "float16" and element in ("uint8", "int8")
+            yield Stored(name, shape, dtype if is_half else element, data)
+
+
+def _of_convolution(main: Any, name: str) -> Iterator[Stored]:
+    for part, field in (("weight", _CONVOLUTION_WEIGHT), ("bias", _CONVOLUTION_BIAS)):
+        data = _vector(main, field, 4)
+        if len(data):
+            yield Stored(f"{name}.{part}", (len(data) // 4,), "float32", data)
+    quantized, symmetric = _table(main, _CONVOLUTION_QUANTIZED), _table(main, _CONVOLUTION_SYMMETRIC)
+    if quantized is not None and len(data := _vector(quantized, 0, 1)):
+        is_half = _integer(quantized, _QUANTIZED_TYPE, 0) == _FP16_STORAGE
+        shape = (len(data) // 2,) if is_half else (len(data),)
+        yield Stored(f"{name}.weight", shape, "float16" if is_half else "", data)
+    if symmetric is not None and len(data := _vector(symmetric, 0, 1)):
+        yield Stored(f"{name}.weight", (len(data),), "int8", data)
+
+
+def _vector(table: Any, field: int, itemsize: int) -> memoryview:
+    """Return the bytes of a vector of numbers, which must lie in the file.
+
+    Raises:
+        VerificationError: They do not.
+    """
+    place = _place(table, field)
+    if not place:
+        return memoryview(b"")
+    start, count = table.Vector(place), table.VectorLen(place)
+    if start + count * itemsize > len(table.Bytes):
+        raise VerificationError("The MNN file ends inside of a weight.")
+    return memoryview(table.Bytes)[start : start + count * itemsize]
 
 
 def _of_kind(operators: Iterable[Any], kind: int) -> Iterator[tuple[Any, Any]]:

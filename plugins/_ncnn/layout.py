@@ -9,8 +9,8 @@ Source: https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ MAGIC = "7767517"
 """First line of every `.param` file; the number of its layout."""
 NO_BATCH = 233
 """What ncnn and pnnx write where a tensor has no batch axis."""
-_FP16_TAG = 0x01306B47
-_INT8_TAG = 0x000D4B38
+FP16_TAG = 0x01306B47
+INT8_TAG = 0x000D4B38
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,12 @@ def _blobs(kept: Sequence[dict[str, Any]]) -> tuple[Blob, ...]:
 
 @dataclass(frozen=True)
 class Layer:
-    """One line of a `.param` file: type, name and the blobs that it writes."""
+    """One line of a `.param` file: type, name, the blobs that it writes, and its parameters by number."""
 
     type: str
     name: str
     outputs: tuple[str, ...]
+    parameters: Mapping[int, str] = field(default_factory=dict)
 
 
 def layers_of(param: Path) -> list[Layer]:
@@ -127,17 +128,23 @@ def layers_of(param: Path) -> list[Layer]:
         if len(words) < 4:
             continue
         bottoms, tops = int(words[2]), int(words[3])
-        layers.append(Layer(words[0], words[1], tuple(words[4 + bottoms : 4 + bottoms + tops])))
+        outputs = tuple(words[4 + bottoms : 4 + bottoms + tops])
+        layers.append(Layer(words[0], words[1], outputs, _parameters(words[4 + bottoms + tops :])))
     return layers
+
+
+def _parameters(words: Sequence[str]) -> Mapping[int, str]:
+    pairs = (word.partition("=") for word in words)
+    return {int(key): value for key, _, value in pairs if key.lstrip("-").isdecimal()}
 
 
 def precision_of(weights: Path) -> str:
     """Name the precision from the tags that stand before each weight; without a tag they are float32."""
     data = weights.read_bytes()
     words = np.frombuffer(data[: len(data) // 4 * 4], np.uint32)
-    if np.any(words == _INT8_TAG):
+    if np.any(words == INT8_TAG):
         return "int8"
-    return "fp16" if np.any(words == _FP16_TAG) else "fp32"
+    return "fp16" if np.any(words == FP16_TAG) else "fp32"
 
 
 def describe(param: Path) -> Description:

@@ -104,14 +104,15 @@ def reason(error: BaseException) -> str:
 def describe(path: Path) -> Description:
     """Read inputs, outputs, precision and the version of the format from a file."""
     model = read(path)
-    with path.open("rb") as file:
-        found = re.search(rb'<net [^>]*version="(\d+)"', file.read(_HEAD))
+    text = path.read_bytes()
+    found = re.search(rb'<net [^>]*version="(\d+)"', text[:_HEAD])
+    opsets = [int(number) for number in re.findall(rb'<layer [^>]*version="opset(\d+)"', text)]
     operations = model.get_ordered_ops()
     return Description(
         interface=interface_of(model),
         format_version=found.group(1).decode() if found else None,
         precision=precision_of(operations),
-        details={"operations": str(len(operations))},
+        details={"operations": str(len(operations)), "newest opset": str(max(opsets, default=1))},
     )
 
 

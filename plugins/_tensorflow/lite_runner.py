@@ -99,8 +99,16 @@ def describe(path: Path) -> Description:
         ),
         format_version=str(version_),
         precision=precision,
-        details={"operators": ", ".join(operators), **_edges(inputs, outputs)},
+        details={"operators": ", ".join(operators), **_oldest_runtime(path), **_edges(inputs, outputs)},
     )
+
+
+def _oldest_runtime(path: Path) -> dict[str, str]:
+    """Read which runtime the converter found to be the oldest that has every operator in the version used."""
+    from registry_export_plugins._tensorflow.lite_contents import OLDEST_RUNTIME, metadata_of
+
+    oldest = metadata_of(path).get(OLDEST_RUNTIME)
+    return {OLDEST_RUNTIME: oldest} if oldest else {}
 
 
 def _edges(inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, str]:
@@ -211,10 +219,15 @@ def _contents(path: Path) -> tuple[int, str, list[str]]:
             if model.Buffers(tensor.Buffer()).DataLength() > 0 and not own:
                 stored.add(tensor.Type())
     precision = "int8" if types.INT8 in stored else "fp16" if types.FLOAT16 in stored else "fp32"
+    return model.Version(), precision, sorted(set(operator_names(model)))
+
+
+def operator_names(model: Any) -> list[str]:
+    """Return the names of a file's operator codes, in order."""
+    from ai_edge_litert import schema_py_generated as schema
+
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-    codes = (model.OperatorCodes(i) for i in range(model.OperatorCodesLength()))
-    operators = {_operator(code, names) for code in codes}
-    return model.Version(), precision, sorted(operators)
+    return [_operator(model.OperatorCodes(i), names) for i in range(model.OperatorCodesLength())]
 
 
 def _operator(code: Any, names: dict[int, str]) -> str:

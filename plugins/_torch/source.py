@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from registry_export.entities import Description, Interface
-from registry_export.format import NO_SETUP, TORCH_MODULE, Array, Conversion, ModelSetup, Option, Runner
+from registry_export.format import NO_SETUP, TORCH_MODULE, Array, Conversion, Inside, ModelSetup, Option, Runner
 from registry_export_plugins._toolchains import TORCH
 from registry_export_plugins._torch.files import left_out
 
@@ -88,3 +88,9 @@ class TorchSource:
         adapter = adapt(self.module(path, NO_SETUP), Interface(inputs=()))
         details = {"class": type(adapter.wrapped).__qualname__}
         return Description(Interface(adapter.inputs), precision=precision(adapter.wrapped), details=details)
+
+    def inspect(self, path: Path) -> Inside:
+        """Read the module's parameters, buffers and layers."""
+        from registry_export_plugins._torch.contents import of_module
+
+        return of_module(self.module(path, NO_SETUP))

@@ -131,22 +131,28 @@ def quantized_operators(module: torch.jit.ScriptModule) -> tuple[str, ...]:
 
     No other format has these; a module without any yields nothing.
     """
-    kinds = {node.kind() for node in _all_nodes(module.inlined_graph)}
+    kinds = {node.kind() for node in all_nodes(module.inlined_graph)}
     return tuple(sorted(kind for kind in kinds if kind.startswith("quantized::")))
 
 
 def constants(module: torch.jit.ScriptModule) -> Iterator[torch.Tensor]:
-    """Yield the tensors that freezing has put into a script's graph."""
-    for node in _all_nodes(module.inlined_graph):
+    """Return the tensors that freezing has put into a script's graph."""
+    return (tensor for _, tensor in named_constants(module))
+
+
+def named_constants(module: torch.jit.ScriptModule) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the same tensors with the names of their values in the graph."""
+    for node in all_nodes(module.inlined_graph):
         if node.kind() == "prim::Constant" and node.hasAttribute("value") and node.kindOf("value") == "t":
-            yield node.t("value")
+            yield node.output().debugName(), node.t("value")
 
 
-def _all_nodes(block: Any) -> Iterator[Any]:
+def all_nodes(block: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph or a block, and those inside of them."""
     for node in block.nodes():
         yield node
         for inner in node.blocks():
-            yield from _all_nodes(inner)
+            yield from all_nodes(inner)
 
 
 def captured(model: torch.jit.ScriptModule, request: ConversionRequest) -> torch.nn.Module:

@@ -98,6 +98,24 @@ def sets_of_weights(path: Path) -> tuple[str, ...]:
     return (*known, *(key for key in held if key not in known)) if known else ()
 
 
+def facts_of(path: Path) -> Mapping[str, str]:
+    """Return what a file of weights says beside them: a training checkpoint's plain values, safetensors' metadata."""
+    if path.name.endswith(INDEX_SUFFIXES):
+        return {"shards": ", ".join(shards_of(path))}
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return dict(file.metadata() or {})
+    loaded = read_checkpoint(path)
+    return plain_facts(loaded) if isinstance(loaded, Mapping) else {}
+
+
+def plain_facts(loaded: Mapping[Any, Any]) -> Mapping[str, str]:
+    """Return the entries of a checkpoint that are text or numbers."""
+    return {str(key): str(value) for key, value in loaded.items() if isinstance(value, str | int | float)}
+
+
 def _has_tensors(held: Mapping[Any, Any]) -> bool:
     return any(isinstance(value, torch.Tensor) for value in held.values())
 

@@ -21,7 +21,9 @@ from registry_export.cli.doctor import doctor
 from registry_export.cli.export import export, plan, pull, verify
 from registry_export.cli.formats import formats
 from registry_export.cli.jobs import jobs
+from registry_export.cli.look import diff, inspect
 from registry_export.cli.serve import demo, server, worker
+from registry_export.cli.view import view
 from registry_export.errors import ConfigurationError, ModelVersionNotFoundError, RegistryExportError
 from registry_export.logs import JSON, TEXT, configure_logging, logs_json
 from registry_export.redaction import redact
@@ -51,7 +53,7 @@ def cli(debug: bool, style: str) -> None:
         warnings.simplefilter("ignore")
 
 
-for _command in (export, verify, plan, pull, jobs, formats, check, doctor, worker, server, demo):
+for _command in (export, verify, plan, pull, inspect, diff, view, jobs, formats, check, doctor, worker, server, demo):
     cli.add_command(_command)
 
 

@@ -91,12 +91,19 @@ def verify(model_uri: str, targets: tuple[str, ...], as_json: bool) -> int:
 @click.command(short_help="Print what `export` would run, and why not.")
 @click.argument("model_uri")
 @_target_option
+@click.option(
+    "--runtime",
+    "runtimes",
+    metavar="NAME=VERSION",
+    multiple=True,
+    help="The oldest runtime that must read the exports, as onnxruntime=1.16 or ios=16: warn of what it cannot.",
+)
 @_json_option
-def plan(model_uri: str, targets: tuple[str, ...], as_json: bool) -> int:
-    """Print what `export` would run, and why a target can't be."""
+def plan(model_uri: str, targets: tuple[str, ...], runtimes: tuple[str, ...], as_json: bool) -> int:
+    """Print what `export` would run, why a target can't be, and which runtimes take what would be made."""
     from registry_export import api
 
-    planned = api.plan(model_uri, targets)
+    planned = api.plan(model_uri, targets, runtimes=dict(map(_runtime, runtimes)))
     if as_json:
         print_json(planned)
     else:
@@ -119,6 +126,13 @@ def pull(model_uri: str, target: str, output: Path, verify_key: Path | None) -> 
     from registry_export import api
 
     click.echo(api.pull(model_uri, target, output, verify_key=verify_key))
+
+
+def _runtime(text: str) -> tuple[str, str]:
+    name, equals, version = text.partition("=")
+    if not equals or not name.strip() or not version.strip():
+        raise click.UsageError(f"--runtime takes NAME=VERSION, as in onnxruntime=1.16, not {text!r}.")
+    return name.strip(), version.strip()
 
 
 def _tolerance(atol: float | None, rtol: float | None) -> Tolerance | None:
@@ -153,9 +167,15 @@ def _print_plan(planned: ExportPlan) -> None:
     click.echo(f"targets from: {planned.targets_from}")
     rows = [_plan_row(planned, target) for target in planned.targets]
     print_table(("target", "runs", "else"), rows)
+    needed = [(t.target.variant, "; ".join(need.text for need in t.needs)) for t in planned.targets if t.needs]
+    if needed:
+        click.echo()
+        print_table(("target", "runs on"), needed)
     for target in planned.targets:
         if target.error:
             click.echo(f"{target.target.variant}: {_sentence(target.error)}")
+        for warning in target.warnings:
+            click.echo(f"{target.target.variant}: Warning: {warning}")
 
 
 def _plan_row(planned: ExportPlan, target: PlannedTarget) -> tuple[str, str, str]:

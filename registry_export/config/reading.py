@@ -12,16 +12,17 @@ from registry_export.config.places import Place, among
 from registry_export.config.rules import KEEP, REVERT, STAGES, Configuration, Rule, is_artifact_uri
 from registry_export.config.targets import Formats, distinct, format_named, make_target, read_target
 from registry_export.entities import Target, Tolerance
+from registry_export.format import RUNTIMES
 from registry_export.model_setup import MODEL_FACTORY, WRAPPER, ModelSetup, is_callable_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_ALLOW_PICKLE, _SANDBOX = "allow_pickle", "sandbox"
+_ALLOW_PICKLE, _SANDBOX, _RUNTIMES = "allow_pickle", "sandbox", "runtimes"
 _AVAILABLE, _REQUIRED = "available", "required"
 _RULE_KEYS = (
     "models", "promotions", "targets", "samples", "tolerance", "on_failure", MODEL_FACTORY, WRAPPER, _ALLOW_PICKLE,
-    _SANDBOX,
+    _SANDBOX, _RUNTIMES,
 )  # fmt: skip
 _LATER_RULE_KEYS = ("require", "gate", "on_success", "evaluate", "max_drop")
 _PROMOTION_KEYS = ("stages", "aliases", "copied")
@@ -101,6 +102,7 @@ def _read_rule(entry: Entry, folder: Path, formats: Formats) -> Rule:
         tolerance=_read_tolerance(tolerance) if tolerance else None,
         on_failure=_one_of(on_failure, _ON_FAILURE) if on_failure else KEEP,
         setup=_read_setup(fields, folder),
+        runtimes=_read_runtimes(fields[_RUNTIMES]) if _RUNTIMES in fields else {},
     )
 
 
@@ -110,6 +112,15 @@ def _read_setup(fields: Mapping[str, Entry], folder: Path) -> ModelSetup:
     sandbox = _one_of(fields[_SANDBOX], (_AVAILABLE, _REQUIRED)) if _SANDBOX in fields else _AVAILABLE
     search = (str(folder.absolute()),)
     return ModelSetup(**names, allow_pickle=allow_pickle, search=search, walls_required=sandbox == _REQUIRED)
+
+
+def _read_runtimes(entry: Entry) -> dict[str, str]:
+    """Read the oldest runtimes in use; a number is taken as it was typed, so that 1.20 is not 1.2."""
+    versions = {name: value.text("a version, as 1.16") for name, value in entry.mapping(RUNTIMES).items()}
+    for name, version in versions.items():
+        if not version.replace(".", "").isdecimal():
+            raise entry.place.child(name, entry.place.line).error(f"must be a version, as 1.16, not {version!r}.")
+    return versions
 
 
 def _callable_name(entry: Entry) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from registry_export.entities import Target, Tolerance
@@ -33,6 +34,7 @@ class Rule:
         tolerance: Allowed differences; None leaves the default of each precision.
         on_failure: What to do about a promotion whose export failed or does not match: `keep` it, or `revert` it.
         setup: How the checkpoint becomes the model to export.
+        runtimes: Runtime -> the oldest version of it that is to read the exports; what it cannot read is warned of.
     """
 
     models: str
@@ -44,6 +46,7 @@ class Rule:
     tolerance: Tolerance | None = None
     on_failure: str = KEEP
     setup: ModelSetup = NO_SETUP
+    runtimes: Mapping[str, str] = field(default_factory=dict)
 
     def matches(self, model_name: str, trigger: str) -> bool:
         """Whether this promotion is the rule's.

@@ -4,11 +4,18 @@ They carry plain data (strings, numbers, tuples, mappings), so that every one of
 to JSON and read back by `msgspec` with its types checked. Arrays never travel inside them.
 """
 
+from registry_export.entities.contents import Contents as Contents
+from registry_export.entities.contents import Contrast as Contrast
+from registry_export.entities.contents import ModuleContents as ModuleContents
+from registry_export.entities.contents import TensorContents as TensorContents
+from registry_export.entities.contents import TensorContrast as TensorContrast
 from registry_export.entities.models import Description as Description
 from registry_export.entities.models import Dimension as Dimension
 from registry_export.entities.models import Interface as Interface
 from registry_export.entities.models import ModelVersionRef as ModelVersionRef
 from registry_export.entities.models import OptionValue as OptionValue
+from registry_export.entities.models import Outline as Outline
+from registry_export.entities.models import RuntimeNeed as RuntimeNeed
 from registry_export.entities.models import Snippet as Snippet
 from registry_export.entities.models import Target as Target
 from registry_export.entities.models import TensorSpec as TensorSpec

@@ -70,6 +70,38 @@ class Target:
 
 
 @dataclass(frozen=True)
+class RuntimeNeed:
+    """A runtime that takes an artifact, from which version on.
+
+    Attributes:
+        runtime: As rules and `plan --runtime` name it (`onnxruntime`, `ios`).
+        text: For people: `ONNX Runtime 1.18 or newer (opset 20)`.
+        oldest: The oldest version that takes it; empty where that is not one number.
+    """
+
+    runtime: str
+    text: str
+    oldest: str = ""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a file holds, in sums; `registry-export inspect` tells the rest.
+
+    Attributes:
+        tensors: How many; None where the format does not tell them.
+        parameters: As in `Contents`; None likewise.
+        dtypes: Element type -> bytes of the tensors of that type.
+        operators: How often each operator, layer or call stands in the graph, the most frequent first; empty: not told.
+    """
+
+    tensors: int | None = None
+    parameters: int | None = None
+    dtypes: Mapping[str, int] = field(default_factory=dict)
+    operators: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Description:
     """What a format reads back from its own file, never from what was requested.
 
@@ -81,6 +113,7 @@ class Description:
         format_version: The version of the other formats' own file format.
         precision: `fp32`, `fp16`, `bf16` or `int8`.
         details: Further facts worth showing, by name.
+        outline: What the file holds, in sums; added by the core, None where that cannot be told.
     """
 
     interface: Interface
@@ -90,6 +123,7 @@ class Description:
     format_version: str | None = None
     precision: str = "fp32"
     details: Mapping[str, str] = field(default_factory=dict)
+    outline: Outline | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 `report.json` is the record itself; the others are views of it.
 """
 
+from registry_export.report.contents import contents_page
 from registry_export.report.description import description_block, text_around, with_block
 from registry_export.report.html import draw_ahead, to_html
 from registry_export.report.markdown import to_markdown
@@ -11,6 +12,7 @@ from registry_export.report.svg import prepare_plots
 from registry_export.report.text import is_usable, reason_text, size_text, tag_line, verdict_sentence
 
 __all__ = [
+    "contents_page",
     "description_block",
     "draw_ahead",
     "from_json",

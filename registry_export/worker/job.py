@@ -152,6 +152,7 @@ class JobRunner:
                 samples=rule.samples if rule else None,
                 tolerance=rule.tolerance if rule else None,
                 setup=setup,
+                runtimes=rule.runtimes if rule else {},
                 latency=parts.latency,
                 index=parts.index,
                 costs=parts.costs,

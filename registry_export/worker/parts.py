@@ -46,6 +46,7 @@ class Exporter(Protocol):
         samples: str | None,
         tolerance: Tolerance | None,
         setup: ModelSetup,
+        runtimes: Mapping[str, str],
         latency: bool,
         costs: StepCosts | None,
         earlier: ModelVersionRef | None,

@@ -6,6 +6,7 @@ other cells are slow, and `make matrix` writes down what all of them gave.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -13,8 +14,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from registry_export.compatibility import needs_of, numbers
+from registry_export.contents import Subject, contents_of
 from registry_export.entities import ExportReport, ModelVersionRef, Status
 from registry_export.format import Toolchain
+from registry_export.inference import Origin
 from registry_export.isolation import ChildPool, Limits
 from registry_export.manifest import read_manifest, verify_files, write_artifact
 from registry_export.tensors import read_tensors
@@ -153,6 +157,72 @@ def run(arguments):
     """Run lines of Python beside an export's files; runs in a child."""
     os.chdir(arguments["folder"])
     exec(compile(arguments["code"], "snippet.py", "exec"), {})
+
+
+UNTOLD = {"tensorrt"}
+"""Targets whose files tell neither tensors nor operators."""
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_can_be_looked_into(laboratory, source):
+    contents = look(laboratory, laboratory.exported(source).checkpoint.origin)
+    assert contents.format == SOURCES[source].format
+    assert contents.parameters > 0
+    floats = [t for t in contents.tensors if t.dtype.startswith("float") and t.minimum is not None]
+    assert floats or "quantized" in source
+    assert all(t.minimum <= t.mean <= t.maximum and t.std >= 0 for t in floats)
+    assert contents.operators or any(sentence.startswith("Operators") for sentence in contents.unsaid)
+
+
+@pytest.mark.parametrize(("source", "target"), cells(reachable_only=True))
+def test_every_export_can_be_looked_into(laboratory, source, target):
+    exported = laboratory.exported(source)
+    result, folder = exported.made[target]
+    origin = Origin(target, str(folder / FORMATS[target].filename), exported.reference.interface)
+    contents = look(laboratory, origin)
+    assert contents.size_bytes <= result.size_bytes
+    assert contents.opset_version == result.opset_version
+    assert contents.format_version == result.format_version
+    if target in UNTOLD:
+        assert len(contents.unsaid) >= 2
+        return
+    assert sum(contents.operators.values()) > 0
+    assert contents.parameters == contents.modules[0].parameters > 0
+    if not is_quantized(result):
+        assert_holds_the_last_layer(contents, look(laboratory, exported.checkpoint.origin))
+
+
+def assert_holds_the_last_layer(contents, source):
+    """The weights of the last layer are what no converter folds into others; layouts may be turned."""
+    floats = [t for t in source.tensors if t.dtype == "float32" and len(t.shape) == 2 and t.std]
+    if not floats:
+        return
+    last = floats[-1]
+    close = [
+        t
+        for t in contents.tensors
+        if t.mean is not None and math.prod(t.shape) == math.prod(last.shape) and abs(t.mean - last.mean) < 1e-6
+    ]
+    assert any(abs(t.std - last.std) < 1e-6 and abs(t.minimum - last.minimum) < 1e-6 for t in close), last
+
+
+@pytest.mark.parametrize(("source", "target"), cells(reachable_only=True))
+def test_what_a_plan_says_of_runtimes_holds_for_the_file(laboratory, source, target):
+    """A plan may promise less than the file keeps, and never more."""
+    exported = laboratory.exported(source)
+    result, _ = exported.made[target]
+    kind = FORMATS[result.path[-2]].kind
+    options = {option.name: option.default for option in FORMATS[target].options}
+    planned = {n.runtime: [] for n in needs_of(FORMATS[target], options, kind)}
+    for need in needs_of(FORMATS[target], options, kind):
+        planned[need.runtime].append(need.oldest)
+    for need in needs_of(FORMATS[target], options, kind, result.description):
+        if need.oldest and any(planned.get(need.runtime, ())) and need.runtime != "openvino":
+            assert numbers(need.oldest) <= max(numbers(version) for version in planned[need.runtime])
+
+
+def look(laboratory, origin):
+    return contents_of(Subject("the suite's", origin), FORMATS, laboratory.pool)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,58 @@ def test_python_gets_the_report(digits):
     assert "torchscript" in {target.variant for target in report.targets}
 
 
+def test_what_a_version_and_its_exports_hold_is_told_and_compared(digits, capsys, tmp_path):
+    assert run("export", digits.uri, "--target", "onnx,torchscript") == 0
+    capsys.readouterr()
+    assert run("inspect", digits.uri, "--json") == 0
+    source = json.loads(capsys.readouterr().out)
+    assert run("inspect", f"{digits.uri}#onnx", "--json") == 0
+    onnx = json.loads(capsys.readouterr().out)
+    assert onnx["parameters"] == source["parameters"] > 0
+    assert onnx["opset_version"] == 20
+    assert run("inspect", digits.uri, "--target", "onnx") == 0
+    told = capsys.readouterr().out
+    assert f"{onnx['parameters']:,} parameters" in told
+    assert "Gemm" in told
+    assert run("inspect", digits.uri, "--html", str(tmp_path / "page.html")) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert source["tensors"][0]["name"] in page
+    assert "http" not in page.replace("http-equiv", "")
+    capsys.readouterr()
+    assert run("diff", digits.uri, f"{digits.uri}#torchscript", "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    # Ours is a module around the author's, so the same elements have another name.
+    assert {tensor["change"] for tensor in found["tensors"]} <= {"renamed"}
+    assert found["equal_tensors"] + len(found["tensors"]) == source["tensor_count"]
+    assert found["facts"]["format"] == ["pytorch", "torchscript"]
+    assert run("diff", f"{digits.uri}#onnx", f"{digits.uri}#onnx") == 0
+    assert "hold the same" in capsys.readouterr().out
+    assert run("inspect", digits.uri, "--target", "tflite") == 1
+    assert "has no export 'tflite' (it has: onnx, torchscript)" in capsys.readouterr().err
+
+
+def test_a_file_of_ones_own_is_told_by_its_name_or_by_a_word(digits, capsys, tmp_path):
+    assert run("pull", digits.uri, "--target", "onnx", "--output", str(tmp_path / "pulled")) == 0
+    file = Path(capsys.readouterr().out.strip())
+    (tmp_path / "renamed.bin").write_bytes(file.read_bytes())
+    for arguments in ([str(file)], [str(file.parent)], [str(tmp_path / "renamed.bin"), "--format", "onnx"]):
+        assert run("inspect", *arguments, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["opset_version"] == 20
+    assert run("inspect", str(tmp_path / "nothing.onnx")) == 2
+    assert "There is no file" in capsys.readouterr().err
+    (tmp_path / "torn.onnx").write_bytes(b"\x08\x0aonnx?")
+    assert run("inspect", str(tmp_path / "torn.onnx")) == 1
+    assert "torn.onnx cannot be read as ONNX" in capsys.readouterr().err
+
+
+def test_a_plan_says_which_runtimes_take_what_would_be_made(digits, capsys):
+    assert run("plan", digits.uri, "--target", "onnx", "--runtime", "onnxruntime=1.16") == 0
+    told = capsys.readouterr().out
+    assert "ONNX Runtime 1.17 or newer (opset 20)" in told
+    assert "onnx: Warning: It is to be read by onnxruntime 1.16" in told
+    assert run("plan", digits.uri, "--target", "onnx", "--runtime", "onnxruntime") == 2
+
+
 def test_a_plan_names_the_way_and_why_there_is_none(digits, capsys):
     assert run("plan", digits.uri, "--target", "torchscript") == 0
     shown = capsys.readouterr().out
