@@ -31,6 +31,8 @@ _MOST_KEPT = 10_000
 _MOST_MODULES = 5_000
 _MOST_ENTRIES = 1_000
 _MOST_SHOWN = 40
+_LARGEST_OUTLINED = 256 << 20
+"""Bytes of a file. Some formats can be looked into only with their weights in memory."""
 _DEEPEST = 16
 _LONGEST_NAME = 300
 _LONGEST_TEXT = 2_000
@@ -79,8 +81,7 @@ def inspect(arguments: Any) -> Inspected:
     try:
         inside = _inside(format_, path)
         description, unsaid = _described(format_, path)
-        size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
-        contents = _contents(format_, size, inside, description, unsaid)
+        contents = _contents(format_, _size(path), inside, description, unsaid)
         return _with_tensors(contents, inside, request)
     except (RegistryExportError, MemoryError):
         raise
@@ -89,8 +90,8 @@ def inspect(arguments: Any) -> Inspected:
 
 
 def outline(format_: Format, path: Path) -> Outline | None:
-    """Sum up what a file holds without reading its weights; None where its format cannot tell."""
-    if not hasattr(format_, "inspect"):
+    """Sum up what a file holds; None where its format cannot tell, or where it is too large to be loaded once more."""
+    if not hasattr(format_, "inspect") or _size(path) > _LARGEST_OUTLINED:
         return None
     try:
         inside = _inside(format_, path)
@@ -119,6 +120,10 @@ def _listed(held: Held) -> TensorContents:
     dtype = held.dtype or (array.dtype.name if array is not None else "")
     size = held.size_bytes if held.size_bytes is not None else array.nbytes if array is not None else 0
     return TensorContents(_cut(held.name, _LONGEST_NAME), tuple(map(int, shape)), dtype, int(size))
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
 def _inside(format_: Format, path: Path) -> Inside:
