@@ -70,7 +70,7 @@ class Session:
                 "MLFLOW_TRACKING_URI is not set.",
                 remedy="Set it to the MLflow server's address, as in MLFLOW_TRACKING_URI=http://127.0.0.1:5000.",
             )
-        return Registry(self.settings.tracking_uri)
+        return Registry(self.settings.tracking_uri, self.settings.registry_uri)
 
     def verifier(self, key: str | PathLike[str] | None) -> Verifier | None:
         """The keys of which one must have signed what is fetched: those given, else the environment's.
@@ -183,7 +183,7 @@ def export(
     session = Session()
     request = session.request(model_uri, targets, samples=samples, tolerance=tolerance)
     report = run_recorded(session.settings, session.registry, session.formats, request, force, reporter or SILENT)
-    return Exported(report, page_of(session.registry.tracking_uri, request.version.ref))
+    return Exported(report, page_of(session.registry.registry_uri or "", request.version.ref))
 
 
 def verify(model_uri: str, targets: str | Sequence[str] | None = None, *, reporter: Reporter | None = None) -> Exported:
@@ -203,7 +203,7 @@ def verify(model_uri: str, targets: str | Sequence[str] | None = None, *, report
     session = Session()
     request = session.verification(model_uri, targets)
     report = verify_recorded(session.settings, session.registry, session.formats, request, reporter or SILENT)
-    return Exported(report, page_of(session.registry.tracking_uri, request.version.ref))
+    return Exported(report, page_of(session.registry.registry_uri or "", request.version.ref))
 
 
 def pull(

@@ -98,13 +98,13 @@ def _registry(settings: Settings) -> Iterator[Finding]:
     if settings.tracking_uri is None:
         yield Finding("MLflow", WRONG, f"{TRACKING_URI} is not set.", f"Set {TRACKING_URI}=http://127.0.0.1:5000, say.")
         return
-    registry = Registry(settings.tracking_uri)
+    registry = Registry(settings.tracking_uri, settings.registry_uri)
     registry.alias_page()
     yield Finding("MLflow", OK, f"{redact(registry.tracking_uri)} answers.")
 
 
 def _artifact_store(settings: Settings) -> Iterator[Finding]:
-    if Registry(settings.tracking_uri).try_out():
+    if Registry(settings.tracking_uri, settings.registry_uri).try_out():
         yield Finding("artifact store", OK, "A run was made, written to and deleted again.")
     else:
         said = "A run was made and written to; the server did not let it be deleted, which no export needs."
@@ -113,7 +113,7 @@ def _artifact_store(settings: Settings) -> Iterator[Finding]:
 
 def _rights(settings: Settings, configuration: Configuration) -> Iterator[Finding]:
     """Look whether versions may be written to, of some of the models that the rules want."""
-    registry = Registry(settings.tracking_uri)
+    registry = Registry(settings.tracking_uri, settings.registry_uri)
     wanted = [name for name in sorted(registry.alias_page().models) if configuration.rule_behind(name, "") is not None]
     refused, tried = [], 0
     for name in wanted[:_MODELS_TRIED]:

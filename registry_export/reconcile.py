@@ -16,18 +16,19 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from registry_export.config import TARGETS_TAG, Configuration, requested_targets
+from registry_export.config import Configuration
 from registry_export.entities import ModelVersionRef, Status
-from registry_export.errors import ConfigurationError, ModelVersionNotFoundError, RegistryError, RegistryExportError
+from registry_export.errors import ModelVersionNotFoundError, RegistryError, RegistryExportError
 from registry_export.format import Format
 from registry_export.ledger import WAITING, Job, JobState, Ledger, OutboxReader, Promotion, Promotions
 from registry_export.outbox import STATUS_TAG, UNPROMOTED_STAGES, VERIFIED_ALIAS_SUFFIX, copied_from
-from registry_export.publishing import TAG_PREFIX, publish_failure
-from registry_export.registry import EXPORTS_FOLDER, ROUND_S, AliasRounds, Registry, VersionInfo
+from registry_export.publishing import publish_failure
+from registry_export.registry import ROUND_S, AliasPage, AliasRounds, Registry, VersionInfo
+from registry_export.wants import LacksFiles, Wants
 
 _logger = logging.getLogger(__name__)
 
@@ -37,10 +38,6 @@ _OVERLAP_MS = 120_000
 _LOOK_AGAIN = 10
 _LOOK_AGAIN_MEANWHILE = 2
 _TOGETHER = 1000
-_TARGETS_TAG_IS_WRONG = "?"
-
-_LacksFiles = Callable[[tuple[str, ...]], tuple[str, ...]]
-"""Returns those of a version's files that are not stored."""
 
 
 class Reconciler:
@@ -66,16 +63,13 @@ class Reconciler:
     ) -> None:
         self._registry = registry
         self._ledger = ledger
-        self._configuration = configuration
-        self._formats = formats
         self._outbox = outbox
         self._workspace = workspace
         self._promotions = Promotions(ledger.database, workspace)
         self._alias_rounds = AliasRounds(registry)
         self._interval_s = self._ask_again = 0.0
-        # What is true of one sweep alone: the models' targets tags, and what is to be remembered as looked at.
-        self._model_targets: Mapping[str, str] | None = None
-        self._looked_at: list[Promotion] = []
+        self._wants = Wants(registry, configuration, formats)
+        self._looked_at: list[Promotion] = []  # what this sweep will have remembered
         # Other rules begin anew: what was nobody's business may be somebody's now.
         self._cursor = f"versions {_digest({repr(configuration.rules)})[:16]}"
 
@@ -99,7 +93,7 @@ class Reconciler:
             LedgerUnavailableError: the ledger does not answer.
         """
         began_ms = self._promotions.now_ms()
-        self._model_targets = None
+        self._wants.begin()
         try:
             queued = (
                 self._changed_versions(began_ms) + self._aliases(began_ms, whole) + self._look_again(began_ms, whole)
@@ -108,6 +102,29 @@ class Reconciler:
             self._remember()
         if queued:
             _logger.info("Reconciled: %d promotions had no export.", queued)
+        return queued
+
+    def look_at(self, refs: Collection[ModelVersionRef]) -> int:
+        """Compare what somebody says has changed, without waiting for its turn, and return how many were queued.
+
+        Args:
+            refs: Versions, which need not exist.
+
+        Raises:
+            RegistryUnavailableError: the server does not answer; the next sweep finds as much.
+            LedgerUnavailableError: the ledger does not answer.
+        """
+        began_ms = self._promotions.now_ms()
+        self._wants.begin()
+        try:
+            queued = self._changed_versions(began_ms)
+            page = self._registry.aliases_of({ref.name for ref in refs})
+            queued += self._compare_aliases(began_ms, page, self._promotions.of_models(page.models))
+            # Other targets may be asked for by now.
+            known = {ref: self._promotions.of_version(ref) for ref in refs if ref.name in page.models}
+            queued += self._visit_all(began_ms, {ref: seen for ref, seen in known.items() if seen}, files=False)
+        finally:
+            self._remember()
         return queued
 
     def _remember(self) -> None:
@@ -135,7 +152,7 @@ class Reconciler:
             seen[old.model_version][old.promotion] = old
         for info in infos:
             known = seen.get(info.ref, {})
-            now = tuple(name for name in _stages_and_copies(info) if self._is_wanted(info.ref, name))
+            now = tuple(name for name in _stages_and_copies(info) if self._wants.wants(info.ref.name, name))
             gone = [old for name, old in known.items() if not name.startswith("alias:") and name not in now]
             self._promotions.forget(gone)
             for name in now:
@@ -149,11 +166,14 @@ class Reconciler:
         page, is_everything = self._alias_rounds.turn(whole=whole)
         # A model that was deleted is on no page: those that know of it look again some time.
         known = self._promotions.of_kind("alias") if is_everything else self._promotions.of_models(page.models)
+        return self._compare_aliases(began_ms, page, known)
+
+    def _compare_aliases(self, began_ms: int, page: AliasPage, known: Collection[Promotion]) -> int:
         seen = {(old.model_version, old.promotion) for old in known if old.promotion.startswith("alias:")}
         now = {
             (ref, f"alias:{alias}")
             for ref, alias in page.aliases
-            if not alias.endswith(VERIFIED_ALIAS_SUFFIX) and self._is_wanted(ref, f"alias:{alias}")
+            if not alias.endswith(VERIFIED_ALIAS_SUFFIX) and self._wants.wants(ref.name, f"alias:{alias}")
         }
         self._promotions.forget([Promotion(ref, name) for ref, name in seen - now])
         fresh: dict[ModelVersionRef, list[Promotion]] = defaultdict(list)
@@ -192,17 +212,17 @@ class Reconciler:
         stands = all(old.promotion.startswith("alias:") or old.promotion in _promotions_of(info) for old in promotions)
         if not stands or info.tags.get(STATUS_TAG) in (Status.QUEUED, Status.RUNNING):
             return False
-        if not all(self._is_wanted(info.ref, old.promotion) for old in promotions):
+        if not all(self._wants.wants(info.ref.name, old.promotion) for old in promotions):
             return False
         lacks = self._file_check(info) if files else None
         try:
-            return not any(self._missing(info, promotion, lacks) for promotion in promotions)
+            return not any(self._wants.missing(info, promotion.promotion, lacks) for promotion in promotions)
         except RegistryError as error:
             if error.transient:
                 raise
             return False
 
-    def _file_check(self, info: VersionInfo) -> _LacksFiles:
+    def _file_check(self, info: VersionInfo) -> LacksFiles:
         return functools.cache(lambda paths: self._registry.lacks_files(info.ref, info.source, paths))
 
     def _visit(self, began_ms: int, ref: ModelVersionRef, promotions: Sequence[Promotion], *, files: bool) -> int:
@@ -219,13 +239,13 @@ class Reconciler:
                 self._looked_at.extend(promotions)
             return 0
         held = _promotions_of(info)
-        stands = [old for old in promotions if old.promotion in held and self._is_wanted(ref, old.promotion)]
+        stands = [old for old in promotions if old.promotion in held and self._wants.wants(ref.name, old.promotion)]
         self._promotions.forget([old for old in promotions if old not in stands])
         lacks = self._file_check(info) if files else None
         return sum(self._compare(began_ms, info, promotion, lacks) for promotion in stands)
 
     def _compare(
-        self, began_ms: int, info: VersionInfo, promotion: Promotion, lacks_files: _LacksFiles | None = None
+        self, began_ms: int, info: VersionInfo, promotion: Promotion, lacks_files: LacksFiles | None = None
     ) -> bool:
         """Compare one promotion; one that the registry refuses to show is no reason to leave out the others."""
         try:
@@ -238,10 +258,10 @@ class Reconciler:
             return False
 
     def _queue_if_missing(
-        self, began_ms: int, info: VersionInfo, promotion: Promotion, lacks_files: _LacksFiles | None
+        self, began_ms: int, info: VersionInfo, promotion: Promotion, lacks_files: LacksFiles | None
     ) -> bool:
         """Queue an export for a promotion if something that its rule asks for is missing; whether one was."""
-        missing = self._missing(info, promotion, lacks_files)
+        missing = self._wants.missing(info, promotion.promotion, lacks_files)
         unsettled = info.tags.get(STATUS_TAG) in (Status.QUEUED, Status.RUNNING)
         if not missing and not unsettled:
             self._looked_at.append(replace(promotion, missing=""))
@@ -264,30 +284,6 @@ class Reconciler:
             self._queue(info, promotion)
         self._promotions.put(replace(promotion, missing=_digest(missing)) if queue else promotion)
         return queue
-
-    def _is_wanted(self, ref: ModelVersionRef, promotion: str) -> bool:
-        return self._configuration.rule_for(ref.name, promotion) is not None
-
-    def _missing(self, info: VersionInfo, promotion: Promotion, lacks_files: _LacksFiles | None) -> frozenset[str]:
-        """Return the variants that the rule asks for and the version has not."""
-        rule = self._configuration.rule_for(info.ref.name, promotion.promotion)
-        try:
-            tags = {TARGETS_TAG: self._targets_of_model(info.ref.name), **info.tags}
-            targets = requested_targets(rule, tags, str(info.ref), self._formats) or ()
-        except ConfigurationError:
-            return frozenset({_TARGETS_TAG_IS_WRONG})  # the job says on the version's page what is wrong with it
-        wanted = {target.variant: info.tags.get(f"{TAG_PREFIX}{target.variant}") for target in targets}
-        missing = {variant for variant, line in wanted.items() if line is None}
-        verified = {variant for variant, line in wanted.items() if line and line.startswith(Status.VERIFIED)}
-        if lacks_files is not None and verified:
-            manifests = {f"{EXPORTS_FOLDER}/{variant}/manifest.json": variant for variant in sorted(verified)}
-            missing |= {manifests[path] for path in lacks_files(tuple(manifests))}
-        return frozenset(missing)
-
-    def _targets_of_model(self, name: str) -> str:
-        if self._model_targets is None:
-            self._model_targets = self._registry.models_with_tag(TARGETS_TAG)
-        return self._model_targets.get(name, "")
 
     def _queue(self, info: VersionInfo, promotion: Promotion) -> None:
         # First the tag: once the job is there, a worker may be faster than we are.

@@ -24,6 +24,8 @@ BLOBS = "REGISTRY_EXPORT_BLOBS"
 SIGNING_KEY = "REGISTRY_EXPORT_SIGNING_KEY"
 SIGNING_KEY_PASSWORD = "REGISTRY_EXPORT_SIGNING_KEY_PASSWORD"  # noqa: S105 - the name of a variable
 VERIFY_KEY = "REGISTRY_EXPORT_VERIFY_KEY"
+WEBHOOK_SECRET = "REGISTRY_EXPORT_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
+REGISTRY_URI = "MLFLOW_REGISTRY_URI"
 
 CONFIG_NAME = "registry-export.yaml"
 _APPLICATION = "registry-export"
@@ -36,6 +38,8 @@ class Settings:
 
     Attributes:
         tracking_uri: MLflow's tracking URI; None leaves the choice to MLflow.
+        registry_uri: The model registry's, where it is another server; None: it is the tracking server.
+        webhook_secret: What MLflow signs its webhooks with; None: a worker takes none.
         outbox_uri: SQLAlchemy URL of the registry's database, where the hook writes; None: HTTP alone.
         ledger_uri: SQLAlchemy URL of the database that keeps the jobs.
         config_path: The rules' file; None when there is none.
@@ -64,6 +68,8 @@ class Settings:
     signing_key: Path | None = None
     signing_key_password: str | None = field(default=None, repr=False)
     verify_key: Path | None = None
+    registry_uri: str | None = None
+    webhook_secret: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -90,6 +96,8 @@ class Settings:
             signing_key=_key_path(environ, SIGNING_KEY),
             signing_key_password=environ.get(SIGNING_KEY_PASSWORD) or None,
             verify_key=_key_path(environ, VERIFY_KEY),
+            webhook_secret=environ.get(WEBHOOK_SECRET) or None,
+            registry_uri=environ.get(REGISTRY_URI) or None,
         )
 
 

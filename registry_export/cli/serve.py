@@ -33,7 +33,8 @@ _HOUR_S = 3600.0
     metavar="[HOST:]PORT",
     envvar="REGISTRY_EXPORT_LISTEN",
     show_envvar=True,
-    help="Answer /metrics, /healthz and /readyz there; without HOST to this machine alone. Off by default.",
+    help="Answer /metrics, /healthz and /readyz there, and take /webhook if REGISTRY_EXPORT_WEBHOOK_SECRET is set; "
+    "without HOST from this machine alone. Off by default.",
 )
 @click.option(
     "--scheduler",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 
 from registry_export.entities import ModelVersionRef
-from registry_export.registry.client import AliasPage, Registry
+from registry_export.registry.client import Registry
+from registry_export.registry.listings import AliasPage
 
 ROUND_S = 3000.0
 """What a round over everything may take, in seconds; with what may come in between it ends within the hour."""

@@ -26,6 +26,7 @@ _CLIENT_DEFAULTS: Mapping[str, str] = {
 }
 
 _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+_NO_SUCH_CALL = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"}
 _FORBIDDEN = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 _TRANSIENT = {
     "INTERNAL_ERROR",
@@ -112,6 +113,12 @@ def translate(error: Exception, doing: str, server: str) -> RegistryExportError:
         return RegistryError(
             f"Could not {doing}: {_without_user(server)} does not answer by that name ({_UNKNOWN_NAME}).",
             remedy=f"Start mlflow server with --allowed-hosts '{name},localhost:*'.",
+        )
+    # MLflow's client says so of hosted registries, and calls that an internal error.
+    if code in _NO_SUCH_CALL or (status is None and "is unsupported" in said):
+        return RegistryError(
+            f"Could not {doing}: {_without_user(server)} has no such call ({said}).",
+            remedy="It may be older than what is asked of it, or hosted; docs/hosted.md says what is needed.",
         )
     if is_refused(error):
         right = "MANAGE" if doing.startswith(_DELETIONS) else "EDIT"

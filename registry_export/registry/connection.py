@@ -6,8 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
 from registry_export.entities import ModelVersionRef
+from registry_export.errors import ConfigurationError
 from registry_export.registry.calls import registry_calls, use_client_defaults
 from registry_export.registry.location import Location, locate
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+_UNITY_CATALOG = ("databricks-uc", "uc")
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,17 @@ class Connection:
 
     Args:
         tracking_uri: MLflow's tracking URI; None for what `MLFLOW_TRACKING_URI` says.
+        registry_uri: The model registry's, where it is another server's.
+
+    Raises:
+        ConfigurationError: The registry is one that cannot hold what is published.
     """
 
-    def __init__(self, tracking_uri: str | None = None) -> None:
+    def __init__(self, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
         use_client_defaults()
         self._given_uri = tracking_uri
+        self.registry_uri = registry_uri or tracking_uri
+        _refuse_unity_catalog(tracking_uri, registry_uri)
         self._connected: MlflowClient | None = None
         self._places: dict[ModelVersionRef, Location] | None = None
         self._claim: Claim | None = None
@@ -61,7 +71,7 @@ class Connection:
         if self._connected is None:
             from mlflow import MlflowClient
 
-            self._connected = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self._given_uri)
+            self._connected = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.registry_uri)
         return self._connected
 
     @property
@@ -120,3 +130,15 @@ class Connection:
         if ref not in places:
             places[ref] = locate(self._client, self._versions, version)
         return places[ref]
+
+
+def _refuse_unity_catalog(tracking_uri: str | None, registry_uri: str | None) -> None:
+    """Refuse the registry that MLflow takes for Databricks where nobody names one, before anything is converted."""
+    named = urlparse(registry_uri or "").scheme or registry_uri
+    is_default = not named and (urlparse(tracking_uri or "").scheme or tracking_uri) == "databricks"
+    if is_default or named in _UNITY_CATALOG:
+        raise ConfigurationError(
+            "The model registry is Unity Catalog, which takes neither tags with a full stop in their names nor further "
+            "files beside a version.",
+            remedy="MLFLOW_REGISTRY_URI=databricks names the workspace's own registry; docs/hosted.md says more.",
+        )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _LOGGED_MODEL_URI = re.compile(r"^models:/+(m-[0-9a-f]+)/?$")
 _LOGGED_MODEL_PATH = re.compile(r"/models/(m-[0-9a-f]+)/artifacts/?$")
+_KEPT_COPY = re.compile(r"^dbfs:/+databricks/mlflow-registry/")
+"""Where the workspace registry of Databricks keeps a copy of a version that nobody else may write to."""
 _VERSION = re.compile(r"[0-9]+|latest|none|staging|production|archived", re.IGNORECASE)
 
 
@@ -95,6 +97,7 @@ def locate(client: MlflowClient, versions: Any, version: ModelVersion) -> Locati
     """
     # The registry resolves `models:/...` sources itself, through any chain of copies.
     uri = versions.get_model_version_download_uri(version.name, version.version)
+    uri = version.source if _KEPT_COPY.match(uri) else uri
     model_id = logged_model_in(uri) or logged_model_in(version.source)
     if model_id is not None:
         return _of_logged_model(client, model_id)

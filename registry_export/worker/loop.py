@@ -15,7 +15,7 @@ from registry_export.pools import Pool
 from registry_export.reconcile import Reconciler
 from registry_export.report import prepare_plots
 from registry_export.scratch import sweep
-from registry_export.settings import OUTBOX_URI, Settings
+from registry_export.settings import OUTBOX_URI, WEBHOOK_SECRET, Settings
 from registry_export.worker.job import JobRunner
 from registry_export.worker.observer import LEDGER, OUTBOX, REGISTRY
 from registry_export.worker.parts import LEASE_S, Exporter, Parts, gather_parts, worker_name
@@ -66,8 +66,8 @@ def run_worker(
         warm: Start the warm parents that the rules' targets need before the first job, not on first need.
         grace_s: How long the running export may go on after a signal, in seconds.
         lease_s: How long a claim holds when the worker falls silent, in seconds.
-        listen: Answer `/metrics`, `/healthz` and `/readyz` at this address, as `listener.parse_address` reads it; None:
-            nowhere.
+        listen: Answer `/metrics`, `/healthz` and `/readyz` at this address, as `listener.parse_address` reads it, and
+            take webhooks there if the settings have their secret; None: nowhere.
         stop: Set it to stop after the running export, whenever that ends; for callers outside of the main thread.
         export: In place of `registry_export.export.export_model_version`.
         ledger: In place of the one that the settings name, with attempts and delays as usual.
@@ -81,11 +81,11 @@ def run_worker(
     with contextlib.closing(open_pool(settings, scheduler)) as pool, ExitStack() as running:
         parts = gather_parts(settings, pool, export, ledger, lease_s)
         if listen is not None:
-            parts = running.enter_context(watched(parts, stop, listen))
+            parts = running.enter_context(watched(parts, stop, listen, settings.webhook_secret))
         worker = Worker(parts, stop, reverify_s)
         # Its processes are to end within the limit too.
         with stopped_by_signals(worker, grace_s), contextlib.closing(pool):
-            _announce(settings, once)
+            _announce(settings, once, listens=listen is not None)
             _look_at(pool)
             if warm:
                 prepare_plots()
@@ -168,11 +168,11 @@ class Worker:
             self._wait(poll_s)
 
     def _wait(self, seconds: float) -> None:
-        """Pause until the time has passed, the worker is stopped, or the hook has written something."""
-        outbox = self._parts.outbox
+        """Pause until the time has passed, the worker is stopped, or the hook or a webhook has told something."""
+        outbox, hints = self._parts.outbox, self._parts.hints
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            if self.stop.wait(left if outbox is None else min(left, _GLANCE_S)):
+            if self.stop.wait(left if outbox is None and hints is None else min(left, _GLANCE_S)) or hints:
                 return
             try:
                 if outbox is not None and not outbox.is_empty():
@@ -198,6 +198,9 @@ class Worker:
         if reconcile_s is not None and self._reconciler.take_turn(reconcile_s):
             unsettled = self._reconciler.sweep() > 0 or unsettled
             observer.reached(REGISTRY)
+        hints = self._parts.hints
+        if hints:
+            unsettled = self._reconciler.look_at(hints.take()) > 0 or unsettled
         if unsettled:
             self._parts.pool.check()
         job = (
@@ -224,9 +227,11 @@ def _look_at(pool: Pool) -> None:
         _logger.warning("%s", error)
 
 
-def _announce(settings: Settings, once: bool) -> None:
+def _announce(settings: Settings, once: bool, *, listens: bool) -> None:
     _logger.info("Worker %s exports what is promoted at %s.", worker_name(), settings.tracking_uri)
     if settings.outbox_uri is None:
         _logger.info("%s is not set: promotions are found by comparing, through HTTP alone.", OUTBOX_URI)
+    if settings.webhook_secret is not None and not listens:
+        _logger.warning("%s is set, but nothing listens: webhooks come to `worker --listen`.", WEBHOOK_SECRET)
     if once:
         _logger.info("It ends when nothing is left to do.")

@@ -60,6 +60,7 @@ class Metrics(Observer):
         self._verifications = self._counter("verifications", "Verifications of stored exports that ended", "status")
         self._attempts = self._counter("attempts", "Attempts that ended, by what became of the job", "outcome")
         self._targets = self._counter("targets", "Targets that were asked for and have a verdict", "format", "status")
+        self._deliveries = self._counter("webhook_deliveries", "Deliveries of MLflow's webhooks", "outcome")
         self._hits = self._counter("cache_hits", "Targets that were verified before and not made again", "format")
         self._steps = self._histogram("step_duration", "Steps, without their wait in the queue", _STEP_BUCKETS, True)
         self._delay = self._histogram("queue_delay", "From the promotion to its first claim", _DELAY_BUCKETS)
@@ -119,6 +120,10 @@ class Metrics(Observer):
         if state in (JobState.DONE, JobState.DEAD):
             ended = self._verifications if job.verifies else self._exports
             ended.labels(job.status or Status.FAILED).inc()
+
+    def delivered(self, outcome: str) -> None:
+        """Count it."""
+        self._deliveries.labels(outcome).inc()
 
     def steps(self, reporter: Reporter) -> Reporter:
         """Measure the steps of an export."""

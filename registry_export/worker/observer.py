@@ -30,6 +30,9 @@ class Observer:
     def left(self, job: Job, state: JobState | None) -> None:
         """An attempt has ended, and the job stands so; None: another worker has it."""
 
+    def delivered(self, outcome: str) -> None:
+        """A webhook's delivery was answered."""
+
     def steps(self, reporter: Reporter) -> Reporter:
         """Return who hears of an export's steps, and tells `reporter` of them."""
         return reporter

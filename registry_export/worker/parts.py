@@ -26,6 +26,7 @@ from registry_export.reporter import Reporter
 from registry_export.settings import Settings
 from registry_export.signing import signer_of
 from registry_export.worker.observer import NOBODY, Observer
+from registry_export.worker.webhooks import Hints
 
 LEASE_S = 60.0
 """How long a claim holds when its worker falls silent."""
@@ -102,6 +103,7 @@ class Parts:
         signer: Signs exports; None: nobody does.
         lease_s: How long a claim holds when this worker falls silent.
         observer: Hears of what the worker does.
+        hints: What MLflow's webhooks told of; None: nobody takes them.
     """
 
     ledger: Ledger
@@ -119,6 +121,7 @@ class Parts:
     signer: Signer | None = None
     lease_s: float = LEASE_S
     observer: Observer = NOBODY
+    hints: Hints | None = None
 
     @property
     def index(self) -> KnownExports:
@@ -179,7 +182,7 @@ def gather_parts(
     ledger.migrate()
     return Parts(
         ledger=ledger,
-        registry=Registry(settings.tracking_uri),
+        registry=Registry(settings.tracking_uri, settings.registry_uri),
         formats=formats,
         configuration=configuration,
         pool=pool,

@@ -10,6 +10,12 @@ from types import TracebackType
 from typing import Self
 
 PASS, HANG, REFUSE, CUT = "pass", "hang", "refuse", "cut"
+UNKNOWN, INVALID = "unknown", "invalid"
+_ANSWERS = {
+    REFUSE: (500, b"planted"),
+    UNKNOWN: (404, b'{"error_code": "ENDPOINT_NOT_FOUND", "message": "No API found for this path."}'),
+    INVALID: (400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "Unsupported search."}'),
+}
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 _HALF = 2
 
@@ -23,14 +29,16 @@ class Proxy:
     Attributes:
         uri: Where clients connect.
         treat: Told method and path of every request; says what becomes of it: `PASS`; `HANG`: no answer until the end;
-            `REFUSE`: status 500; `CUT`: half of its body goes on to the server, then both connections break.
+            `REFUSE`: status 500; `UNKNOWN`, `INVALID`: what a hosted server says of a call, or of a search, that it
+            does not have; `CUT`: half of its body goes on to the server, then both connections break; bytes: they are
+            answered in the server's place.
         seen: Every request, as (method, path, treatment).
     """
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.treat: Callable[[str, str], str] = lambda method, path: PASS
-        self.seen: list[tuple[str, str, str]] = []
+        self.treat: Callable[[str, str], str | bytes] = lambda method, path: PASS
+        self.seen: list[tuple[str, str, str | bytes]] = []
         self.ended = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -60,8 +68,9 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 return
             body = self._body()
-            if treatment == REFUSE:
-                self._answer(500, [], b"planted")
+            if isinstance(treatment, bytes) or treatment in _ANSWERS:
+                status, said = (200, treatment) if isinstance(treatment, bytes) else _ANSWERS[treatment]
+                self._answer(status, [], said)
                 return
             server = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=60)
             headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}

@@ -10,7 +10,7 @@ from registry_export.entities import ModelVersionRef
 from registry_export.errors import RegistryUnavailableError
 from registry_export.registry import alias_rounds
 from registry_export.registry.alias_rounds import ROUND_S, AliasRounds
-from registry_export.registry.client import AliasPage
+from registry_export.registry.listings import AliasPage
 
 
 class Clock:
