@@ -17,6 +17,7 @@ import warnings
 import click
 
 from registry_export.cli.check import check
+from registry_export.cli.completion import completion
 from registry_export.cli.doctor import doctor
 from registry_export.cli.export import export, plan, pull, verify
 from registry_export.cli.formats import formats
@@ -45,15 +46,20 @@ _logger = logging.getLogger("registry_export")
     help="How log lines are written: for people, or one JSON object per line.",
 )
 @click.version_option(package_name="registry-export")
-def cli(debug: bool, style: str) -> None:
+@click.pass_context
+def cli(context: click.Context, debug: bool, style: str) -> None:
     """Promote a model in MLflow, get verified deployment formats on its page."""
+    if os.environ.get("NO_COLOR"):
+        context.color = False
     configure_logging(style, debug=debug)
     if not debug:
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries end in a sentence of ours
         warnings.simplefilter("ignore")
 
 
-for _command in (export, verify, plan, pull, inspect, diff, view, jobs, formats, check, doctor, worker, server, demo):
+_OF_VERSIONS = (export, verify, plan, pull, inspect, diff, view)
+_OF_SITES = (jobs, formats, check, doctor, worker, server, demo, completion)
+for _command in (*_OF_VERSIONS, *_OF_SITES):
     cli.add_command(_command)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from registry_export.cli.completion import complete_formats, complete_model_uri
 from registry_export.cli.tables import print_json, print_table, print_targets
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ _target_option = click.option(
     "targets",
     metavar="TARGET",
     multiple=True,
+    shell_complete=complete_formats,
     help="A format, or one with options: onnx:opset_version=17. Repeat it, or separate by commas. "
     "Default: the tag registry_export.targets, then the rules.",
 )
@@ -25,7 +27,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 
 
 @click.command(short_help="Export one model version now.")
-@click.argument("model_uri")
+@click.argument("model_uri", shell_complete=complete_model_uri)
 @_target_option
 @click.option("--force", is_flag=True, help="Convert and verify anew even what is verified already.")
 @click.option("--samples", metavar="PATH", help=".npz file or artifact URI with inputs to verify with.")
@@ -61,12 +63,13 @@ def export(
 
 
 @click.command(short_help="Verify stored exports again, with today's runtimes.")
-@click.argument("model_uri")
+@click.argument("model_uri", shell_complete=complete_model_uri)
 @click.option(
     "--target",
     "targets",
     metavar="TARGET",
     multiple=True,
+    shell_complete=complete_formats,
     help="A target or a variant: onnx, tflite:precision=int8, tflite-int8. Repeat it, or separate by commas. "
     "Default: all that are stored.",
 )
@@ -89,7 +92,7 @@ def verify(model_uri: str, targets: tuple[str, ...], as_json: bool) -> int:
 
 
 @click.command(short_help="Print what `export` would run, and why not.")
-@click.argument("model_uri")
+@click.argument("model_uri", shell_complete=complete_model_uri)
 @_target_option
 @click.option(
     "--runtime",
@@ -112,8 +115,14 @@ def plan(model_uri: str, targets: tuple[str, ...], runtimes: tuple[str, ...], as
 
 
 @click.command(short_help="Fetch one published export, digests checked.")
-@click.argument("model_uri")
-@click.option("--target", required=True, metavar="TARGET", help="A target or a variant: onnx, onnx-opset17.")
+@click.argument("model_uri", shell_complete=complete_model_uri)
+@click.option(
+    "--target",
+    required=True,
+    metavar="TARGET",
+    shell_complete=complete_formats,
+    help="A target or a variant: onnx, onnx-opset17.",
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder to put it in.")
 @click.option(
     "--verify-key",

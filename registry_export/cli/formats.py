@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from registry_export.cli.completion import complete_formats
 from registry_export.cli.tables import print_json, print_table
 from registry_export.format import KERAS_MODEL, ONNX_MODEL, TF_FUNCTION, TORCH_MODULE
 
@@ -52,7 +53,7 @@ class FormatRecord:
 
 
 @click.command(short_help="List the formats: installed, made from, verified by.")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete_formats)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def formats(names: tuple[str, ...], as_json: bool) -> None:
     """List every format: installed or not, what to install, made from what, verified how.

@@ -27,11 +27,14 @@ _ids_or_none = click.argument("ids", metavar="[JOB]...", nargs=-1, type=click.In
 
 
 @click.group(invoke_without_command=True)
+@_json_option
 @click.pass_context
-def jobs(context: click.Context) -> None:
+def jobs(context: click.Context, as_json: bool) -> None:
     """List, show, retry and cancel jobs of the ledger; without a word: list."""
     if context.invoked_subcommand is None:
-        context.invoke(list_jobs)
+        context.invoke(list_jobs, as_json=as_json)
+    elif as_json:
+        raise click.UsageError(f"--json goes behind the word: jobs {context.invoked_subcommand} --json.")
 
 
 @jobs.command("list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 
@@ -21,7 +22,7 @@ class TerminalReporter(Reporter):
         self._err = to_stderr
         self._lock = threading.Lock()
         self._running: list[str] = []
-        self._live = (sys.stderr if to_stderr else sys.stdout).isatty()
+        self._live = (sys.stderr if to_stderr else sys.stdout).isatty() and os.environ.get("TERM") != "dumb"
 
     def step_started(self, step: str, variant: str) -> None:
         """Called when a step begins."""
@@ -46,9 +47,9 @@ class TerminalReporter(Reporter):
 
     def _line(self, text: str) -> None:
         clear = "\r\x1b[2K" if self._live else ""
-        click.echo(f"{clear}{text}", err=self._err)
+        click.echo(f"{clear}{text}", err=self._err, color=self._live)  # not stripped with the colours
 
     def _show_running(self) -> None:
         if self._live:
             text = f"  ... {', '.join(self._running)}"[:100] if self._running else ""
-            click.echo(f"\r\x1b[2K{text}", nl=False, err=self._err)
+            click.echo(f"\r\x1b[2K{text}", nl=False, err=self._err, color=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -12,12 +15,26 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
+from registry_export.api import Exported
 from registry_export.cli import cli, main
 from registry_export.cli.processes import server_url, store_of
 from registry_export.cli.progress import TerminalReporter
 from registry_export.cli.tables import print_table, print_targets
-from registry_export.entities import ErrorRecord, Metrics, ModelVersionRef, Status, TargetResult, Verification
-from registry_export.errors import RegistryUnavailableError
+from registry_export.entities import (
+    ErrorRecord,
+    ExportReport,
+    Metrics,
+    ModelVersionRef,
+    Status,
+    TargetResult,
+    Verification,
+)
+from registry_export.errors import (
+    ArtifactError,
+    ConfigurationError,
+    ModelVersionNotFoundError,
+    RegistryUnavailableError,
+)
 from registry_export.ledger import Ledger
 from registry_export.outbox import create_outbox, outbox
 
@@ -72,9 +89,10 @@ def test_every_command_of_the_contract_has_help(command: str, capsys: pytest.Cap
     assert "Usage: registry-export" in capsys.readouterr().out
 
 
-def test_the_commands_are_those_of_the_contract_with_verify_and_doctor() -> None:
+def test_the_commands_are_those_of_the_contract_and_those_of_the_readme() -> None:
     contract = {"export", "plan", "pull", "jobs", "formats", "worker", "server", "demo"}
-    assert set(cli.commands) == contract | {"verify", "doctor", "check"}
+    added = {"verify", "doctor", "check", "inspect", "diff", "view", "completion"}
+    assert set(cli.commands) == contract | added
 
 
 @pytest.mark.parametrize(
@@ -148,6 +166,129 @@ def test_ctrl_c_leaves_130_and_one_line(monkeypatch: pytest.MonkeyPatch, capsys:
     fail_with(monkeypatch, KeyboardInterrupt())
     assert run("export", "models:/m/1") == 130
     assert capsys.readouterr().err.strip().splitlines() == ["Stopped. What was published stays; run it again to go on."]
+
+
+@pytest.mark.parametrize("command", ["export", "verify"])
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [
+        (Status.VERIFIED, 0),
+        (Status.UNVERIFIED, 0),
+        (Status.MISMATCH, 1),
+        (Status.FAILED, 1),
+        (RegistryUnavailableError("It is down."), 1),
+        (ArtifactError("It is torn."), 1),
+        (ZeroDivisionError("by us"), 1),
+        (ConfigurationError("It is not understood."), 2),
+        (ModelVersionNotFoundError("There is none."), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=str,
+)
+def test_an_exit_code_says_how_it_ended(
+    command: str, outcome: Status | BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ending(*_: object, **__: object) -> Exported:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return Exported(ExportReport(ModelVersionRef("m", "1"), "manual", None, (), outcome), "")
+
+    monkeypatch.setattr(f"registry_export.api.{command}", ending)
+    assert run(command, "models:/m/1") == code
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("completion", shell) == 0
+    assert f"_REGISTRY_EXPORT_COMPLETE={shell}_complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["exp"], {"export"}),
+        (["jobs", "list", "--state", "de"], {"dead"}),
+        (["export", "m"], {"models:/"}),
+        (["export", "models:/m/1", "--target", "onnx,tfl"], {"onnx,tflite"}),
+        (["pull", "models:/m/1", "--target", "ope"], {"openvino"}),
+        (["formats", "core"], {"coreml"}),
+    ],
+)
+def test_bash_completes_commands_choices_and_formats(words: list[str], wanted: set[str]) -> None:
+    script = (
+        'source <(registry-export completion bash); COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1));'
+        '_registry_export_completion registry-export; echo "${COMPREPLY[@]}"'
+    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["bash", "-c", script, "bash", "registry-export", *words]
+    done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == wanted
+
+
+COLOURED = """
+from registry_export.cli import main, cli
+from registry_export.cli.progress import TerminalReporter
+import click
+@cli.command("show")
+def show():
+    click.echo(click.style("red", fg="red"))
+    reporter = TerminalReporter()
+    reporter.step_started("convert", "onnx")
+    reporter.step_finished("convert", "onnx", "done", 1.25)
+main(["show"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("environ", "coloured", "live"),
+    [
+        ({"TERM": "xterm"}, True, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False, True),
+        ({"TERM": "dumb", "NO_COLOR": "1"}, False, False),
+    ],
+)
+def test_a_terminal_gets_colours_and_a_line_that_moves_where_it_can(
+    environ: dict[str, str], coloured: bool, live: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    inherited = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    subprocess.run([sys.executable, "-c", COLOURED], env={**inherited, **environ}, stdout=theirs, check=True)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    assert (b"\x1b[31m" in shown) is coloured
+    assert (b"\x1b[2K" in shown) is live
+    assert b"convert      onnx" in shown
+
+
+def test_a_file_gets_neither_colours_nor_control_characters() -> None:
+    done = subprocess.run([sys.executable, "-c", COLOURED], capture_output=True, check=True)
+    assert done.stdout.decode().isascii()
+    assert not set(done.stdout) & {0x1B, 0x0D, 0x08}
+
+
+def keys(value: object) -> set[str]:
+    if isinstance(value, list):
+        return set().union(*map(keys, value))
+    if isinstance(value, dict):
+        return set(value) | keys(list(value.values()))
+    return set()
+
+
+def test_json_is_written_in_one_style_and_nothing_beside_it(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    job_id = ledger.enqueue(ModelVersionRef("digits", "1"), "stage:Staging")
+    listings = (["formats"], ["formats", "onnx"], ["jobs"], ["jobs", "list"], ["jobs", "show", str(job_id)], ["doctor"])
+    for words in listings:
+        code = run(*words, "--json")
+        out = capsys.readouterr().out
+        found = json.loads(out)
+        assert (code, type(found)) == (int(words == ["doctor"]), list), words
+        assert out == json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+        assert all(re.fullmatch(r"[a-z0-9_]+", key) for key in keys(found)), words
+    assert run("jobs", "--json", "list") == 2
 
 
 def test_an_error_of_the_registry_leaves_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
