@@ -16,6 +16,7 @@ from registry_export.errors import ModelVersionNotFoundError, SamplesError, Sour
 from registry_export.export import export_model_version
 from registry_export.isolation import ChildPool, Limits
 from registry_export.registry import Registry
+from registry_export.report import from_json
 from tests.support.authors import authors
 from tests.support.registered import TENSORFLOW, TORCH, rows
 
@@ -115,12 +116,27 @@ def test_metrics_are_on_the_export_run(desk, exported):
     assert metrics["onnx/convert_seconds"] > 0
 
 
+def test_the_report_keeps_how_differences_are_spread_over_all_elements_that_were_compared(desk, exported, tmp_path):
+    ref, report = exported
+    read = from_json(desk.registry.download_artifact(ref, "exports/report.json", tmp_path).read_bytes())
+    for result in read.targets:
+        (found,) = result.verification.distributions.values()
+        assert found == next(iter(by_variant(report)[result.variant].verification.distributions.values()))
+        assert found.elements == found.equal + sum(found.counts) > 0
+        assert found.expected
+        assert np.allclose(found.expected, found.actual, atol=1e-4)
+        largest = result.verification.metrics.max_abs_diff
+        assert largest == 0 or found.edges[-2] * 0.99 <= largest <= found.edges[-1] * 1.01
+
+
 def test_promoting_again_converts_nothing(desk, exported):
     ref, before = exported
     again = desk.export(ref, "onnx, onnx:opset_version=13, torchscript")
     assert all(result.reused for result in again.targets)
     assert again.source == before.source
     assert [r.sha256 for r in again.targets] == [r.sha256 for r in before.targets]
+    distributions = [[r.verification.distributions for r in report.targets] for report in (again, before)]
+    assert distributions[0] == distributions[1]
     assert desk.tags(ref)["registry_export.status"] == "verified"
 
 

@@ -67,6 +67,22 @@ def test_no_converter_is_started_for_a_size_that_the_checkpoint_itself_fixes(tmp
         run.result("onnx")
 
 
+def test_a_route_that_fails_names_the_first_step_that_did(tmp_path: Path):
+    fixed = {"dynamic_dimensions": {"x": {"1": "width"}}}
+    steps = {
+        "a": Step("a", "onnx", fixed, 0, "", ("pytorch", "onnx")),
+        "a/b": Step("a/b", "saved_model", {}, 0, "a", ("pytorch", "onnx", "saved_model")),
+        "a/b/c": Step("a/b/c", "tflite", {}, 0, "a/b", ("pytorch", "onnx", "saved_model", "tflite")),
+    }
+    plan = ExportPlan("pytorch", "torch_module", steps, ())
+    source = Origin("pytorch", str(tmp_path), WANTED)
+    run = PlanRun(plan, formats={}, children=None, source=source, interface=WANTED, samples="", folder=tmp_path)
+    assert run.failed("a/b/c") == ""
+    with pytest.raises(ConversionError):
+        run.result("a/b/c")
+    assert run.failed("a/b/c") == "onnx"
+
+
 def test_a_large_source_is_gone_before_its_export_is_read_back(tmp_path, monkeypatch):
     class Model:
         def __init__(self):
