@@ -79,7 +79,7 @@ def or_nothing(draw: Callable[P, str]) -> Callable[P, str]:
 def differences(name: str, found: Distribution) -> str:
     """Draw how many elements differ by how much, beside what was allowed; empty where none differ."""
     counts, edges = found.counts, found.edges
-    if not counts or len(counts) > _MOST_BINS or len(edges) != len(counts) + 1 or not _growing(edges):
+    if max(counts, default=0) <= 0 or len(counts) > _MOST_BINS or len(edges) != len(counts) + 1 or not _growing(edges):
         return ""
 
     def draw(axes: Axes) -> None:
