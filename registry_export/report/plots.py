@@ -151,7 +151,7 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
     longest = max(lengths) or 1.0
 
     def draw(axes: Axes) -> None:
-        placed(axes, left=116, right=104, bottom=4, top=4)
+        placed(axes, left=112, right=128, bottom=4, top=4)
         for place, bar in enumerate(rows):
             if bar.further is not None:
                 axes.barh(place, bar.further, 0.6, color=LINE)

@@ -158,22 +158,6 @@ def test_the_tables_link_opens_the_report(site, promoted):
     page.context.close()
 
 
-def test_the_new_uis_promote_button_exports_the_copy(site, promoted):
-    import mlflow
-
-    mlflow.MlflowClient(site.server.uri).create_registered_model("digits-prod")
-    page = site.page()
-    site.open_version(page, promoted)
-    page.get_by_role("button", name="Promote model").click()
-    page.get_by_role("dialog").get_by_role("combobox").first.click()
-    page.get_by_text("digits-prod").last.click()
-    page.get_by_role("dialog").get_by_role("button", name="Promote").click()
-    copied = ModelVersionRef("digits-prod", "1")
-    site.await_status(copied, "verified")
-    assert site.registry.version(copied).tags["registry_export.trigger"] == "copied:digits/1"
-    page.context.close()
-
-
 @pytest.fixture(scope="module")
 def report(site, promoted, tmp_path_factory):
     return site.registry.download_artifact(promoted, "exports/report.html", tmp_path_factory.mktemp("report")).as_uri()
@@ -182,7 +166,7 @@ def report(site, promoted, tmp_path_factory):
 @pytest.mark.parametrize("colours", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_report_stands_alone_and_fits_the_width(site, report, width, colours):
-    page = site.page(width=width, height=1500 if width > 400 else 1600, colours=colours)
+    page = site.page(width=width, height=2300 if width > 400 else 2600, colours=colours)
     requests, said = [], []
     page.on("request", lambda request: requests.append(request.url))
     page.on("console", lambda message: said.append(message.text))
@@ -239,4 +223,20 @@ def test_the_printed_report_is_light_and_shows_what_is_folded_away(site, report,
     assert folded.evaluate("one => one.getBoundingClientRect().height") > 60
     assert page.evaluate("document.documentElement.scrollWidth") <= 794
     page.pdf(path=tmp_path / "report.pdf", format="A4")
+    page.context.close()
+
+
+def test_the_new_uis_promote_button_exports_the_copy(site, promoted):
+    import mlflow
+
+    mlflow.MlflowClient(site.server.uri).create_registered_model("digits-prod")
+    page = site.page()
+    site.open_version(page, promoted)
+    page.get_by_role("button", name="Promote model").click()
+    page.get_by_role("dialog").get_by_role("combobox").first.click()
+    page.get_by_text("digits-prod").last.click()
+    page.get_by_role("dialog").get_by_role("button", name="Promote").click()
+    copied = ModelVersionRef("digits-prod", "1")
+    site.await_status(copied, "verified")
+    assert site.registry.version(copied).tags["registry_export.trigger"] == "copied:digits/1"
     page.context.close()
