@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -150,13 +151,29 @@ def test_the_lines_of_python_that_the_report_shows_load_the_file_and_call_it(lab
         return  # its runtime is not here
     arguments = {"code": python.code, "folder": str(folder)}
     toolchain = FORMATS[target].toolchain
-    laboratory.pool.call(toolchain, "tests.contract.test_formats:run", arguments, tmp_path, reads=(folder,))
+    outcome = laboratory.pool.call(toolchain, "tests.contract.test_formats:run", arguments, tmp_path, reads=(folder,))
+    assert outcome.value == len(result.description.interface.outputs)
 
 
 def run(arguments):
-    """Run lines of Python beside an export's files; runs in a child."""
+    """Run lines of Python beside an export's files; returns how many outputs hold something. Runs in a child."""
     os.chdir(arguments["folder"])
-    exec(compile(arguments["code"], "snippet.py", "exec"), {})
+    names = {}
+    exec(compile(arguments["code"], "snippet.py", "exec"), names)
+    results = names.get("outputs", [value for value in names.values() if type(value).__name__ == "Mat"])
+    arrays = [value.read() if hasattr(value, "read") else np.array(value) for value in flat(results)]
+    return sum(array.size > 0 for array in arrays)
+
+
+def flat(results):
+    """Yield the tensors in what a runtime has answered."""
+    if isinstance(results, Mapping):
+        results = list(results.values())
+    if not isinstance(results, (list, tuple)):
+        yield results
+        return
+    for result in results:
+        yield from flat(result)
 
 
 UNTOLD = {"tensorrt"}
