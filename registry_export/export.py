@@ -35,7 +35,7 @@ from registry_export.publishing import publish, publish_failure
 from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.regressions import compared_with
-from registry_export.report import draw_ahead, prepare_plots
+from registry_export.report import draw_ahead, prepare_report
 from registry_export.reporter import SILENT, Reporter
 from registry_export.reuse import Kept, Own, Shelf, forget, known_exports, remember
 from registry_export.scratch import Scratch
@@ -197,7 +197,7 @@ def _make(
             uploads.begin(result, folder)
             drawing.submit(draw_ahead, result)
 
-        drawing.submit(prepare_plots)
+        drawing.submit(prepare_report)
         reference = run_reference(bench, checkpoint.origin, *inputs, job.targets)
         starts.enough()
         made = export_targets(bench, checkpoint.origin, plan, missing, reference, judged)

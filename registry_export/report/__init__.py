@@ -5,10 +5,9 @@
 
 from registry_export.report.contents import contents_page
 from registry_export.report.description import description_block, text_around, with_block
-from registry_export.report.html import draw_ahead, to_html
+from registry_export.report.html import draw_ahead, prepare_report, to_html
 from registry_export.report.markdown import to_markdown
 from registry_export.report.record import from_json, result_digest, to_json
-from registry_export.report.svg import prepare_plots
 from registry_export.report.text import is_usable, reason_text, size_text, tag_line, verdict_sentence
 
 __all__ = [
@@ -17,7 +16,7 @@ __all__ = [
     "draw_ahead",
     "from_json",
     "is_usable",
-    "prepare_plots",
+    "prepare_report",
     "reason_text",
     "result_digest",
     "size_text",

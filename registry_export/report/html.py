@@ -20,6 +20,7 @@ from registry_export.report import beside, plots, text
 from registry_export.report.loading import snippets
 from registry_export.report.markdown import reproduce_commands
 from registry_export.report.routes import Route, routes_given_up, taken_route, tries_within
+from registry_export.report.svg import prepare_plots
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -66,6 +67,14 @@ def to_html(report: ExportReport) -> str:
         latencies=latency_bars(report),
         sizes=size_bars(report),
     )
+
+
+def prepare_report() -> None:
+    """Import and compile what a report is made with, which takes half a second of a core once."""
+    prepare_plots()
+    environment = _template().environment
+    for name in environment.list_templates():
+        environment.get_template(name)
 
 
 def draw_ahead(result: TargetResult) -> None:

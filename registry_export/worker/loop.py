@@ -13,7 +13,7 @@ from registry_export.errors import ClusterError, ConfigurationError, LedgerError
 from registry_export.ledger import JobState, Ledger
 from registry_export.pools import Pool
 from registry_export.reconcile import Reconciler
-from registry_export.report import prepare_plots
+from registry_export.report import prepare_report
 from registry_export.scratch import sweep
 from registry_export.settings import OUTBOX_URI, WEBHOOK_SECRET, Settings
 from registry_export.worker.job import JobRunner
@@ -88,7 +88,7 @@ def run_worker(
             _announce(settings, once, listens=listen is not None)
             _look_at(pool)
             if warm:
-                prepare_plots()
+                prepare_report()
                 pool.warm(wanted_toolchains(parts.configuration, parts.formats))
             worker.run(once=once, poll_s=poll_s, reconcile_s=reconcile_s)
 
