@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 _SOURCE = "source"
+_PARTS = ("macros.html.j2", "outline.html.j2", "report.css", "target.html.j2")
+"""What the page's template includes."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,8 @@ def to_html(report: ExportReport) -> str:
 def prepare_report() -> None:
     """Import and compile what a report is made with, which takes half a second of a core once."""
     prepare_plots()
-    environment = _template().environment
-    for name in environment.list_templates():
-        environment.get_template(name)
+    for name in _PARTS:
+        _template().environment.get_template(name)
 
 
 def draw_ahead(result: TargetResult) -> None:
