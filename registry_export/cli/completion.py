@@ -11,19 +11,20 @@ from click.shell_completion import CompletionItem, get_completion_class
 _VARIABLE = "_REGISTRY_EXPORT_COMPLETE"
 _GROUP = "registry_export.formats"
 _MODELS = "models:/"
-_SHELLS = ("bash", "zsh", "fish")
+_HELP = """Print the script by which SHELL completes commands, options and formats. Where it goes:
+
+\b
+bash  registry-export completion bash > ~/.local/share/bash-completion/completions/registry-export
+fish  registry-export completion fish > ~/.config/fish/completions/registry-export.fish
+zsh   in .zshrc, behind compinit: source <(registry-export completion zsh)
+"""
 
 
-@click.command(short_help="Print the script by which a shell completes our words.")
-@click.argument("shell", type=click.Choice(_SHELLS))
+@click.command(help=_HELP, short_help="Print the script by which a shell completes our words.")
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script by which SHELL completes commands, options and formats.
-
-    Once, for bash: registry-export completion bash > ~/.local/share/bash-completion/completions/registry-export;
-    for fish: registry-export completion fish > ~/.config/fish/completions/registry-export.fish; for zsh, in .zshrc
-    behind compinit: source <(registry-export completion zsh).
-    """
+    """Print what click writes for a shell."""
     kind = get_completion_class(shell)
     root = context.find_root()
     if kind is None or root.info_name is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from registry_export.cli.completion import complete_formats
 from registry_export.cli.tables import print_json, print_table
 
 if TYPE_CHECKING:
@@ -24,10 +25,16 @@ _target_option = click.option(
     "--target",
     default="",
     metavar="TARGET",
+    shell_complete=complete_formats,
     help="A target or a variant: onnx, tflite-int8. Default: the checkpoint. models:/name/3#onnx says the same.",
 )
 _format_option = click.option(
-    "--format", "format_name", default="", metavar="FORMAT", help="Of a file whose name does not say it."
+    "--format",
+    "format_name",
+    default="",
+    metavar="FORMAT",
+    shell_complete=complete_formats,
+    help="Of a file whose name does not say it.",
 )
 
 

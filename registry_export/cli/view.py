@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from registry_export.cli.completion import complete_formats
 from registry_export.errors import ConfigurationError
 
 _IN_FOLDERS = ("saved_model.pb", "*.mlmodel", "*.keras", "*.onnx", "*.safetensors", "*.bin")
@@ -15,7 +16,13 @@ _IN_FOLDERS = ("saved_model.pb", "*.mlmodel", "*.keras", "*.onnx", "*.safetensor
 
 @click.command(short_help="Open a model's graph with Netron.")
 @click.argument("model")
-@click.option("--target", default="", metavar="TARGET", help="A target or a variant: onnx. Default: the checkpoint.")
+@click.option(
+    "--target",
+    default="",
+    metavar="TARGET",
+    shell_complete=complete_formats,
+    help="A target or a variant: onnx. Default: the checkpoint.",
+)
 @click.option("--port", type=click.IntRange(1, 65535), help="Where to serve it on this machine; by default a free one.")
 @click.option("--browser/--no-browser", default=True, help="Open a browser.", show_default=True)
 def view(model: str, target: str, port: int | None, browser: bool) -> None:
