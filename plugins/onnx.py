@@ -80,8 +80,9 @@ LIBRARY = Option(
 
 
 _OF_TORCH = (TORCH_MODULE, EXPORTED_PROGRAM)
-_TORCH_IR = 10
-"""What PyTorch's exporter writes whatever the opset; tf2onnx writes the opset's own."""
+_TORCH_OPSET, _TORCH_IR = 18, 10
+"""From this opset on PyTorch's newer exporter comes first, which writes this IR version whatever the opset; the older one
+and tf2onnx write none that is newer than the opset's own."""
 
 
 def _opset(request: ConversionRequest) -> int:
@@ -278,11 +279,11 @@ class Onnx:
 
         asked = options.get(OPSET_VERSION.name)
         opset = asked if isinstance(asked, int) else None if kind == ONNX_MODEL else DEFAULT_OPSET
-        ir_version = _TORCH_IR if kind in _OF_TORCH else None
+        ir_version = None
         if description is not None:
             opset, ir_version = description.opset_version, description.ir_version
-        elif opset is not None and (least := oldest("onnx_ir", opset)) and kind in _OF_TORCH:
-            ir_version = max(_TORCH_IR, int(least))
+        elif opset is not None and opset >= _TORCH_OPSET and kind in _OF_TORCH:
+            ir_version = max(_TORCH_IR, int(oldest("onnx_ir", opset) or _TORCH_IR))
         by_opset = () if opset is None else (need("onnxruntime", opset, what="opset"),)
         by_ir = () if ir_version is None else (need("onnxruntime", ir_version, table="onnxruntime_ir"),)
         return (*by_opset, *by_ir)
