@@ -81,7 +81,7 @@ LIBRARY = Option(
 
 _OF_TORCH = (TORCH_MODULE, EXPORTED_PROGRAM)
 _TORCH_OPSET, _TORCH_IR = 18, 10
-"""From this opset on PyTorch's newer exporter comes first, which writes this IR version whatever the opset; the older one
+"""From this opset on PyTorch's newer exporter comes first, which writes this IR version for every opset; the older one
 and tf2onnx write none that is newer than the opset's own."""
 
 

@@ -29,6 +29,7 @@ def view(model: str, target: str, port: int | None, browser: bool) -> None:
     """Draw a model's graph in a browser, with Netron, until Ctrl-C.
 
     MODEL as for `inspect`. The file is served to this machine alone; the browser reads it, and none of its code runs.
+    Netron's page reports its own use to its maker, once that is accepted; the model is not sent.
     """
     from registry_export import looking
 
