@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from registry_export.entities import Description, Interface
-from registry_export.errors import SourceError
+from registry_export.contents import split
+from registry_export.entities import Description, Interface, Outline
+from registry_export.errors import ConfigurationError, SourceError
 from registry_export.format import Held, Inside
 from registry_export.inference import Origin
-from registry_export.inspection import InspectRequest, inspect
+from registry_export.inspection import InspectRequest, inspect, outline
+from registry_export.report import contents_page
 from registry_export.summaries import difference, statistics
 from registry_export.tensors import read_tensors
 
@@ -129,3 +131,46 @@ def test_the_elements_are_kept_for_the_one_that_is_compared(look, tmp_path):
     assert list(read_tensors(tmp_path / "kept")) == ["w", "v"]
     found = look(Inside([Held("w", array + 1), Held("v", np.ones(3))]), beside=tmp_path / "kept")
     assert found.differences == {"w": 1.0}
+
+
+def test_a_page_escapes_what_a_file_says(look):
+    found = look(Inside([Held("<script>", np.ones(2, np.float32))], {"<b>": 1}, {"author": "<i>me</i>"})).contents
+    page = contents_page("<name>", found)
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "&lt;i&gt;me&lt;/i&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "expected"),
+    [
+        ("models:/digits/3#onnx", "", ("models:/digits/3", "onnx")),
+        ("models:/digits/3", "onnx", ("models:/digits/3", "onnx")),
+        ("models:/a#b/3", "", ("models:/a#b/3", "")),
+        ("models:/digits@champion#onnx:opset_version=17", "", ("models:/digits@champion", "onnx:opset_version=17")),
+        ("folder#1/model.onnx", "", ("folder#1/model.onnx", "")),
+    ],
+)
+def test_a_target_may_stand_behind_the_uri(text, target, expected):
+    assert split(text, target) == expected
+
+
+def test_two_targets_for_one_model_are_refused():
+    with pytest.raises(ConfigurationError, match="name one of them"):
+        split("models:/digits/3#onnx", "tflite")
+
+
+def test_an_outline_needs_no_elements_and_leaves_large_files_alone(tmp_path, monkeypatch):
+    def unreadable():
+        raise AssertionError("nobody asked for the elements")
+
+    format_ = Stranger()
+    format_.held = Inside([Held("w", unreadable, (3, 4), "float32", 48), Held("n", np.zeros(2, np.int64))], {"Conv": 2})
+    file = tmp_path / "model.bin"
+    file.write_bytes(b"12345")
+    assert outline(format_, file) == Outline(2, 12, {"float32": 48, "int64": 16}, {"Conv": 2})
+    format_.broken = True
+    assert outline(format_, file) is None
+    format_.broken = False
+    monkeypatch.setattr("registry_export.inspection._LARGEST_OUTLINED", 4)
+    assert outline(format_, file) is None
