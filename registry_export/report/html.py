@@ -115,8 +115,7 @@ def size_bars(report: ExportReport) -> str:
 
 
 def _latency_bar(label: str, median_ms: float, p90_ms: float | None, *, strong: bool = False) -> plots.Bar:
-    told = f"{median_ms:.3g} ms" if p90_ms is None else f"{median_ms:.3g}, p90 {p90_ms:.3g} ms"
-    return plots.Bar(label, median_ms, told, p90_ms, strong)
+    return plots.Bar(label, median_ms, f"{median_ms:.3g} ms", p90_ms, strong)
 
 
 def _source_size(source: SourceRecord | None) -> int:

@@ -151,7 +151,7 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
     longest = max(lengths) or 1.0
 
     def draw(axes: Axes) -> None:
-        placed(axes, left=112, right=128, bottom=4, top=4)
+        placed(axes, left=108, right=90, bottom=4, top=4)
         for place, bar in enumerate(rows):
             if bar.further is not None:
                 axes.barh(place, bar.further, 0.6, color=LINE)
@@ -168,7 +168,7 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
         axes.spines["bottom"].set_visible(False)
 
     told = "; ".join(f"{bar.label} {bar.text}" for bar in rows)
-    return drawn(draw, 380, 8 + 19 * len(rows), f"{title}: {told}")
+    return drawn(draw, 340, 8 + 19 * len(rows), f"{title}: {told}")
 
 
 def _draw_allowed(
@@ -226,7 +226,7 @@ def _thousands(count: int) -> str:
     return str(count)
 
 
-def _short(label: str, most: int = 20) -> str:
+def _short(label: str, most: int = 18) -> str:
     return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
