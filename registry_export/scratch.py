@@ -76,7 +76,7 @@ class Scratch:
             return
         lock, self._lock = self._lock, None
         _held.discard(self)
-        remove_tree(self._root)
+        _clear(self._root)
         os.close(lock)
 
 
@@ -105,6 +105,13 @@ def sweep(within: Path | None = None) -> int:
     if swept:
         _log.info("removed %d temporary folders of processes that were killed", swept)
     return swept
+
+
+def _clear(root: Path) -> None:
+    """Remove a folder whose lock is ours, the lock last: what somebody still writes into is left to the next sweep."""
+    remove_tree(root / _FILES)
+    if not (root / _FILES).exists():
+        remove_tree(root)
 
 
 def remove_tree(folder: Path) -> None:
@@ -158,7 +165,7 @@ def _swept(folder: Path) -> bool:
         return True
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove_tree(folder)
+        _clear(folder)
     finally:
         os.close(lock)
     return not folder.exists()

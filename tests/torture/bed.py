@@ -163,7 +163,7 @@ class Bed:
         with sweeper:
             if status := sweeper.wait(120):
                 found.append(f"a worker with --once left with exit status {status}")
-        found += [f"{path.name} in TMPDIR" for path in self.scratch.iterdir()]
+        found += [f"{path.name} in TMPDIR, with {_within(path)}" for path in self.scratch.iterdir()]
         return found + [f"process {name}" for name in self._processes()]
 
     def _processes(self) -> list[str]:
@@ -181,3 +181,8 @@ class Bed:
             worker.kill()
         self._ledger.dispose()
         self._outbox.dispose()
+
+
+def _within(folder: Path) -> str:
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))]
+    return ", ".join(names[:10]) or "nothing"

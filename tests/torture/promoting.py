@@ -105,7 +105,7 @@ class Promoter:
     def _alias(self, ref: ModelVersionRef) -> None:
         self._until(
             lambda: self.client.set_registered_model_alias(ref.name, "champion", ref.version),
-            lambda: self.client.get_model_version_by_alias(ref.name, "champion").version == ref.version,
+            lambda: self.client.get_registered_model(ref.name).aliases.get("champion") == ref.version,
         )
         self.made.append(Promotion(ref, "alias:champion"))
 

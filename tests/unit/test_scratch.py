@@ -82,6 +82,22 @@ def test_what_was_killed_before_it_had_its_lock_is_removed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_was_killed_while_it_removed_its_folder_is_removed_by_the_next_sweep(tmp_path, monkeypatch):
+    scratch = Scratch(tmp_path)
+    (scratch.path / "inner").mkdir()
+
+    def interrupted(folder):
+        for file in [entry for entry in folder.iterdir() if entry.is_file()]:
+            file.unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scratches, "remove_tree", interrupted)
+        scratch.remove()
+    assert list(tmp_path.iterdir())
+    assert sweep(tmp_path) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_is_gone_when_its_block_ends_and_those_held_when_the_process_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(scratches, "_held", set())  # this process goes on, and other tests with what it holds
     with Scratch(tmp_path, hidden=True) as folder:
