@@ -23,6 +23,9 @@ from registry_export_plugins._torch.modules import with_argument_names
 
 _LARGEST_WHOLE = 1 << 20
 """Bytes of a weight that is worth leaving out."""
+_LIBRARIES = {"quantized_decomposed": "torch.ao.quantization.fx._decomposed", "torchao": "torchao"}
+"""Operators that PyTorch knows once their module is imported: those of programs that were quantised."""
+_GRAPH = "models/model.json"
 _WEIGHT, _WEIGHTS_CONFIG = "/data/weights/weight_", "weights_config.json"
 
 
@@ -92,10 +95,18 @@ def _load(path: Path) -> torch.export.ExportedProgram:
     except (NotImplementedError, AssertionError, ValueError, RuntimeError) as error:
         # An output's class (a transformers ModelOutput) is known once its package has registered it.
         packages = sorted(set(re.findall(r"\b([a-z_][a-z0-9_]*)(?:\.\w+)+", str(error))) - {"torch"})
+        packages += _libraries(path)
         imported = [package for package in packages if _import(package)]
         if not imported:
             raise
         return torch.export.load(str(path))
+
+
+def _libraries(path: Path) -> list[str]:
+    """Name the modules that know operators of a program; PyTorch only logs which one it lacks."""
+    with zipfile.ZipFile(path) as archive:
+        graphs = [archive.read(name) for name in archive.namelist() if name.endswith(_GRAPH)]
+    return [module for name, module in _LIBRARIES.items() if any(f"torch.ops.{name}.".encode() in g for g in graphs)]
 
 
 def _import(package: str) -> bool:

@@ -53,6 +53,42 @@ def training_pt2(arguments):
     return _log_torch(arguments, net.train(), input_example=rows(4))
 
 
+def quantisation_aware(arguments):
+    """A program that was trained with rounded weights and activations, and holds int8 weights now."""
+    import tempfile
+    from pathlib import Path
+
+    import mlflow
+    import torch
+    from torchao.quantization.pt2e import move_exported_model_to_eval
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    batch = ({0: torch.export.Dim("batch", min=2, max=64)},)
+    rows_of_four = (torch.from_numpy(rows(4)),)
+    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config(is_qat=True))
+    prepared = prepare_qat_pt2e(
+        torch.export.export(_mlp().train(), rows_of_four, dynamic_shapes=batch).module(), quantizer
+    )
+    optimizer = torch.optim.SGD(prepared.parameters(), 1e-2)
+    for seed in range(5):
+        optimizer.zero_grad()
+        prepared(torch.from_numpy(rows(8, seed))).square().mean().backward()
+        optimizer.step()
+    converted = convert_pt2e(prepared)
+    move_exported_model_to_eval(converted)
+    mlflow.set_tracking_uri(arguments["uri"])
+    client = mlflow.MlflowClient()
+    client.create_registered_model(arguments["name"])
+    run = client.create_run(client.create_experiment(arguments["name"]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.pt2")
+        torch.export.save(torch.export.export(converted, rows_of_four, dynamic_shapes=batch), path)
+        client.log_artifact(run.info.run_id, str(path), "model")
+    source = f"{run.info.artifact_uri}/model"
+    return str(client.create_model_version(arguments["name"], source, run.info.run_id).version)
+
+
 def branching(arguments):
     """A Python `if` on data: a trace keeps only the branch that it saw."""
     import sys
