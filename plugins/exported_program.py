@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from registry_export.entities import Attempt, Description, Interface, OptionValue, RuntimeNeed, Snippet
 from registry_export.errors import ConversionError
@@ -31,6 +31,9 @@ from registry_export_plugins._snippets import in_a_row, snippet, tensor
 from registry_export_plugins._toolchains import TORCH
 from registry_export_plugins._torch.archives import Content
 from registry_export_plugins._torch.files import checkpoint_file
+
+if TYPE_CHECKING:
+    from registry_export_plugins._torch.pruning import Pruned
 
 
 def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
@@ -88,7 +91,7 @@ class ExportedProgram:
         Conversion(TORCHSCRIPT, _from_torchscript, TORCH, cost=2.5),
     )
     verified_by = "PyTorch on the CPU"
-    setup = ("wrapper",)
+    setup = ("wrapper", "pruning")
 
     def locate(self, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> Path | None:
         """Find the program of the flavor `pytorch`, or of plain files; a pickled module beside it takes its place."""
@@ -100,14 +103,21 @@ class ExportedProgram:
 
     def load(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Any:
         """Load a `torch.export.ExportedProgram`; a rule's wrapper is captured around it."""
+        return self._loaded(path, setup)[0]
+
+    def _loaded(self, path: Path, setup: ModelSetup) -> tuple[Any, Pruned | None]:
         from registry_export_plugins._torch.programs import load_program
 
-        program = load_program(path)
+        program, pruned = load_program(path), None
+        if setup.pruning is not None:
+            from registry_export_plugins._torch.pruning import prune_program
+
+            pruned = prune_program(program, setup.pruning)
         if not setup.wrapper:
-            return program
+            return program, pruned
         from registry_export_plugins._torch.wrapping import wrapped_program
 
-        return wrapped_program(program, setup)
+        return wrapped_program(program, setup), pruned
 
     @contextmanager
     def open(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Iterator[Runner]:
@@ -116,8 +126,11 @@ class ExportedProgram:
         from registry_export_plugins._torch.programs import ProgramCall
 
         interface = Interface(inputs=()) if setup.wrapper else interface  # the wrapper's own names
-        call = ProgramCall(self.load(path, interface, setup), interface)
-        yield TorchRunner(call, Interface(call.inputs, interface.outputs), "torch.export, torch")
+        program, pruned = self._loaded(path, setup)
+        call = ProgramCall(program, interface)
+        runner = TorchRunner(call, Interface(call.inputs, interface.outputs), "torch.export, torch")
+        runner.tell_pruned(pruned)
+        yield runner
 
     def describe(self, path: Path) -> Description:
         """Read inputs, outputs, dynamic dimensions and precision from the program."""

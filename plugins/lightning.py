@@ -25,7 +25,7 @@ class Lightning(TorchSource):
     summary = "Lightning checkpoint (.ckpt), with its LightningModule class as model_factory"
     extra = "lightning"
     filename = "model.ckpt"
-    setup = ("model_factory", "wrapper", "allow_pickle")
+    setup = ("model_factory", "wrapper", "allow_pickle", "pruning")
 
     def locate(self, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> Path | None:
         """Find a file that Lightning's trainer wrote, whatever its suffix."""

@@ -27,7 +27,7 @@ class PyFunc(TorchSource):
     requirements = ("torch", "mlflow")
     filename = "model"
     inside = True
-    setup = ("wrapper", "allow_pickle")
+    setup = ("wrapper", "allow_pickle", "pruning")
 
     def locate(self, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> Path | None:
         """Find a Python function that has to do with PyTorch.

@@ -24,7 +24,7 @@ class PyTorch(TorchSource):
     summary = "pickled PyTorch module (.pth .pt .bin)"
     extra = "pytorch"
     filename = "model.pth"
-    setup = ("wrapper", "allow_pickle")
+    setup = ("wrapper", "allow_pickle", "pruning")
 
     def locate(self, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> Path | None:
         """Find the pickled module of the flavor `pytorch`, or of plain files."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from registry_export.entities import Attempt, Description, Interface, OptionValue, Snippet, TensorSpec
 from registry_export.errors import ConversionError, SourceError, UnsupportedModelError, VerificationError
@@ -34,6 +34,9 @@ from registry_export_plugins._snippets import in_a_row, listed, sizes, snippet, 
 from registry_export_plugins._toolchains import TORCH
 from registry_export_plugins._torch.archives import Content
 from registry_export_plugins._torch.files import checkpoint_file
+
+if TYPE_CHECKING:
+    from registry_export_plugins._torch.pruning import Pruned
 
 METHOD = Option("method", str, "trace", "{value}", choices=("trace", "script"), help="record calls, or compile source")
 FREEZE = Option("freeze", bool, False, "frozen", help="inline the weights as constants")
@@ -169,7 +172,7 @@ class TorchScript:
         Conversion(TORCHSCRIPT, _from_torchscript, TORCH, cost=0.5),
     )
     verified_by = "PyTorch on the CPU"
-    setup = ("wrapper",)
+    setup = ("wrapper", "pruning")
 
     def locate(self, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> Path | None:
         """Find a TorchScript file where MLflow's flavor `pytorch` puts it, or among plain files."""
@@ -177,20 +180,27 @@ class TorchScript:
 
     def load(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Any:
         """Load a `torch.jit.ScriptModule` in evaluation mode, on the CPU; a rule's wrapper is compiled around it."""
+        return self._loaded(path, setup)[0]
+
+    def _loaded(self, path: Path, setup: ModelSetup) -> tuple[Any, Pruned | None]:
         import torch
 
         from registry_export_plugins._torch.calls import without_deprecations
 
         try:
             with without_deprecations():
-                module = torch.jit.load(str(path), map_location="cpu")
+                module, pruned = torch.jit.load(str(path), map_location="cpu"), None
         except (RuntimeError, ValueError, OSError) as error:
             raise SourceError(f"{path.name} cannot be read as TorchScript: {error}") from error
+        if setup.pruning is not None:
+            from registry_export_plugins._torch.pruning import prune_module
+
+            pruned = prune_module(module, setup.pruning)
         if setup.wrapper:
             from registry_export_plugins._torch.wrapping import wrapped_script
 
             module = wrapped_script(module, setup)
-        return module.eval()
+        return module.eval(), pruned
 
     @contextmanager
     def open(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Iterator[Runner]:
@@ -200,13 +210,15 @@ class TorchScript:
         from registry_export_plugins._torch.calls import without_deprecations
         from registry_export_plugins._torch.modules import TorchRunner, adapt, interface_of_wrapper
 
-        module = self.load(path, interface, setup)
+        module, pruned = self._loaded(path, setup)
         if _optimization(path) == "at load":
             with without_deprecations():
                 module = torch.jit.optimize_for_inference(torch.jit.freeze(module.eval()))
         interface = interface_of_wrapper(module, interface) if setup.wrapper else interface
         adapter = adapt(module, interface)
-        yield TorchRunner(adapter.call, replace(interface, inputs=adapter.inputs), "TorchScript, torch", adapter)
+        runner = TorchRunner(adapter.call, replace(interface, inputs=adapter.inputs), "TorchScript, torch", adapter)
+        runner.tell_pruned(pruned)
+        yield runner
 
     def describe(self, path: Path) -> Description:
         """Read the names of the inputs, the precision and the archive's version; TorchScript knows no shapes."""

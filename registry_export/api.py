@@ -20,6 +20,7 @@ from registry_export.config import (
 )
 from registry_export.discovery import discover_formats
 from registry_export.errors import ConfigurationError
+from registry_export.evaluation_setup import NO_EVALUATION
 from registry_export.exports import variants_named
 from registry_export.manifest import Verifier
 from registry_export.publishing import read_report
@@ -120,6 +121,7 @@ class Session:
             tolerance=tolerance or (rule.tolerance if rule else None),
             setup=requested_setup(rule, tags, str(ref)),
             runtimes=rule.runtimes if rule else {},
+            evaluation=rule.evaluation if rule else NO_EVALUATION,
         )
 
     def _targets_from(self, asked: str, tags: Mapping[str, str]) -> str:
@@ -149,6 +151,7 @@ class Session:
             samples=rule.samples if rule else None,
             tolerance=rule.tolerance if rule else None,
             setup=requested_setup(rule, tags, str(ref)),
+            evaluation=rule.evaluation if rule else NO_EVALUATION,
         )
 
 

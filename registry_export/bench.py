@@ -16,8 +16,8 @@ from registry_export.admission import Admission
 from registry_export.children import PlacedChildren
 from registry_export.costs import Expectations
 from registry_export.entities import Target, Tolerance, Verification
-from registry_export.errors import RegistryExportError, SandboxError
-from registry_export.format import DYNAMIC_DIMENSIONS, Format
+from registry_export.errors import ENDS_THE_EXPORT, RegistryExportError, SandboxError
+from registry_export.format import Format, Pruning, dimensions_of, pruning_of
 from registry_export.inference import Origin
 from registry_export.isolation import check_within, left_open
 from registry_export.pools import Pool
@@ -97,7 +97,37 @@ class Bench:
         return Starts(self.pool, self.queue, self.reporter)
 
 
-def run_reference(bench: Bench, source: Origin, sample: str, evidence: str, targets: Sequence[Target]) -> Reference:
+Pruned = Mapping[Pruning, Reference | RegistryExportError]
+"""The answers of a source with some of its weights made zero, or why there are none."""
+
+
+def run_pruned(
+    bench: Bench, source: Origin, sample: str, evidence: str, targets: Sequence[Target]
+) -> dict[Pruning, Reference | RegistryExportError]:
+    """Run the source once for every pruning that a target asks for: what is exported is compared with that.
+
+    Arguments as for `run_reference`. One that cannot be run takes its own targets down and no others.
+
+    Raises:
+        ExportCancelledError: A person stopped it.
+    """
+    found: dict[Pruning, Reference | RegistryExportError] = {}
+    for pruning in dict.fromkeys(pruning_of(target.options) for target in targets):
+        if pruning is None:
+            continue
+        try:
+            origin, alike = source.pruned(pruning), [t for t in targets if pruning_of(t.options) == pruning]
+            found[pruning] = run_reference(bench, origin, sample, evidence, alike, str(pruning))
+        except ENDS_THE_EXPORT:
+            raise
+        except RegistryExportError as error:
+            found[pruning] = error
+    return found
+
+
+def run_reference(
+    bench: Bench, source: Origin, sample: str, evidence: str, targets: Sequence[Target], pruned: str = ""
+) -> Reference:
     """Run the source once, on its samples and their variations.
 
     Args:
@@ -106,16 +136,17 @@ def run_reference(bench: Bench, source: Origin, sample: str, evidence: str, targ
         sample: Folder of the samples, as `tensors` writes it; empty: draw from the signature.
         evidence: What the samples are: `samples`, `example` or `random`.
         targets: Tell which further dimensions to vary.
+        pruned: What was done to its weights, in a word.
 
     Raises:
         RegistryExportError: The source cannot be loaded or run.
     """
-    folder = bench.work / "reference"
+    folder = bench.work / "-".join(filter(None, ("reference", pruned)))
     folder.mkdir()
     request = ReferenceRequest(source, str(folder), sample, evidence, _asked(targets))
     toolchain = bench.formats[source.format].toolchain
     children = bench.children("reference", "", f"reference {source.format}")
-    with bench.step("reference"):
+    with bench.step("reference", pruned):
         walls = _walls(bench, source)
         outcome = children.call(
             toolchain,
@@ -153,10 +184,8 @@ def _asked(targets: Sequence[Target]) -> dict[str, dict[str, str]]:
     """Union of the dimensions that the targets ask to be dynamic."""
     union: dict[str, dict[str, str]] = {}
     for target in targets:
-        asked = target.options.get(DYNAMIC_DIMENSIONS.name)
-        if isinstance(asked, Mapping):
-            for name, axes in asked.items():
-                union.setdefault(name, {}).update(axes)
+        for name, axes in dimensions_of(target.options).items():
+            union.setdefault(name, {}).update(axes)
     return union
 
 

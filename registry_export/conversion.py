@@ -20,7 +20,7 @@ from registry_export.compatibility import needs_of
 from registry_export.discovery import discover_formats, format_named
 from registry_export.entities import Description, Dimension, Interface, OptionValue, TensorSpec
 from registry_export.errors import ConversionError, RegistryExportError, SourceError
-from registry_export.format import DYNAMIC_DIMENSIONS, ConversionRequest, ConversionResult, Format
+from registry_export.format import ConversionRequest, ConversionResult, Format, dimensions_of
 from registry_export.graph import ExportPlan, Step
 from registry_export.inference import Origin, one_line
 from registry_export.inspection import outline
@@ -187,8 +187,7 @@ def with_requested(
         options: The target's.
         optional: Input -> axis -> size, of the dimensions that are dynamic only on request.
     """
-    asked = options.get(DYNAMIC_DIMENSIONS.name)
-    asked = asked if isinstance(asked, Mapping) else {}
+    asked = dimensions_of(options)
 
     def shape(spec: TensorSpec) -> tuple[Dimension, ...] | None:
         sizes = {
@@ -210,9 +209,8 @@ def check_requested(interface: Interface, options: Mapping[str, OptionValue], fi
     Raises:
         ConversionError: One of them is not, or is not there.
     """
-    asked = options.get(DYNAMIC_DIMENSIONS.name)
     shapes = {spec.name: spec.shape or () for spec in interface.inputs}
-    for name, axes in asked.items() if isinstance(asked, Mapping) else ():
+    for name, axes in dimensions_of(options).items():
         if name not in shapes:
             raise ConversionError(f"dynamic_dimensions names the input {name}; the inputs are {', '.join(shapes)}.")
         for axis in axes:
@@ -271,7 +269,7 @@ class PlanRun:
     def _run(self, step: Step) -> StepResult:
         interface = with_requested(self.interface, step.options, self.optional)
         check_requested(interface, step.options, "is one that the checkpoint itself fixes")
-        origin = self.result(step.parent).origin if step.parent else self.source
+        origin = self.result(step.parent).origin if step.parent else self.source.pruned(step.pruning)
         format_ = self.formats[step.format]
         conversion = format_.conversions[step.conversion]
         number = list(self.plan.steps).index(step.id)

@@ -152,6 +152,12 @@ class RuntimeAbsentError(VerificationError):
     """The runtime that would verify an artifact is not available on this machine."""
 
 
+class EvaluationError(RegistryExportError):
+    """How good a model is could not be measured."""
+
+    stage = "Evaluate"
+
+
 class PublishError(RegistryExportError):
     """Results could not be written to the registry."""
 

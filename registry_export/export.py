@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from registry_export.admission import Admission
-from registry_export.bench import Bench, now, run_reference
+from registry_export.bench import Bench, now, run_pruned, run_reference
 from registry_export.checkpoint import Checkpoint, read_checkpoint
 from registry_export.costs import Expectations, StepCosts
 from registry_export.entities import (
@@ -23,10 +23,13 @@ from registry_export.entities import (
     Tolerance,
     worst,
 )
-from registry_export.errors import ExportCancelledError, RegistryExportError
+from registry_export.errors import ArtifactError, ExportCancelledError, RegistryExportError
+from registry_export.evaluation_setup import NO_EVALUATION, EvaluationSetup
+from registry_export.exports import fetch
 from registry_export.format import Format
 from registry_export.graph import ExportPlan, PlannedTarget, Step, plan_export
 from registry_export.inference import Origin
+from registry_export.inputs import FirstInputs, first_inputs
 from registry_export.ledger import KnownExports
 from registry_export.manifest import Signer, combined_digest, export_key, file_records, tool_versions, write_artifact
 from registry_export.model_setup import NO_SETUP, ModelSetup
@@ -38,10 +41,10 @@ from registry_export.regressions import compared_with
 from registry_export.report import draw_ahead, prepare_report
 from registry_export.reporter import SILENT, Reporter
 from registry_export.reuse import Kept, Own, Shelf, forget, known_exports, remember
+from registry_export.scoring import Scoring, score_exports
 from registry_export.scratch import Scratch
 from registry_export.starts import EarlyStarts
 from registry_export.targets import export_targets, toolchains_of
-from registry_export.tensors import write_tensors
 from registry_export.timing import time_exports
 from registry_export.uploads import EarlyUploads
 
@@ -58,6 +61,7 @@ def export_model_version(
     tolerance: Tolerance | None = None,
     setup: ModelSetup = NO_SETUP,
     runtimes: Mapping[str, str] | None = None,
+    evaluation: EvaluationSetup = NO_EVALUATION,
     force: bool = False,
     latency: bool = True,
     costs: StepCosts | None = None,
@@ -82,6 +86,7 @@ def export_model_version(
         tolerance: In place of the precision's default.
         setup: How the checkpoint becomes the model to export.
         runtimes: Runtime -> the oldest version of it that is to read the exports; notes say which exports it cannot.
+        evaluation: How good the source and its exports are, and what these may lose.
         force: Convert and verify anew even what is verified already.
         latency: Whether the source and the exports are timed.
         costs: What is remembered of the steps of all exports; None: nothing.
@@ -102,7 +107,8 @@ def export_model_version(
             bench = Bench(
                 formats, pool, work, tolerance, reporter, latency=latency, queue=queue, runtimes=runtimes or {}
             )
-            job = _Job(ref, targets, trigger, registry, samples, setup, force, earlier, index, costs, signer)
+            wanted = ref, targets, trigger, registry, samples, setup, evaluation, force
+            job = _Job(*wanted, earlier, index, costs, signer)
             return _export(job, bench)
     except RegistryExportError as error:
         if not error.transient and not isinstance(error, ExportCancelledError):
@@ -119,6 +125,7 @@ class _Job:
     registry: Registry
     samples: str | None
     setup: ModelSetup
+    evaluation: EvaluationSetup
     force: bool
     earlier: ModelVersionRef | None
     index: KnownExports | None
@@ -136,24 +143,29 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
         model = job.registry.download(job.ref, bench.work / "source")
         checkpoint = read_checkpoint(model, bench.formats, job.setup)
     bench = replace(bench, expected=Expectations(checkpoint.record.checkpoint_bytes, job.costs))
-    sample, evidence = first_inputs(job.registry, job.samples, checkpoint, bench.work)
-    plan = plan_export(checkpoint.format, job.targets, bench.formats, samples=bool(sample))
-    keys = {p.target.variant: _key(bench, checkpoint, plan, p, sample) for p in plan.targets}
-    kept = _kept(shelf, keys, own.result()) if own is not None else Kept()
+    inputs = first_inputs(job.registry, job.samples, checkpoint, bench.work, job.evaluation.labels)
+    plan = plan_export(checkpoint.format, job.targets, bench.formats, samples=bool(inputs.sample))
+    keys = {p.target.variant: _key(bench, checkpoint, plan, p, inputs.sample) for p in plan.targets}
+    scoring = Scoring.of(job.evaluation, checkpoint, inputs)
+    kept = _kept(shelf, keys, own.result(), scoring) if own is not None else Kept()
     results, folders = dict(kept.results), dict(kept.folders)
     missing = [planned for planned in plan.targets if planned.target.variant not in results]
-    source = checkpoint.record
-    if kept.source is not None:
-        source = replace(kept.source, sha256=source.sha256, size_bytes=source.size_bytes)
-    fresh = _Fresh(source)
+    fresh = _Fresh(kept.known_source(checkpoint.record))
     if missing:
-        fresh = _make(job, bench, checkpoint, plan, missing, (sample, evidence))
+        fresh = _make(job, bench, checkpoint, plan, missing, inputs)
         folders |= fresh.folders
         results |= {variant: replace(result, key=keys[variant]) for variant, result in fresh.results.items()}
+    source = fresh.source
+    if missing or source.evaluation_key != scoring.key or scoring.stale(results):
+        asked = {v: results[v] for v in folders if v in fresh.folders or v in scoring.stale(results)}
+        exports = {v: (result, _origin(bench, result, folders[v])) for v, result in asked.items()}
+        scores = score_exports(bench, scoring, exports, fresh.stand_in)
+        results |= scores.results
+        source = scoring.recorded(source, scores)
     report = ExportReport(
         model_version=job.ref,
         trigger=job.trigger,
-        source=fresh.source,
+        source=source,
         targets=tuple(replace(results[p.target.variant], required=p.target.required) for p in plan.targets),
         status=worst(tuple(results[p.target.variant].status for p in plan.targets if p.target.required)),
         created_at=now(),
@@ -166,7 +178,8 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
         for variant, folder in kept.signed.items():
             job.registry.upload(job.ref, folder, f"{EXPORTS_FOLDER}/{variant}")
         report = publish(job.registry, report, folders, fresh.stored, None if missing else kept.report)
-    remember(job.index, (*kept.known, *known_exports(report, manifests)))
+    standing = (known for known in kept.known if known.variant not in folders)
+    remember(job.index, (*standing, *known_exports(report, manifests)))
     return report
 
 
@@ -178,6 +191,7 @@ class _Fresh:
     results: Mapping[str, TargetResult] = field(default_factory=dict)
     folders: Mapping[str, Path] = field(default_factory=dict)
     stored: Collection[str] = ()
+    stand_in: str = ""
 
 
 def _make(
@@ -186,7 +200,7 @@ def _make(
     checkpoint: Checkpoint,
     plan: ExportPlan,
     missing: Sequence[PlannedTarget],
-    inputs: tuple[str, str],
+    inputs: FirstInputs,
 ) -> _Fresh:
     """Convert, verify, store and time what is missing."""
     uploading = EarlyUploads(bench, job.registry, job.ref, lambda variant: forget(job.index, job.ref, [variant]))
@@ -198,15 +212,17 @@ def _make(
             drawing.submit(draw_ahead, result)
 
         drawing.submit(prepare_report)
-        reference = run_reference(bench, checkpoint.origin, *inputs, job.targets)
+        reference = run_reference(bench, checkpoint.origin, inputs.sample, inputs.evidence, job.targets)
+        asked = [planned.target for planned in missing if planned.routes]
+        pruned = run_pruned(bench, checkpoint.origin, inputs.sample, inputs.evidence, asked)
         starts.enough()
-        made = export_targets(bench, checkpoint.origin, plan, missing, reference, judged)
+        made = export_targets(bench, checkpoint.origin, plan, missing, reference, judged, pruned)
         stored = uploads.settle()  # all of it: nothing else is done beside a timed call
     folders = {variant: folder for variant, (_, folder) in made.items() if folder is not None}
     exports = {v: (made[v][0], _origin(bench, made[v][0], folder)) for v, folder in folders.items()}
     latency, timed = time_exports(bench, checkpoint.origin, reference, exports)
     results = {variant: timed.get(variant, result) for variant, (result, _) in made.items()}
-    return _Fresh(learnt(checkpoint.record, reference, latency), results, folders, stored)
+    return _Fresh(learnt(checkpoint.record, reference, latency), results, folders, stored, reference.stand_in)
 
 
 def learnt(source: SourceRecord, reference: Reference, latency: Latency | None) -> SourceRecord:
@@ -228,34 +244,34 @@ def _origin(bench: Bench, result: TargetResult, folder: Path) -> Origin:
     return Origin(result.format, str(folder / bench.formats[result.format].filename), interface)
 
 
-def _kept(shelf: Shelf, keys: Mapping[str, str], own: Own) -> Kept:
+def _kept(shelf: Shelf, keys: Mapping[str, str], own: Own, scoring: Scoring) -> Kept:
     """Find what was verified before and depends on nothing that has changed since."""
     kept = shelf.look_up(keys, own)
+    kept = _with_files(shelf, kept, scoring.stale(kept.results))
     for variant, result in kept.results.items():
         taken = f"taken over from {result.taken_from}" if variant in kept.folders else ""
         shelf.reporter.step_finished("look up", variant, taken or f"{result.status} before, unchanged", 0.0)
     return kept
 
 
-def first_inputs(registry: Registry, samples: str | None, checkpoint: Checkpoint, work: Path) -> tuple[str, str]:
-    """Write the rule's samples, or the input example, where the child can read them.
+def _with_files(shelf: Shelf, kept: Kept, variants: Collection[str]) -> Kept:
+    """Fetch the files of exports that are to be run once more; they are stored again, with their new account.
 
-    Args:
-        registry: Where samples are read that lie in an artifact store.
-        samples: Path of an `.npz` file or an artifact URI; None: the version's input example.
-        checkpoint: Has the example.
-        work: A folder of one's own.
-
-    Returns:
-        The folder that `tensors` reads, and what is in it: `samples`, `example`, or nothing (`random`).
+    What the ledger does not vouch for is made anew instead: once stored again, others could take it over.
     """
-    folder = work / "sample"
-    if samples:
-        write_tensors(folder, registry.read_samples(samples, work))
-        return str(folder), "samples"
-    if checkpoint.write_example(folder):
-        return str(folder), "example"
-    return "", "random"
+    results, folders = dict(kept.results), dict(kept.folders)
+    vouched = {known.variant for known in kept.known}
+    for variant in sorted(set(variants) - set(folders)):
+        result = results.pop(variant)
+        if variant not in vouched:
+            continue
+        try:
+            folders[variant], _ = fetch(shelf.registry, shelf.ref, result, shelf.work / "again")
+        except ArtifactError as error:
+            shelf.reporter.note(f"{variant} of {shelf.ref} is not used again: {error}")
+            continue
+        results[variant] = result
+    return replace(kept, results=results, folders=folders)
 
 
 def _key(bench: Bench, checkpoint: Checkpoint, plan: ExportPlan, planned: PlannedTarget, sample: str) -> str:

@@ -38,7 +38,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 from registry_export.entities import Attempt, Description, Interface, OptionValue
 from registry_export.errors import ConfigurationError
 from registry_export.model_setup import NO_SETUP as NO_SETUP
+from registry_export.model_setup import PRUNING as _PRUNING
 from registry_export.model_setup import ModelSetup as ModelSetup
+from registry_export.model_setup import Pruning as Pruning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +136,7 @@ class Option:
 
     Attributes:
         name: As a user types it.
-        type: `int`, `float`, `bool`, `str`, or `dict` (`dynamic_dimensions` only).
+        type: `int`, `float`, `bool`, `str`, or `dict` (`dynamic_dimensions`, and what has `parts`).
         default: Used when the user says nothing; None means that the format decides.
         short: The option's short form in a variant, with `{value}` for the value (`opset{value}`).
         choices: The only values allowed; empty for any.
@@ -143,6 +145,7 @@ class Option:
         help: One line for `registry-export formats`.
         code: Whether the value names code, as `package.module:NAME` or by a file's path: what is exported
             depends on its content too.
+        parts: Of a mapping with fixed keys, what each of them is; all of them must be given.
     """
 
     name: str
@@ -154,6 +157,7 @@ class Option:
     maximum: float | None = None
     help: str = ""
     code: bool = False
+    parts: tuple[Option, ...] = ()
 
 
 DYNAMIC_DIMENSIONS = Option(
@@ -164,6 +168,38 @@ DYNAMIC_DIMENSIONS = Option(
     help="input name -> axes that may vary, beyond the batch and what the signature says",
 )
 """The option that every format with dynamic shapes declares, so that it reads the same everywhere."""
+
+
+def dimensions_of(options: Mapping[str, OptionValue]) -> dict[str, Mapping[str, str]]:
+    """Return the dimensions that a target's options ask to be dynamic: input name -> axis -> name."""
+    asked = options.get(DYNAMIC_DIMENSIONS.name)
+    pairs = asked.items() if isinstance(asked, Mapping) else ()
+    return {name: axes for name, axes in pairs if isinstance(axes, Mapping)}
+
+
+PRUNING = Option(
+    name=_PRUNING,
+    type=dict,
+    default=None,
+    short="{value}",
+    help="of a PyTorch checkpoint: the share of its weights that is made zero before the export",
+    parts=(
+        Option("method", str, None, "{value}", ("l1_unstructured", "ln_structured", "global")),
+        Option("amount", float, None, "{value}", minimum=0.01, maximum=0.99),
+    ),
+)
+"""What is done to the checkpoint, and not by a format: every target takes it, and none declares it."""
+
+
+def options_of(format: Format) -> tuple[Option, ...]:  # noqa: A002
+    """Return the options of targets of a format: its own, and those that all targets have."""
+    return (*format.options, PRUNING) if format.conversions else format.options
+
+
+def pruning_of(options: Mapping[str, OptionValue]) -> Pruning | None:
+    """Return what a target's options ask to be done to the weights; None: nothing."""
+    asked = options.get(PRUNING.name)
+    return Pruning(str(asked["method"]), float(str(asked["amount"]))) if isinstance(asked, Mapping) else None
 
 
 def precision_option(*choices: str, default: str = "fp32") -> Option:
@@ -342,7 +378,8 @@ class Runner(Protocol):
     its answers are not the checkpoint's own, where something else answers in its place: no export is verified
     against it. `variants` holds functions like `infer` by name that compute the same in another way (`float64`,
     `one thread`), from which the source's own noise is measured, and `precision` what it computes in. `decisions`
-    maps the place of each decision on data to the sides that it has taken since the model was opened.
+    maps the place of each decision on data to the sides that it has taken since the model was opened. `sparsity` is
+    the share of its parameters that are zero, where it was asked to be pruned.
 
     An export's runner may have an attribute `by`: `evaluator` where something computes what the format's own
     runtime, which is not here, would; `runtime` where there is none. An `infer` that finds only then that it
@@ -384,8 +421,8 @@ class Runner(Protocol):
 class Format(Protocol):
     """One format. Instances are stateless; the class is called without arguments.
 
-    A source that can be completed by a rule declares a further attribute `setup`, the names of the fields
-    of `ModelSetup` that it heeds; its `load` and `open` then take a `ModelSetup` as third argument, with
+    A source that can be completed by a rule, or pruned, declares a further attribute `setup`, the names of the
+    fields of `ModelSetup` that it heeds; its `load` and `open` then take a `ModelSetup` as third argument, with
     the default `NO_SETUP`.
 
     A format whose artifacts run on some machines only declares a further method `runs_here(description) ->

@@ -14,7 +14,7 @@ from registry_export.config import variant_of
 from registry_export.discovery import install_command, missing_requirements
 from registry_export.entities import ErrorRecord, OptionValue, RuntimeNeed, Target
 from registry_export.errors import MissingPackageError, PlanError, UnsupportedTargetError, to_record
-from registry_export.format import DYNAMIC_DIMENSIONS, Conversion, Format, Toolchain
+from registry_export.format import DYNAMIC_DIMENSIONS, PRUNING, Conversion, Format, Pruning, Toolchain, pruning_of
 
 _MOST_ROUTES = 4
 _LONGEST_ROUTE = 4
@@ -34,6 +34,7 @@ class Step:
         conversion: Position of the edge in that format's `conversions`.
         parent: The step whose artifact it reads; empty for the source.
         path: The chain of formats from the source to here.
+        pruning: What is done to the source's weights before; None: nothing.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Step:
     conversion: int
     parent: str
     path: tuple[str, ...]
+    pruning: Pruning | None = None
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,14 @@ def plan_export(
     steps: dict[str, Step] = {}
     planned = []
     for target in targets:
+        pruning = pruning_of(target.options)
         try:
+            _check_prunable(source, target, pruning)
             routes = _routes(source, target, _Map(formats, samples))
         except PlanError as error:
             planned.append(PlannedTarget(target, error=to_record(error)))
             continue
-        planned.append(PlannedTarget(target, tuple(_add(steps, source, route) for route in routes)))
+        planned.append(PlannedTarget(target, tuple(_add(steps, source, route, pruning) for route in routes)))
     return ExportPlan(source.name, source.kind, steps, tuple(planned))
 
 
@@ -154,9 +158,18 @@ def each_once(toolchains: Sequence[Toolchain]) -> tuple[Toolchain, ...]:
     return tuple(toolchain for i, toolchain in enumerate(toolchains) if toolchain not in toolchains[:i])
 
 
+def _check_prunable(source: Format, target: Target, pruning: Pruning | None) -> None:
+    if pruning is not None and PRUNING.name not in getattr(source, "setup", ()):
+        article = "an" if source.name[0] in "aeio" else "a"
+        raise UnsupportedTargetError(
+            f"{target.variant} cannot be made from {article} {source.name} checkpoint: only PyTorch's are pruned here.",
+            remedy="Prune the model before it is logged: it is exported as what it is.",
+        )
+
+
 def _routes(source: Format, target: Target, known: _Map) -> list[tuple[_Edge, ...]]:
     format_ = known.formats[target.format]
-    found = list(_ways(source, format_, target.options, known))
+    found = list(_ways(source, format_, _own(target.options), known))
     absent = set(
         missing_requirements(tuple({name for route in found for edge in route for name in _requirements(edge)}))
     )
@@ -165,6 +178,11 @@ def _routes(source: Format, target: Target, known: _Map) -> list[tuple[_Edge, ..
         raise _no_route(source, target, found, known)
     usable.sort(key=lambda route: (sum(edge.conversion.cost for edge in route), len(route)))
     return usable[:_MOST_ROUTES]
+
+
+def _own(options: Mapping[str, OptionValue]) -> Mapping[str, OptionValue]:
+    """Return what is asked of the format itself."""
+    return {name: value for name, value in options.items() if name != PRUNING.name}
 
 
 def _ways(
@@ -235,7 +253,7 @@ def _no_route(source: Format, target: Target, found: Sequence[tuple[_Edge, ...]]
             remedy=f"Run `{command}`." if command else "",
         )
     calibrated = _Map(known.formats, samples=True)
-    if not known.samples and any(True for _ in _ways(source, format_, target.options, calibrated)):
+    if not known.samples and any(True for _ in _ways(source, format_, _own(target.options), calibrated)):
         return UnsupportedTargetError(f"{target.variant} cannot be made: {_NO_SAMPLES}.", remedy=_GIVE_SAMPLES)
     reason, article = _refusal(source, target, format_), "an" if source.name[0] in "aeio" else "a"
     reachable = sources_of(format_, known.formats)
@@ -262,7 +280,7 @@ def sources_of(format_: Format, formats: Mapping[str, Format]) -> tuple[str, ...
     return tuple(sorted(name for name, other in formats.items() if other.kind and _reaches(other, format_, formats)))
 
 
-def _add(steps: dict[str, Step], source: Format, route: Sequence[_Edge]) -> str:
+def _add(steps: dict[str, Step], source: Format, route: Sequence[_Edge], pruning: Pruning | None) -> str:
     """Add a route's steps to the plan, sharing those that are there, and return the last one's id."""
     parent = ""
     path: tuple[str, ...] = (source.name,)
@@ -270,7 +288,7 @@ def _add(steps: dict[str, Step], source: Format, route: Sequence[_Edge]) -> str:
         label = f"({edge.conversion.label})" if edge.conversion.label else ""
         name = variant_of(edge.format, edge.options) + label
         path = (*path, edge.format.name)
-        identity = f"{parent}/{name}" if parent else name
-        steps.setdefault(identity, Step(identity, edge.format.name, edge.options, edge.index, parent, path))
+        identity = "/".join(filter(None, (parent or str(pruning or ""), name)))
+        steps.setdefault(identity, Step(identity, edge.format.name, edge.options, edge.index, parent, path, pruning))
         parent = identity
     return parent

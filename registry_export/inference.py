@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from registry_export.entities import Interface
 from registry_export.errors import RegistryExportError, SourceError
 from registry_export.format import NO_SETUP, Array, Format, ModelSetup, Runner, Tensors
+from registry_export.model_setup import Pruning
 from registry_export.samples import in_single_precision
 
 _EVIDENCE = {"samples": "its samples", "example": "its own input example", "random": "inputs drawn from its signature"}
@@ -48,6 +49,10 @@ class Origin:
         path = Path(self.folder or self.path)
         own = path if path.is_dir() else path.parent
         return (own, *map(Path, self.code_paths), *self.setup.modules)
+
+    def pruned(self, pruning: Pruning | None) -> Origin:
+        """Return how the same checkpoint is loaded with some of its weights made zero."""
+        return replace(self, setup=replace(self.setup, pruning=pruning)) if pruning is not None else self
 
     def load(self, format_: Format) -> Any:
         """Load the object that the format's kind promises."""

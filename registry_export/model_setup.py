@@ -22,7 +22,25 @@ _MODULES = (".py", ".so", ".pyd")
 
 MODEL_FACTORY = "model_factory"
 WRAPPER = "wrapper"
+PRUNING = "pruning"
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Which weights of a checkpoint are made zero before it is exported.
+
+    Attributes:
+        method: `l1_unstructured` (of every layer the smallest ones), `ln_structured` (of every layer the rows of
+            the smallest norm), or `global` (of all layers together the smallest ones).
+        amount: The share of them, between 0 and 1.
+    """
+
+    method: str
+    amount: float
+
+    def __str__(self) -> str:
+        return f"{self.method}{100 * self.amount:g}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,7 @@ class ModelSetup:
         allow_pickle: Whether pickled code may be loaded at all.
         search: Folders in which the modules are looked for, after the model's own code.
         walls_required: Whether it may be loaded only where nothing of the worker's is within its reach.
+        pruning: What a target asks to be done to its weights; None: nothing.
     """
 
     model_factory: str = ""
@@ -42,6 +61,7 @@ class ModelSetup:
     allow_pickle: bool = True
     search: tuple[str, ...] = ()
     walls_required: bool = False
+    pruning: Pruning | None = None
 
     def enter(self) -> None:
         """Make the modules importable, those too that a pickled model of plain files was made with."""
@@ -76,7 +96,7 @@ class ModelSetup:
         Raises:
             SourceError: As `factory`, or the factory fails, or returns nothing.
         """
-        return _called(self.factory(needed_by), (), f"{MODEL_FACTORY} {self.model_factory}")
+        return called(self.factory(needed_by), (), f"{MODEL_FACTORY} {self.model_factory}")
 
     def wrap(self, model: Any) -> Any:
         """Return what the wrapper makes of a model; the model itself where there is no wrapper.
@@ -86,7 +106,7 @@ class ModelSetup:
         """
         if not self.wrapper:
             return model
-        return _called(resolve(self.wrapper, WRAPPER), (model,), f"{WRAPPER} {self.wrapper}")
+        return called(resolve(self.wrapper, WRAPPER), (model,), f"{WRAPPER} {self.wrapper}")
 
 
 NO_SETUP = ModelSetup()
@@ -142,7 +162,18 @@ def resolve(name: str, what: str) -> Any:
     return found
 
 
-def _called(function: Any, arguments: tuple[Any, ...], what: str) -> Any:
+def called(function: Any, arguments: tuple[Any, ...], what: str, returns: str = "the model") -> Any:
+    """Call what a rule names; what goes wrong in it is told as a rule's author needs it.
+
+    Args:
+        function: What `resolve` returned.
+        arguments: For it, in order.
+        what: What refusals call it.
+        returns: What it should return.
+
+    Raises:
+        SourceError: It cannot be called, fails, or returns nothing.
+    """
     if not callable(function):
         raise SourceError(f"{what} is a {type(function).__name__}, and cannot be called.")
     try:
@@ -154,7 +185,7 @@ def _called(function: Any, arguments: tuple[Any, ...], what: str) -> Any:
     except Exception as error:
         raise SourceError(f"{what} fails: {_told(error)}.") from error
     if made is None:
-        raise SourceError(f"{what} returns nothing.", remedy="Let it return the model.")
+        raise SourceError(f"{what} returns nothing.", remedy=f"Let it return {returns}.")
     return made
 
 

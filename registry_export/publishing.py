@@ -90,7 +90,7 @@ def publish(
         _upload_beside(registry, ref, {variant: files[variant] for variant in files if variant in stored})
         with ThreadPoolExecutor(1) as beside:
             reports = beside.submit(_upload_reports, registry, merged)
-            registry.log_metrics(run_id, ref, _metrics(report.targets))
+            registry.log_metrics(run_id, ref, _metrics(report.targets, report.source))
             reports.result()
         registry.finish_run(run_id, "FINISHED")
     except BaseException:
@@ -133,7 +133,7 @@ def publish_verdicts(
             write(path, manifest)
             registry.upload(ref, path, f"{EXPORTS_FOLDER}/{variant}")
     measured = tuple(result for result in results.values() if result.status is not Status.FAILED)
-    run_id = _log_again(registry, report, _metrics(measured))
+    run_id = _log_again(registry, report, _metrics(measured, report.source))
     report = replace(report, run_id=run_id)
     _upload_reports(registry, report)
     tags = registry.version(ref).tags
@@ -273,12 +273,12 @@ def _upload_reports(registry: Registry, report: ExportReport) -> None:
         registry.upload(report.model_version, folder, EXPORTS_FOLDER)
 
 
-def _metrics(results: tuple[TargetResult, ...]) -> dict[str, float]:
-    metrics: dict[str, float] = {}
+def _metrics(results: tuple[TargetResult, ...], source: SourceRecord | None) -> dict[str, float]:
+    metrics = {f"source/{name}": value for name, value in source.evaluation.items()} if source is not None else {}
     for result in results:
         verification = result.verification
         measured = verification.metrics if verification is not None else Metrics()
-        values = {
+        values: dict[str, float | None] = {
             "size_bytes": result.size_bytes,
             "opset_version": result.opset_version,
             "format_version": _number(result.format_version),
@@ -286,6 +286,8 @@ def _metrics(results: tuple[TargetResult, ...]) -> dict[str, float]:
             "latency_p90_ms": verification.latency_p90_ms if verification is not None else None,
             "latency_ms": verification.latency_ms if verification is not None else None,
             "convert_seconds": result.convert_seconds,
+            "sparsity": result.sparsity,
+            **result.evaluation,
         }
         for name, value in values.items():
             if value is not None and abs(value) < math.inf:  # compares whole numbers that no float can hold, too

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from registry_export.config import FACTORY_TAG, TARGETS_TAG
 from registry_export.errors import ExportCancelledError, LedgerError, PublishError, RegistryExportError
+from registry_export.evaluation_setup import NO_EVALUATION, EvaluationSetup
 from registry_export.export import export_model_version
 from registry_export.isolation import ChildPool, Limits
 from registry_export.ledger import VERIFY, KnownExports, LearntCosts, Ledger
@@ -50,6 +51,7 @@ class Request:
         setup: How the checkpoint becomes the model to export.
         targets_from: What asked for the targets: `--target`, the tag, or the file of the rules.
         runtimes: Runtime -> the oldest version of it that is to read the exports.
+        evaluation: How good the source and its exports are, and what these may lose.
     """
 
     version: VersionInfo
@@ -60,6 +62,7 @@ class Request:
     setup: ModelSetup
     targets_from: str = ""
     runtimes: Mapping[str, str] = field(default_factory=dict)
+    evaluation: EvaluationSetup = NO_EVALUATION
 
 
 def run_recorded(
@@ -102,6 +105,7 @@ def run_recorded(
                 tolerance=request.tolerance,
                 setup=request.setup,
                 runtimes=request.runtimes,
+                evaluation=request.evaluation,
                 force=force,
                 latency=settings.latency,
                 index=index,
@@ -123,6 +127,7 @@ class VerificationRequest:
         samples: As for `Request`.
         tolerance: As for `Request`.
         setup: As for `Request`.
+        evaluation: As for `Request`.
     """
 
     version: VersionInfo
@@ -130,6 +135,7 @@ class VerificationRequest:
     samples: str | None
     tolerance: Tolerance | None
     setup: ModelSetup
+    evaluation: EvaluationSetup = NO_EVALUATION
 
 
 def verify_recorded(
@@ -157,6 +163,7 @@ def verify_recorded(
                 samples=request.samples,
                 tolerance=request.tolerance,
                 setup=request.setup,
+                evaluation=request.evaluation,
                 latency=settings.latency,
                 index=index,
                 costs=costs,

@@ -83,6 +83,7 @@ class Reference:
         runtime: What ran it.
         origin: What was run; None: unknown.
         sandbox: The walls that stood around it.
+        sparsity: The share of its parameters that are zero, where it was pruned.
     """
 
     interface: Interface
@@ -99,6 +100,7 @@ class Reference:
     runtime: str = ""
     origin: Origin | None = None
     sandbox: str = ""
+    sparsity: float | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -120,7 +122,7 @@ def reference(arguments: Any) -> Reference:
     format_ = format_named(discover_formats(), origin.format)
     declared = origin.interface
     with _Opened(format_, origin) as runner:
-        base, evidence = _base(request, runner)
+        base, evidence = base_inputs(runner, request.sample, request.evidence)
         began = time.monotonic()
         base, expected, precision = first_run(runner, base, evidence)
         seconds = _seconds(runner, base, time.monotonic() - began)
@@ -163,6 +165,7 @@ def reference(arguments: Any) -> Reference:
                 *one_sided(runner),
             ),
             runtime=runner.runtime,
+            sparsity=getattr(runner, "sparsity", None),
         )
 
 
@@ -188,15 +191,27 @@ class _Opened:
         self._context.__exit__(*exception)
 
 
-def _base(request: ReferenceRequest, runner: Runner) -> tuple[dict[str, Array], str]:
-    """Choose the first inputs: those that were given, those that the checkpoint recommends, or random ones."""
+def base_inputs(runner: Runner, sample: str, evidence: str) -> tuple[dict[str, Array], str]:
+    """Choose the first inputs of a source: those that were given, those that it recommends, or random ones.
+
+    Args:
+        runner: The source.
+        sample: Folder of those that were given; empty: none were.
+        evidence: What these are: `samples` or `example`.
+
+    Returns:
+        Arrays by the source's names, and what they are: `samples`, `example` or `random`.
+
+    Raises:
+        SamplesError: There are none, or they do not fit.
+    """
     inputs = runner.interface.inputs
     recommended: Mapping[str, Array] | None = getattr(runner, "example", None)
-    inside = recommended and request.evidence == "example" and getattr(runner, "inside", False)
-    if request.sample and not inside:
-        sample: Sequence[tuple[str, Array]] = list(read_tensors(Path(request.sample)).items())
+    inside = recommended and evidence == "example" and getattr(runner, "inside", False)
+    if sample and not inside:
+        given: Sequence[tuple[str, Array]] = list(read_tensors(Path(sample)).items())
         complete: Callable[[Sequence[tuple[str, Array]]], dict[str, Array]] | None = getattr(runner, "complete", None)
-        return bind(list(complete(sample).items()) if complete else sample, inputs), request.evidence
+        return bind(list(complete(given).items()) if complete else given, inputs), evidence
     if recommended:
         return bind(list(recommended.items()), inputs), "example"
     if any(spec.shape is None or not spec.dtype for spec in inputs) or not inputs:

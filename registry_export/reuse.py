@@ -69,6 +69,15 @@ class Kept:
     source: SourceRecord | None = None
     report: ExportReport | None = None
 
+    def known_source(self, record: SourceRecord) -> SourceRecord:
+        """Return a checkpoint's record with what is known of the same one already."""
+        own = self.report.source if self.report is not None else None
+        if self.source is None and own is not None and own.sha256 == record.sha256 and own.evidence:
+            return own
+        if self.source is None:
+            return record
+        return replace(self.source, sha256=record.sha256, size_bytes=record.size_bytes)
+
 
 @dataclass(frozen=True)
 class Found:
@@ -184,7 +193,9 @@ def known_exports(report: ExportReport, manifests: Iterable[Manifest]) -> Iterat
 
 
 def _is_settled(status: Status, verification: Verification | None) -> bool:
-    """Say whether making an export anew would show no more of it."""
+    """Say whether making an export anew would show no more of it; what its metrics say is another question."""
+    if verification is not None:
+        status = verification.status
     waits = verification is not None and verification.absent
     return status is Status.VERIFIED or (status is Status.UNVERIFIED and waits)
 

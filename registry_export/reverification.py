@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry_export.admission import Admission
-from registry_export.bench import Bench, now, run_reference, verify_artifact
+from registry_export.bench import Bench, now, run_pruned, run_reference, verify_artifact
 from registry_export.checkpoint import read_checkpoint
 from registry_export.costs import Expectations, StepCosts
 from registry_export.diagnosis import DIAGNOSING, Diagnosis
@@ -33,11 +33,13 @@ from registry_export.errors import (
     VerificationError,
     to_record,
 )
-from registry_export.export import first_inputs, learnt
+from registry_export.evaluation_setup import NO_EVALUATION, EvaluationSetup
+from registry_export.export import learnt
 from registry_export.exports import fetch
 from registry_export.findings import proven, shown_dimensions
-from registry_export.format import Format
+from registry_export.format import Format, Pruning, pruning_of
 from registry_export.inference import Origin
+from registry_export.inputs import first_inputs
 from registry_export.ledger import KnownExports
 from registry_export.manifest import MANIFEST, Manifest, Signer, versions_of, write_manifest
 from registry_export.model_setup import NO_SETUP, ModelSetup
@@ -47,6 +49,7 @@ from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.reporter import SILENT, Reporter
 from registry_export.reuse import forget, known_exports, remember
+from registry_export.scoring import Scoring, score_exports
 from registry_export.scratch import Scratch
 from registry_export.signing import is_vouched_for
 from registry_export.timing import time_exports
@@ -66,6 +69,7 @@ def reverify_model_version(
     samples: str | None = None,
     tolerance: Tolerance | None = None,
     setup: ModelSetup = NO_SETUP,
+    evaluation: EvaluationSetup = NO_EVALUATION,
     latency: bool = True,
     index: KnownExports | None = None,
     costs: StepCosts | None = None,
@@ -86,6 +90,7 @@ def reverify_model_version(
         samples: Path of an `.npz` file or an artifact URI with inputs to verify with.
         tolerance: In place of the precision's default.
         setup: How the checkpoint becomes the model that was exported.
+        evaluation: How good the source and its exports are, and what these may lose.
         latency: Whether the source and the exports are timed.
         index: What the ledger knows of verified exports.
         costs: What is remembered of the steps of all exports; None: nothing.
@@ -103,7 +108,7 @@ def reverify_model_version(
     with Scratch() as work:
         queue = Admission(pool.cores, pool.available_bytes)
         bench = Bench(formats, pool, work, tolerance, reporter, latency=latency, queue=queue)
-        job = _Job(ref, registry, tuple(variants), samples, setup, index, costs, signer)
+        job = _Job(ref, registry, tuple(variants), samples, setup, evaluation, index, costs, signer)
         report = _published(job)
         intact, results = _check_files(job, bench, _chosen(job, report))
         try:
@@ -124,6 +129,7 @@ class _Job:
     variants: tuple[str, ...]
     samples: str | None
     setup: ModelSetup
+    evaluation: EvaluationSetup
     index: KnownExports | None
     costs: StepCosts | None
     signer: Signer | None
@@ -216,22 +222,39 @@ def _judge(
         model = job.registry.download(job.ref, bench.work / "source")
         checkpoint = read_checkpoint(model, bench.formats, job.setup)
     bench = replace(bench, expected=Expectations(checkpoint.record.checkpoint_bytes, job.costs))
-    sample, evidence = first_inputs(job.registry, job.samples, checkpoint, bench.work)
+    inputs = first_inputs(job.registry, job.samples, checkpoint, bench.work, job.evaluation.labels)
     targets = [_target(stored.result) for stored in intact.values()]
-    reference = run_reference(bench, checkpoint.origin, sample, evidence, targets)
+    reference = run_reference(bench, checkpoint.origin, inputs.sample, inputs.evidence, targets)
+    pruned = run_pruned(bench, checkpoint.origin, inputs.sample, inputs.evidence, targets)
     children = bench.children("diagnose", "", DIAGNOSING)
-    diagnosis = Diagnosis(bench.formats, children, checkpoint.origin, reference, bench.work / "diagnosis")
-    judged = {v: _judge_one(bench, stored, diagnosis, checkpoint.format) for v, stored in intact.items()}
+    answers: dict[Pruning | None, Reference | RegistryExportError] = {None: reference}
+    diagnoses = {
+        pruning: own
+        if isinstance(own, RegistryExportError)
+        else Diagnosis(bench.formats, children, checkpoint.origin.pruned(pruning), own, bench.work / f"diagnosis-{n}")
+        for n, (pruning, own) in enumerate((answers | pruned).items())
+    }
+    judged = {
+        variant: _judge_one(bench, stored, diagnoses[pruning_of(stored.result.options)], checkpoint.format)
+        for variant, stored in intact.items()
+    }
     fresh = {v: (result, intact[v].origin) for v, result in judged.items() if result is not intact[v].result}
     taken, timed = time_exports(bench, checkpoint.origin, reference, fresh)
-    return replace(report, source=learnt(checkpoint.record, reference, taken)), timed
+    scoring = Scoring.of(job.evaluation, checkpoint, inputs)
+    scores = score_exports(bench, scoring, {v: (timed[v], intact[v].origin) for v in timed}, reference.stand_in)
+    source = scoring.recorded(learnt(checkpoint.record, reference, taken), scores)
+    return replace(report, source=source), dict(scores.results)
 
 
 def _target(result: TargetResult) -> Target:
     return Target(result.format, result.options, result.variant, result.required)
 
 
-def _judge_one(bench: Bench, stored: _Stored, diagnosis: Diagnosis, source: Format) -> TargetResult:
+def _judge_one(
+    bench: Bench, stored: _Stored, diagnosis: Diagnosis | RegistryExportError, source: Format
+) -> TargetResult:
+    if isinstance(diagnosis, RegistryExportError):
+        return _failed(stored.result, diagnosis, "Verify")
     result, reference = stored.result, diagnosis.reference
     work = bench.work / f"verify-{result.variant}"
     work.mkdir()
@@ -301,6 +324,9 @@ def _publish(
             verification=results[variant].verification,
             dynamic_dimensions=results[variant].dynamic_dimensions,
             key=results[variant].key,
+            evaluation=results[variant].evaluation,
+            evaluation_key=results[variant].evaluation_key,
+            evaluation_reason=results[variant].evaluation_reason,
         )
         for variant, stored in intact.items()
         if variant in results

@@ -6,12 +6,14 @@ files go out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
-from registry_export.bench import Bench, now, verify_artifact
+from registry_export.bench import Bench, Pruned, now, verify_artifact
 from registry_export.children import PlacedChildren
 from registry_export.conversion import PlanRun, StepResult
 from registry_export.diagnosis import DIAGNOSING, Diagnosis
@@ -33,12 +35,14 @@ from registry_export.findings import (
     static_notes,
     way,
 )
-from registry_export.format import Toolchain
+from registry_export.format import Pruning, Toolchain
 from registry_export.graph import ExportPlan, PlannedTarget, Step, needed_toolchains
 from registry_export.inference import Origin
 from registry_export.manifest import combined_digest, file_records
 from registry_export.reference import Reference
 from registry_export.schedule import Schedule
+
+_NONE_PRUNED: Pruned = MappingProxyType({})
 
 Made = tuple[TargetResult, Path | None]
 """A target's result, and the folder of its files where there are any."""
@@ -51,6 +55,7 @@ def export_targets(
     planned: Sequence[PlannedTarget],
     reference: Reference,
     judged: Callable[[TargetResult, Path | None], None] | None = None,
+    pruned: Pruned = _NONE_PRUNED,
 ) -> dict[str, Made]:
     """Export targets side by side; a failed one leaves its siblings alive.
 
@@ -61,6 +66,7 @@ def export_targets(
         planned: Those of its targets that are to be made.
         reference: The source's answers.
         judged: Told of every target as soon as there is a verdict on it, in the target's own thread.
+        pruned: The answers of the source with weights made zero, for those targets that ask for that.
 
     Returns:
         By variant: the result, and the folder of its files.
@@ -69,7 +75,7 @@ def export_targets(
         ExportCancelledError: A person stopped it.
         DiskFullError: No target can be made on this machine now.
     """
-    makers = _Makers.of(bench, source, plan, reference, judged)
+    makers = _Makers.of(bench, source, plan, reference, judged, pruned)
     # A thread for each target costs nothing: it waits in the queue, or for a step that another one runs.
     with ThreadPoolExecutor(max_workers=max(len(planned), 1)) as executor:
         ordered = makers.schedule.longest_first(list(planned))
@@ -96,7 +102,7 @@ class _Makers:
     run: PlanRun
     schedule: Schedule
     reference: Reference
-    diagnosis: Diagnosis
+    pruned: Pruned
     judged: Callable[[TargetResult, Path | None], None] | None
 
     @classmethod
@@ -107,6 +113,7 @@ class _Makers:
         plan: ExportPlan,
         reference: Reference,
         judged: Callable[[TargetResult, Path | None], None] | None,
+        pruned: Pruned,
     ) -> _Makers:
         schedule = Schedule(plan, bench.formats, bench.expected)
 
@@ -128,10 +135,35 @@ class _Makers:
             optional=reference.optional,
             calibration=reference.calibration,
         )
-        origin = reference.origin or source
-        looking = bench.children("diagnose", "", DIAGNOSING)
-        diagnosis = Diagnosis(bench.formats, looking, origin, reference, bench.work / "diagnosis")
-        return cls(bench, run, schedule, reference, diagnosis, judged)
+        return cls(bench, run, schedule, reference, pruned, judged)
+
+    @cached_property
+    def _diagnoses(self) -> Mapping[Pruning | None, Diagnosis]:
+        looking = self.bench.children("diagnose", "", DIAGNOSING)
+        whole: dict[Pruning | None, Reference] = {None: self.reference}
+        whole |= {pruning: own for pruning, own in self.pruned.items() if isinstance(own, Reference)}
+        return {
+            pruning: Diagnosis(
+                self.bench.formats,
+                looking,
+                reference.origin or self.run.source.pruned(pruning),
+                reference,
+                self.bench.work / "-".join(filter(None, ("diagnosis", str(pruning or "")))),
+            )
+            for pruning, reference in whole.items()
+        }
+
+    def _reference(self, route: str) -> Reference:
+        """Return the answers of what a route starts from.
+
+        Raises:
+            RegistryExportError: There are none.
+        """
+        pruning = self.run.plan.steps[route].pruning
+        found = self.pruned[pruning] if pruning is not None else self.reference
+        if isinstance(found, RegistryExportError):
+            raise found
+        return found
 
     def make(self, planned: PlannedTarget) -> Made:
         """Try a target's routes until one is verified; keep the best."""
@@ -150,7 +182,7 @@ class _Makers:
         attempts: list[Attempt] = []
         for route in planned.routes:
             self.schedule.follow(target.variant, route)
-            made = _try_route(self.bench, self.run, route, blank, self.reference)
+            made = self._tried(route, blank)
             good = made[0].status in (Status.VERIFIED, Status.UNVERIFIED)
             problem = "" if good else _problem(made[0])
             repeated = problem and any(attempt.error == problem for attempt in attempts)
@@ -169,6 +201,17 @@ class _Makers:
             self.judged(result, folder)
         return result, folder
 
+    def _tried(self, route: str, blank: TargetResult) -> Made:
+        try:
+            reference = self._reference(route)
+        except RegistryExportError as error:
+            return replace(blank, error=to_record(error), path=self.run.plan.steps[route].path), None
+        result, folder = _try_route(self.bench, self.run, route, blank, reference)
+        if reference is self.reference:
+            return result, folder
+        told = (note for note in reference.notes if note not in (*self.reference.notes, *result.notes))
+        return replace(result, sparsity=reference.sparsity, notes=(*told, *result.notes)), folder
+
     def _explained(self, route: str, result: TargetResult) -> TargetResult:
         """Say of a mismatch where it goes wrong."""
         step = self.run.result(route)
@@ -177,7 +220,8 @@ class _Makers:
         artifacts = [made.origin for made in way(self.run, step)][::-1]
         with self.bench.step("diagnose", result.variant):
             precision = precision_of(self.run, step)
-            verification = self.diagnosis.explained(result.verification, artifacts, precision)
+            diagnosis = self._diagnoses[step.step.pruning]
+            verification = diagnosis.explained(result.verification, artifacts, precision)
         return replace(result, verification=verification)
 
 

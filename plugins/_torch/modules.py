@@ -18,6 +18,7 @@ from registry_export_plugins._torch.caching import cached_decoder
 from registry_export_plugins._torch.calls import Binding, bind, flatten, output_names, parameters_of
 from registry_export_plugins._torch.decisions import Taken, recorded
 from registry_export_plugins._torch.otherwise import variants
+from registry_export_plugins._torch.pruning import Pruned
 
 _NO_NUMPY = (torch.bfloat16, *(getattr(torch, name) for name in dir(torch) if name.startswith("float8_")))
 
@@ -161,6 +162,7 @@ class TorchRunner:
         inside: Whether something of the author's calls the model, and the logged example is that one's.
         module: What `call` belongs to; None where that is a program.
         decisions: The sides that its decisions on data have taken, by place.
+        sparsity: The share of its parameters that are zero, where it was pruned.
     """
 
     def __init__(
@@ -178,6 +180,12 @@ class TorchRunner:
         self.example: Mapping[str, Array] | None = None
         self.notes: tuple[str, ...] = ()
         self.inside = False
+        self.sparsity: float | None = None
+
+    def tell_pruned(self, pruned: Pruned | None) -> None:
+        """Let the report say what was done to the weights."""
+        if pruned is not None:
+            self.sparsity, self.notes = pruned.sparsity, (*self.notes, pruned.note)
 
     @property
     def interface(self) -> Interface:

@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from registry_export.entities import Description, Interface
 from registry_export.format import NO_SETUP, TORCH_MODULE, Array, Conversion, Inside, ModelSetup, Option, Runner
 from registry_export_plugins._toolchains import TORCH
 from registry_export_plugins._torch.files import left_out
+
+if TYPE_CHECKING:
+    from registry_export_plugins._torch.pruning import Pruned
 
 
 class TorchSource:
@@ -27,7 +30,7 @@ class TorchSource:
     options: tuple[Option, ...] = ()
     conversions: tuple[Conversion, ...] = ()
     verified_by = "PyTorch on the CPU"
-    setup: tuple[str, ...] = ("model_factory", "wrapper")
+    setup: tuple[str, ...] = ("model_factory", "wrapper", "pruning")
     inside = False
     """Whether something of the author's calls the module, so that the logged example is not the module's."""
 
@@ -55,12 +58,16 @@ class TorchSource:
         """Load the module, in evaluation mode, wrapped as `torch_module` promises."""
         return self._adapted(path, interface, setup)[1]
 
-    def _adapted(self, path: Path, interface: Interface, setup: ModelSetup) -> tuple[Any, Any]:
+    def _adapted(self, path: Path, interface: Interface, setup: ModelSetup) -> tuple[Any, Any, Pruned | None]:
         from registry_export_plugins._torch.modules import adapt_wrapped
 
-        module = self.module(path, setup)
+        module, pruned = self.module(path, setup), None
+        if setup.pruning is not None:
+            from registry_export_plugins._torch.pruning import prune_module
+
+            pruned = prune_module(module, setup.pruning)
         declared = self.declared(path, interface, module)
-        return module, adapt_wrapped(module, declared, setup)
+        return module, adapt_wrapped(module, declared, setup), pruned
 
     @contextmanager
     def open(self, path: Path, interface: Interface, setup: ModelSetup = NO_SETUP) -> Iterator[Runner]:
@@ -69,10 +76,11 @@ class TorchSource:
         from registry_export_plugins._torch.modules import TorchRunner
         from registry_export_plugins._torch.stepping import SteppingRunner
 
-        module, adapter = self._adapted(path, interface, setup)
+        module, adapter, pruned = self._adapted(path, interface, setup)
         outputs = () if setup.wrapper else self.declared(path, interface, module).outputs
         runner = TorchRunner(adapter.call, replace(interface, inputs=adapter.inputs, outputs=outputs), module=adapter)
         runner.notes = self.notes(path, module)
+        runner.tell_pruned(pruned)
         runner.inside = self.inside
         if isinstance(adapter.wrapped, CachedDecoder):
             yield SteppingRunner(adapter.wrapped, runner)

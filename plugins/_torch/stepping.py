@@ -27,6 +27,7 @@ class SteppingRunner(TorchRunner):
     def __init__(self, decoder: CachedDecoder, runner: TorchRunner) -> None:
         super().__init__(runner.call, runner.interface, module=runner.module)
         self.example, self.notes, self.inside = runner.example, (*runner.notes, CACHE_NOTE), runner.inside
+        self.sparsity = runner.sparsity
         self._decoder = decoder
         self.feeds = decoder.feeds
         if self.example is None:

@@ -28,6 +28,7 @@ class OptionRecord:
     minimum: float | None
     maximum: float | None
     help: str
+    parts: tuple[OptionRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def _folded(sources: tuple[str, ...], families: Mapping[str, tuple[str, ...]]) -
 
 def _record(format_: Format, found: Mapping[str, Format]) -> FormatRecord:
     from registry_export.discovery import install_command, missing_requirements
+    from registry_export.format import options_of
     from registry_export.graph import sources_of
 
     missing = missing_requirements(format_.requirements)
@@ -118,7 +120,7 @@ def _record(format_: Format, found: Mapping[str, Format]) -> FormatRecord:
         install=install_command(format_) if missing else "",
         sources=sources_of(format_, found),
         verified_by=format_.verified_by,
-        options=tuple(_option(option) for option in format_.options),
+        options=tuple(_option(option) for option in options_of(format_)),
     )
 
 
@@ -131,6 +133,7 @@ def _option(option: Option) -> OptionRecord:
         minimum=option.minimum,
         maximum=option.maximum,
         help=option.help,
+        parts=tuple(_option(part) for part in option.parts),
     )
 
 
@@ -144,6 +147,8 @@ def _print_options(record: FormatRecord) -> None:
 
 
 def _values(option: OptionRecord) -> str:
+    if option.parts:
+        return ", ".join(f"{part.name} ({_values(part)})" for part in option.parts)
     if option.choices:
         return ", ".join(map(str, option.choices))
     if option.minimum is not None or option.maximum is not None:

@@ -32,6 +32,8 @@ def check(option: Option, value: OptionValue, place: Place) -> OptionValue:
     """
     if value is None and option.default is None:
         return None
+    if option.parts:
+        return _check_parts(option, value, place)
     if option.type is dict:
         return _check_dimensions(value, place)
     if option.type is float and isinstance(value, int) and not isinstance(value, bool):
@@ -51,6 +53,9 @@ def from_entry(option: Option, entry: Entry) -> OptionValue:
     Raises:
         ConfigurationError: It has not even the shape of such a value.
     """
+    if option.parts and not entry.is_null:
+        parts = entry.mapping([part.name for part in option.parts])
+        return {part.name: _scalar(part, parts[part.name]) for part in option.parts if part.name in parts}
     if option.type is dict and not entry.is_null:
         return {name: _axes_from_entry(name, axes) for name, axes in entry.mapping().items()}
     value = entry.scalar(_type_name(option))
@@ -69,6 +74,8 @@ def from_text(option: Option, text: str, place: Place) -> OptionValue:
     Raises:
         ConfigurationError: It is not of the notation of dynamic dimensions.
     """
+    if option.parts:
+        return _parts_from_text(option, text, place)
     if option.type is dict:
         return _dimensions_from_text(text, place)
     if option.type is bool:
@@ -135,6 +142,41 @@ def _dimensions_from_text(text: str, place: Place) -> dict[str, dict[str, str]]:
 def _default_name(name: str, axis: str) -> str:
     symbol = re.sub(r"\W", "_", f"{name}_{axis}", flags=re.ASCII)
     return f"dim_{symbol}" if symbol[0].isdigit() else symbol
+
+
+def _scalar(part: Option, entry: Entry) -> str | float:
+    value = from_entry(part, entry)
+    return value if isinstance(value, str | float) else entry.text()
+
+
+def _parts_from_text(option: Option, text: str, place: Place) -> dict[str, str | float]:
+    parts = {part.name: part for part in option.parts}
+    found: dict[str, str | float] = {}
+    for piece in text.split("+"):
+        name, _, value = (word.strip() for word in piece.partition("="))
+        if name not in parts:
+            raise place.error(f"has no part {name!r}{among(name, parts)}")
+        read = from_text(parts[name], value, place)
+        found[name] = read if isinstance(read, float) else value
+    return found
+
+
+def _check_parts(option: Option, value: OptionValue, place: Place) -> OptionValue:
+    """Refuse a mapping that lacks a part or has another; all in the order in which they are declared."""
+    names = [part.name for part in option.parts]
+    example = "+".join(f"{name}=..." for name in names)
+    if not isinstance(value, Mapping):
+        raise place.error(f"must be a mapping with the keys {', '.join(names)} (on the command line {example}).")
+    checked: dict[str, Mapping[str, str] | str | float] = {}
+    for name in value:
+        if name not in names:
+            raise place.error(f"has no part {name!r}{among(name, names)}")
+    for part in option.parts:
+        if part.name not in value:
+            raise place.error(f"the key {part.name!r} is missing.")
+        found = check(part, value[part.name], place.child(part.name))
+        checked[part.name] = found if isinstance(found, float) else str(found)
+    return checked
 
 
 def _check_dimensions(value: OptionValue, place: Place) -> OptionValue:

@@ -12,6 +12,7 @@ from registry_export.config.places import Place, among
 from registry_export.config.rules import KEEP, REVERT, STAGES, Configuration, Rule, is_artifact_uri
 from registry_export.config.targets import Formats, distinct, format_named, make_target, read_target
 from registry_export.entities import Target, Tolerance
+from registry_export.evaluation_setup import EVALUATE, LABELS, MAX_DROP, SMALL_IS_BETTER, EvaluationSetup
 from registry_export.format import RUNTIMES
 from registry_export.model_setup import MODEL_FACTORY, WRAPPER, ModelSetup, is_callable_name
 
@@ -22,10 +23,11 @@ _ALLOW_PICKLE, _SANDBOX, _RUNTIMES = "allow_pickle", "sandbox", "runtimes"
 _AVAILABLE, _REQUIRED = "available", "required"
 _RULE_KEYS = (
     "models", "promotions", "targets", "samples", "tolerance", "on_failure", MODEL_FACTORY, WRAPPER, _ALLOW_PICKLE,
-    _SANDBOX, _RUNTIMES,
+    _SANDBOX, _RUNTIMES, EVALUATE, MAX_DROP,
 )  # fmt: skip
-_LATER_RULE_KEYS = ("require", "gate", "on_success", "evaluate", "max_drop")
+_LATER_RULE_KEYS = ("require", "gate", "on_success")
 _PROMOTION_KEYS = ("stages", "aliases", "copied")
+_SAMPLES_KEYS = ("path", LABELS)
 _ON_FAILURE = (KEEP, REVERT)
 
 
@@ -103,15 +105,41 @@ def _read_rule(entry: Entry, folder: Path, formats: Formats) -> Rule:
         on_failure=_one_of(on_failure, _ON_FAILURE) if on_failure else KEEP,
         setup=_read_setup(fields, folder),
         runtimes=_read_runtimes(fields[_RUNTIMES]) if _RUNTIMES in fields else {},
+        evaluation=_read_evaluation(fields),
     )
 
 
 def _read_setup(fields: Mapping[str, Entry], folder: Path) -> ModelSetup:
-    names = {key: _callable_name(fields[key]) for key in (MODEL_FACTORY, WRAPPER) if key in fields}
+    names = {key: _callable_name(fields[key]) if key in fields else "" for key in (MODEL_FACTORY, WRAPPER)}
     allow_pickle = fields[_ALLOW_PICKLE].flag() if _ALLOW_PICKLE in fields else True
     sandbox = _one_of(fields[_SANDBOX], (_AVAILABLE, _REQUIRED)) if _SANDBOX in fields else _AVAILABLE
     search = (str(folder.absolute()),)
-    return ModelSetup(**names, allow_pickle=allow_pickle, search=search, walls_required=sandbox == _REQUIRED)
+    return ModelSetup(names[MODEL_FACTORY], names[WRAPPER], allow_pickle, search, sandbox == _REQUIRED)
+
+
+def _read_evaluation(fields: Mapping[str, Entry]) -> EvaluationSetup:
+    drops = fields.get(MAX_DROP)
+    if drops is not None and not {EVALUATE, "samples"}.intersection(fields):
+        raise drops.place.error(f"needs something to measure: {EVALUATE}, or samples with labels.")
+    samples = fields["samples"].mapping(_SAMPLES_KEYS) if "samples" in fields else {}
+    return EvaluationSetup(
+        evaluate=_callable_name(fields[EVALUATE]) if EVALUATE in fields else "",
+        labels=samples[LABELS].text("the name of an array") if LABELS in samples else "",
+        max_drop=_read_drops(drops) if drops is not None else {},
+    )
+
+
+def _read_drops(entry: Entry) -> dict[str, float]:
+    drops: dict[str, float] = {}
+    for name, given in entry.mapping().items():
+        limit = drops[name] = given.number()
+        if not math.isfinite(limit):
+            raise given.place.error(f"must be finite, not {limit}.")
+        if name in SMALL_IS_BETTER and limit > 0:
+            raise given.place.error(f"is better small: write -{limit:g}, the most that it may rise.")
+    if not drops:
+        raise entry.place.error("names no metric, as in {accuracy: 0.01}.")
+    return drops
 
 
 def _read_runtimes(entry: Entry) -> dict[str, str]:
@@ -149,7 +177,7 @@ def _read_targets(entry: Entry, formats: Formats) -> tuple[Target, ...]:
 
 
 def _read_samples(entry: Entry, folder: Path) -> str:
-    fields = entry.mapping(("path",))
+    fields = entry.mapping(_SAMPLES_KEYS)
     if "path" not in fields:
         raise entry.place.error("the key 'path' is missing.")
     path = fields["path"].text("a path or an artifact URI")

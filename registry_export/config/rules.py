@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from registry_export.entities import Target, Tolerance
+from registry_export.evaluation_setup import NO_EVALUATION, EvaluationSetup
 from registry_export.model_setup import NO_SETUP, ModelSetup
 
 STAGES = ("Staging", "Production")
@@ -35,6 +36,7 @@ class Rule:
         on_failure: What to do about a promotion whose export failed or does not match: `keep` it, or `revert` it.
         setup: How the checkpoint becomes the model to export.
         runtimes: Runtime -> the oldest version of it that is to read the exports; what it cannot read is warned of.
+        evaluation: How good the model and its exports are, and what these may lose.
     """
 
     models: str
@@ -47,6 +49,7 @@ class Rule:
     on_failure: str = KEEP
     setup: ModelSetup = NO_SETUP
     runtimes: Mapping[str, str] = field(default_factory=dict)
+    evaluation: EvaluationSetup = NO_EVALUATION
 
     def matches(self, model_name: str, trigger: str) -> bool:
         """Whether this promotion is the rule's.

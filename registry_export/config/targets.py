@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING
 from registry_export.config.options import FLAGS, check, from_entry, from_text, word
 from registry_export.config.places import Place, among
 from registry_export.entities import OptionValue, Target
-from registry_export.format import Format, Option
+from registry_export.format import PRUNING, Format, Option, options_of
 
 if TYPE_CHECKING:
     from registry_export.config.document import Entry
 
 Formats = Mapping[str, Format]
 
-LATER_OPTIONS = ("precision", "quantization", "pruning")
+LATER_OPTIONS = ("precision", "quantization")
 """Options that are documented for formats in general; refused with that word where a format has them not yet."""
 
 _REQUIRED = "required"
+_COMMON = (PRUNING.name,)
 _PRECISION, _QUANTIZATION = "precision", "quantization"
 _VARIANT_LENGTH = 100
 """MLflow allows 250 characters in a tag's key; `registry_export.` and metric names need some of them."""
@@ -51,10 +52,10 @@ def variant_of(format: Format, options: Mapping[str, OptionValue]) -> str:  # no
         options: Option values by name; those that are absent have their defaults.
     """
     parts = [format.name]
-    for option in format.options:
+    for option in options_of(format):
         value = options.get(option.name, option.default)
         if value != option.default:
-            parts.append(re.sub(r"[^A-Za-z0-9_.-]", "_", option.short.format(value=_short(value))))
+            parts.append(re.sub(r"[^A-Za-z0-9_.-]", "_", option.short.format(value=_short(option, value))))
     variant = "-".join(parts)
     if len(variant) <= _VARIANT_LENGTH:
         return variant
@@ -85,7 +86,8 @@ def make_target(
         name: check(_option_at(format, name, where.child(name)), value, where.child(name))
         for name, value in options.items()
     }
-    filled = {option.name: given.get(option.name, option.default) for option in format.options}
+    filled = {option.name: option.default for option in format.options} | given
+    filled = {name: value for name, value in filled.items() if value is not None or name not in _COMMON}
     if given.get(_QUANTIZATION) is not None and filled.get(_PRECISION) != "int8":
         raise where.child(_QUANTIZATION).error("says how int8 is reached: it needs precision=int8 beside it.")
     return Target(format.name, filled, variant_of(format, filled), required)
@@ -179,8 +181,8 @@ def _parse_one(text: str, place: Place, formats: Formats) -> Target:
 
 def _rejoined(pairs: list[str], format_: Format) -> list[str]:
     """Put a value back together that holds a colon itself, as `package.module:NAME` does."""
-    free_text = {option.name for option in format_.options if option.type is str and not option.choices}
-    forgotten = {*(option.name for option in format_.options), _REQUIRED}  # an option that lacks its value
+    free_text = {option.name for option in options_of(format_) if option.type is str and not option.choices}
+    forgotten = {*(option.name for option in options_of(format_)), _REQUIRED}  # an option that lacks its value
     joined: list[str] = []
     for pair in pairs:
         is_rest = "=" not in pair and pair not in forgotten
@@ -211,8 +213,8 @@ def _format_at(formats: Formats, name: str, place: Place, choices: list[str]) ->
 
 
 def _option_at(format_: Format, name: str, place: Place) -> Option:
-    names = [*(option.name for option in format_.options), _REQUIRED]
-    for option in format_.options:
+    names = [*(option.name for option in options_of(format_)), _REQUIRED]
+    for option in options_of(format_):
         if option.name == name:
             return option
     if name in LATER_OPTIONS:
@@ -220,7 +222,9 @@ def _option_at(format_: Format, name: str, place: Place) -> Option:
     raise place.error(f"{format_.name} has no option {name!r}{among(name, names)}")
 
 
-def _short(value: OptionValue) -> str:
+def _short(option: Option, value: OptionValue) -> str:
+    if option.parts and isinstance(value, Mapping):  # a share stands as a percentage
+        return "".join(f"{100 * part:g}" if isinstance(part, float) else str(part) for part in value.values())
     if isinstance(value, Mapping):
-        return "-".join(f"{name}_{axis}" for name, axes in value.items() for axis in axes)
+        return "-".join(f"{name}_{axis}" for name, axes in value.items() if isinstance(axes, Mapping) for axis in axes)
     return word(value)

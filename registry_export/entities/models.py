@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-OptionValue: TypeAlias = str | int | float | bool | Mapping[str, Mapping[str, str]] | None
-"""A target option's value. The mapping is `dynamic_dimensions`: input name -> axis -> dimension name."""
+OptionValue: TypeAlias = str | int | float | bool | Mapping[str, Mapping[str, str] | str | float] | None
+"""A target option's value. A mapping is `dynamic_dimensions` (input name -> axis -> dimension name), or that of an
+option of several parts (`pruning`: part -> its value)."""
 
 Dimension: TypeAlias = int | str
 """A fixed size, or the name of a dynamic dimension."""
@@ -58,7 +59,8 @@ class Target:
 
     Attributes:
         format: The format's name.
-        options: Every option that the format declares, defaults filled in.
+        options: Every option that the format declares, defaults filled in; of those that all formats have, what is
+            asked for.
         variant: The slug that names it everywhere: the format and each option that is not its default.
         required: Whether its verdict counts in the version's status.
     """

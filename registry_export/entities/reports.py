@@ -60,6 +60,10 @@ class TargetResult:
         precision: The coarsest on the way to the file, by which it is judged.
         taken_from: The version that it was made and verified for, where that is another one with the same content.
         one_sided: Why agreeing inputs do not make it verified: a trace on the way has kept one side of a decision.
+        sparsity: Of a pruned checkpoint, the share of all its parameters that are zero.
+        evaluation: How good it is, by metric (`accuracy`).
+        evaluation_key: Digest of everything but the export that the metrics depend on; empty: it was not evaluated.
+        evaluation_reason: Why the metrics make its verdict worse than its numbers do; empty: they do not.
     """
 
     variant: str
@@ -85,6 +89,10 @@ class TargetResult:
     precision: str = ""
     one_sided: str = ""
     taken_from: ModelVersionRef | None = None
+    sparsity: float | None = None
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    evaluation_key: str = ""
+    evaluation_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,9 @@ class SourceRecord:
         notes: Sentences about the source (static batch, unstable outputs).
         noise: How far its answers are from its own, computed another way; None where it was not run.
         sandbox: The walls that stood around the processes that loaded it; empty: none, or it was not loaded.
+        evaluation: As the exports'.
+        evaluation_key: As the exports'.
+        max_drop: By metric, how much less than the source's an export's may be: what the rule says.
     """
 
     format: str
@@ -118,6 +129,9 @@ class SourceRecord:
     checkpoint_bytes: int = 0
     latency: Latency | None = None
     sandbox: str = ""
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    evaluation_key: str = ""
+    max_drop: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ _OF_CHILDREN = (
     errors.PlanError,
     errors.ConversionError,
     errors.VerificationError,
+    errors.EvaluationError,
 )
 """What a child may say: of leases, servers and cancelling it knows nothing."""
 

@@ -126,7 +126,11 @@ def _option_text(value: OptionValue) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return "+".join(
-            f"{name}.{axis}={dimension}" for name, axes in value.items() for axis, dimension in axes.items()
-        )
+        return "+".join(text for name, part in value.items() for text in _part_texts(name, part))
     return str(value)
+
+
+def _part_texts(name: str, part: Mapping[str, str] | str | float) -> list[str]:
+    if isinstance(part, Mapping):
+        return [f"{name}.{axis}={dimension}" for axis, dimension in part.items()]
+    return [f"{name}={part}"]

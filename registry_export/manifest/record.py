@@ -61,6 +61,10 @@ class Manifest:
         taken_from: The version that it was made for, where that is another one with the same content.
         beside: What is written beside the model files, for MLflow.
         one_sided: Why agreeing inputs do not make it verified; empty where they do.
+        sparsity: As in `TargetResult`.
+        evaluation: How good it is, by metric.
+        evaluation_key: As in `TargetResult`.
+        evaluation_reason: As in `TargetResult`.
     """
 
     schema_version: int
@@ -96,6 +100,10 @@ class Manifest:
     taken_from: ModelVersionRef | None = None
     beside: tuple[FileRecord, ...] = ()
     one_sided: str = ""
+    sparsity: float | None = None
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    evaluation_key: str = ""
+    evaluation_reason: str = ""
 
     @property
     def interface(self) -> Interface:
@@ -152,6 +160,10 @@ def make_manifest(folder: Path, report: ExportReport, result: TargetResult) -> M
         exported_at=result.exported_at or report.created_at,
         taken_from=result.taken_from,
         one_sided=result.one_sided,
+        sparsity=result.sparsity,
+        evaluation=result.evaluation,
+        evaluation_key=result.evaluation_key,
+        evaluation_reason=result.evaluation_reason,
     )
 
 
@@ -187,6 +199,10 @@ def result_of(manifest: Manifest) -> TargetResult:
         precision=manifest.judged_as,
         taken_from=manifest.taken_from,
         one_sided=manifest.one_sided,
+        sparsity=manifest.sparsity,
+        evaluation=manifest.evaluation,
+        evaluation_key=manifest.evaluation_key,
+        evaluation_reason=manifest.evaluation_reason,
     )
 
 

@@ -44,6 +44,20 @@ def against_source(result: TargetResult, source: SourceRecord | None) -> str:
     return ", ".join([first, *parts[1:]])
 
 
+def evaluation_text(result: TargetResult, source: SourceRecord | None) -> str:
+    """Write how good it is: `accuracy 0.961 (the source 0.967, at most 0.01 less is allowed)`; else nothing."""
+    return ", ".join(_metric_text(name, value, source) for name, value in result.evaluation.items())
+
+
+def _metric_text(name: str, value: float, source: SourceRecord | None) -> str:
+    before = source.evaluation.get(name) if source is not None else None
+    if source is None or before is None:
+        return f"{name} {value:.4g}"
+    limit = source.max_drop.get(name)
+    allowed = "" if limit is None else f", at most {abs(limit):g} {'less' if limit >= 0 else 'more'} is allowed"
+    return f"{name} {value:.4g} (the source {before:.4g}{allowed})"
+
+
 def against_earlier(result: TargetResult, compared: ComparedWith | None) -> str:
     """Compare with the version before: `6 dB worse and 14 % larger than version 7`; empty without such an export."""
     earlier = {export.variant: export for export in compared.targets} if compared is not None else {}

@@ -90,15 +90,17 @@ def _without_reasons(report: ExportReport, link: Link) -> tuple[str, ...]:
 def _table(report: ExportReport, link: Link) -> str:
     if not report.targets:
         return _line(report, link)
-    rows = [_cells(result) for result in report.targets]
+    metric = next((name for result in report.targets for name in result.evaluation), "")
+    rows = [(*_cells(result), *_measured(result, metric)) for result in report.targets]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    head = [_padded(name, width) for name, width in zip(_HEAD, widths, strict=True)]
+    names = (*_HEAD, *([escaped(metric)] if metric else []))
+    head = [_padded(name, width) for name, width in zip(names, widths, strict=True)]
     linked = [
         [_linked(cells[0], link(f"exports/{result.variant}") if _has_files(result) else None), *cells[1:]]
         for result, cells in zip(report.targets, rows, strict=True)
     ]
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, *linked)]
-    return "\n".join([_line(report, link), "", lines[0], "|" + ":---|" * len(_HEAD), *lines[1:]])
+    return "\n".join([_line(report, link), "", lines[0], "|" + ":---|" * len(names), *lines[1:]])
 
 
 def _cells(result: TargetResult) -> tuple[str, ...]:
@@ -110,6 +112,13 @@ def _cells(result: TargetResult) -> tuple[str, ...]:
         size_text(result.size_bytes),
         number_text(metrics.max_abs_diff if metrics else None),
     )
+
+
+def _measured(result: TargetResult, metric: str) -> tuple[str, ...]:
+    if not metric:
+        return ()
+    value = result.evaluation.get(metric)
+    return (MISSING if value is None else f"{value:.4g}",)
 
 
 def _has_files(result: TargetResult) -> bool:

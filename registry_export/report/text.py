@@ -138,7 +138,8 @@ def reason_text(result: TargetResult) -> str:
         return ""
     if result.error is not None:
         return one_line(f"{result.error.step}: {result.error.message}")
-    return one_line(result.verification.reason) if result.verification is not None else ""
+    numbers = result.verification.reason if result.verification is not None else ""
+    return one_line("; ".join(filter(None, (numbers, result.evaluation_reason))))
 
 
 def tag_line(result: TargetResult) -> str:

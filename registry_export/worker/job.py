@@ -20,6 +20,7 @@ from registry_export.errors import (
     StaleLeaseError,
     full_disk,
 )
+from registry_export.evaluation_setup import NO_EVALUATION
 from registry_export.exports import variants_named
 from registry_export.ledger import WAITING, Heartbeat, Job, JobState
 from registry_export.outbox import STATUS_TAG
@@ -153,6 +154,7 @@ class JobRunner:
                 tolerance=rule.tolerance if rule else None,
                 setup=setup,
                 runtimes=rule.runtimes if rule else {},
+                evaluation=rule.evaluation if rule else NO_EVALUATION,
                 latency=parts.latency,
                 index=parts.index,
                 costs=parts.costs,
@@ -184,6 +186,7 @@ class JobRunner:
                 samples=rule.samples if rule else None,
                 tolerance=rule.tolerance if rule else None,
                 setup=requested_setup(rule, tags, str(job.model_version)),
+                evaluation=rule.evaluation if rule else NO_EVALUATION,
                 latency=parts.latency,
                 index=parts.index,
                 costs=parts.costs,

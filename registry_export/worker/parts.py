@@ -15,6 +15,7 @@ from registry_export.costs import StepCosts
 from registry_export.discovery import discover_formats
 from registry_export.entities import ExportReport, ModelVersionRef, Target, Tolerance
 from registry_export.errors import ConfigurationError
+from registry_export.evaluation_setup import EvaluationSetup
 from registry_export.format import Format
 from registry_export.ledger import Job, KnownExports, LearntCosts, Ledger, OutboxReader
 from registry_export.logs import about
@@ -48,6 +49,7 @@ class Exporter(Protocol):
         tolerance: Tolerance | None,
         setup: ModelSetup,
         runtimes: Mapping[str, str],
+        evaluation: EvaluationSetup,
         latency: bool,
         costs: StepCosts | None,
         earlier: ModelVersionRef | None,
@@ -73,6 +75,7 @@ class Verifier(Protocol):
         samples: str | None,
         tolerance: Tolerance | None,
         setup: ModelSetup,
+        evaluation: EvaluationSetup,
         latency: bool,
         index: KnownExports,
         costs: StepCosts | None,

@@ -17,6 +17,7 @@ from registry_export.export import export_model_version
 from registry_export.isolation import ChildPool, Limits
 from registry_export.registry import Registry
 from registry_export.report import from_json
+from registry_export.reverification import reverify_model_version
 from tests.support.authors import authors
 from tests.support.registered import TENSORFLOW, TORCH, rows
 
@@ -246,3 +247,38 @@ def test_report_json_reads_back_as_the_report(desk, exported, tmp_path):
     path = desk.registry.download_artifact(ref, "exports/report.json", tmp_path)
     read = msgspec.json.decode(path.read_bytes(), type=ExportReport)
     assert {r.variant for r in read.targets} >= {r.variant for r in report.targets}
+
+
+def test_a_pruned_variant_is_compared_with_the_pruned_checkpoint_and_names_it(desk):
+    ref = desk.register("pickled", "pruned")
+    pruned = "pruning=method=l1_unstructured+amount=0.5"
+    report = desk.export(ref, f"onnx, onnx:{pruned}, torchscript:{pruned}")
+    assert report.status is Status.VERIFIED, report
+    found = by_variant(report)
+    assert list(found) == ["onnx", "onnx-l1_unstructured50", "torchscript-l1_unstructured50"]
+    assert found["onnx"].sparsity is None
+    assert not any("Pruned" in note for note in (*found["onnx"].notes, *report.source.notes))
+    for variant in ("onnx-l1_unstructured50", "torchscript-l1_unstructured50"):
+        assert 0.3 < found[variant].sparsity <= 0.5
+        assert any("Pruned by l1_unstructured, amount 0.5" in note for note in found[variant].notes)
+        assert found[variant].verification.metrics.max_abs_diff < 1e-5
+    assert found["onnx"].sha256 != found["onnx-l1_unstructured50"].sha256
+    again = desk.export(ref, f"onnx:{pruned}")
+    assert by_variant(again)["onnx-l1_unstructured50"].reused
+    verified = reverify_model_version(
+        ref, registry=desk.registry, formats=FORMATS, pool=desk.pool, variants=("onnx-l1_unstructured50",)
+    )
+    assert verified.status is Status.VERIFIED
+
+
+def test_what_quantisation_aware_training_has_made_is_exported_as_what_it_is(desk, tmp_path):
+    """No precision is asked for and nothing is calibrated: the export keeps the scales that were trained."""
+    ref = desk.register("quantisation_aware")
+    samples = tmp_path / "samples.npz"
+    np.savez(samples, x=rows(16))
+    report = desk.export(ref, "onnx, exported_program", samples=str(samples))
+    assert report.status is Status.VERIFIED, report
+    onnx = by_variant(report)["onnx"]
+    assert onnx.options["precision"] == "fp32"
+    assert onnx.description.precision == "int8"
+    assert not any("Calibrated" in note for note in onnx.notes)

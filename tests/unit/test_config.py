@@ -21,6 +21,7 @@ from registry_export.config import (
 )
 from registry_export.entities import Tolerance
 from registry_export.errors import ConfigurationError
+from registry_export.evaluation_setup import EvaluationSetup
 from registry_export.format import Conversion, Option, Toolchain, precision_option, quantization_option
 from tests.unit.stub_formats import FORMATS, StubFormat, _convert
 
@@ -64,6 +65,11 @@ def test_every_key_of_a_rule_arrives() -> None:
     assert rule.targets[2].options == {"scale": 1e-5, "device": "89", "note": ""}
     assert rule.tolerance == Tolerance(1e-5, 1.0)
     assert rule.on_failure == "keep"
+
+
+def test_what_a_rule_says_of_evaluation_arrives() -> None:
+    rule = parse(rule_with(samples="{path: s.npz, labels: y}", evaluate="a.b:f1", max_drop="{f1: 1e-2, loss: -1}"))
+    assert rule.rules[0].evaluation == EvaluationSetup("a.b:f1", "y", {"f1": 0.01, "loss": -1.0})
 
 
 def test_samples_are_relative_to_the_file_and_uris_are_kept() -> None:
@@ -157,11 +163,20 @@ def rule_with(**fields: str) -> str:
         (rule_with(targets="[{onnx: , opset_version: 17}]"), "targets[0]: ", ["options inside", "onnx, opset_version"]),
         (rule_with(targets="[{onnx: 17}]"), "targets[0].onnx: ", ["must be a mapping", "'17'"]),
         (rule_with(targets="[onnx, {onnx: {}}]"), "targets[1]: ", ["'onnx' stands twice", "first in line 4"]),
+        (rule_with(targets="[{onnx: {pruning: 0.3}}]"), ".onnx.pruning: ", ["mapping", "method, amount"]),
+        (rule_with(targets="[{onnx: {pruning: {amount: 0.3}}}]"), ".onnx.pruning: ", ["'method' is missing"]),
+        (rule_with(targets="[{onnx: {pruning: {n: 2}}}]"), ".onnx.pruning.n: ", ["unknown key 'n'", "method"]),
         (rule_with(targets="[{onnx: {dynamic_dimensions: x}}]"), ".dynamic_dimensions: ", ["mapping"]),
         (rule_with(targets="[{onnx: {dynamic_dimensions: {x: {a: s}}}}]"), ".dynamic_dimensions.x: ", ["not an axis"]),
         (rule_with(targets="[{onnx: {dynamic_dimensions: {x: {1: 's t'}}}}]"), ".dynamic_dimensions.x: ", ["'s t'"]),
         (rule_with(samples="s.npz"), "r.yaml:5: rules[0].samples: ", ["mapping with the keys path"]),
         (rule_with(samples="{}"), "r.yaml:5: rules[0].samples: ", ["'path' is missing"]),
+        (rule_with(max_drop="{accuracy: 1}"), "r.yaml:5: rules[0].max_drop: ", ["needs", "samples with labels"]),
+        (rule_with(evaluate="a:b", max_drop="{}"), "rules[0].max_drop: ", ["names no metric"]),
+        (rule_with(evaluate="a:b", max_drop="{mae: 1}"), "rules[0].max_drop.mae: ", ["better small", "-1"]),
+        (rule_with(evaluate="a:b", max_drop="{f1: .nan}"), "rules[0].max_drop.f1: ", ["finite"]),
+        (rule_with(evaluate="a.b"), "rules[0].evaluate: ", ["package.module:callable"]),
+        (rule_with(samples="{path: s.npz, label: y}"), "rules[0].samples.label: ", ["did you mean 'labels'?"]),
         (rule_with(tolerance="{atol: 1}"), "r.yaml:5: rules[0].tolerance: ", ["'rtol' is missing"]),
         (rule_with(tolerance="{atol: -1, rtol: 0}"), "rules[0].tolerance.atol: ", ["0 or more", "-1"]),
         (rule_with(tolerance="{atol: .inf, rtol: 0}"), "rules[0].tolerance.atol: ", ["finite"]),

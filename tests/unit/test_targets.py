@@ -26,10 +26,19 @@ def variants(text: str) -> list[str]:
         ("torchscript:method=script:freeze=yes", ["torchscript-script-frozen"]),
         ("onnx:dynamic_dimensions=x.1=seq+mask.1=seq", ["onnx-dyn-mask_1-x_1"]),
         ("tflite:scale=2:device=sm 89/é", ["tflite-scale2.0-sm_89__"]),
+        ("onnx:pruning=method=global+amount=0.07:opset_version=17", ["onnx-opset17-global7"]),
     ],
 )
 def test_a_variant_names_what_differs_from_the_default_in_declared_order(text: str, expected: list[str]) -> None:
     assert variants(text) == expected
+
+
+def test_both_notations_of_pruning_give_the_same_target_and_no_other_target_has_the_option() -> None:
+    line = parse_targets("onnx:pruning=amount=0.3+method=l1_unstructured", "--target", FORMATS)
+    text = "rules: [{models: m, targets: [onnx: {pruning: {method: l1_unstructured, amount: 0.3}}]}]"
+    assert parse_configuration(text, "r", FORMATS).rules[0].targets == line
+    assert line[0].options["pruning"] == {"method": "l1_unstructured", "amount": 0.3}
+    assert "pruning" not in parse_targets("onnx", "--target", FORMATS)[0].options
 
 
 def test_options_that_are_the_defaults_do_not_enter_the_variant() -> None:
@@ -78,6 +87,11 @@ def test_an_axis_without_a_name_gets_one_that_every_toolchain_takes() -> None:
         ("onnx:required=maybe", ["true or false"]),
         ("onnx, onnx:optimize=true", ["'onnx' stands twice"]),
         ("torchscript:method=jit", ["'jit'", "trace, script"]),
+        ("onnx:pruning=0.3", ["onnx.pruning: ", "no part '0.3'", "method, amount"]),
+        ("onnx:pruning=method=global", ["onnx.pruning: ", "'amount' is missing"]),
+        ("onnx:pruning=method=l2+amount=0.3", ["pruning.method: ", "'l2'", "l1_unstructured, ln_structured, global"]),
+        ("onnx:pruning=method=global+amount=1", ["pruning.amount: ", "out of range", "0.01 to 0.99"]),
+        ("onnx:pruning=method=global+amount=x", ["pruning.amount: ", "a number", "the text 'x'"]),
         ("onnx:precision=int8", ["not available for onnx in this version"]),
         ("onnx:dynamic_dimensions=x", ["input.axis=name", "'x'"]),
         ("onnx:dynamic_dimensions=x.-1=seq", ["'-1' is not an axis"]),
