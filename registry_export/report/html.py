@@ -21,6 +21,7 @@ from registry_export.report.loading import snippets
 from registry_export.report.markdown import reproduce_commands
 from registry_export.report.routes import Route, routes_given_up, taken_route, tries_within
 from registry_export.report.svg import prepare_plots
+from registry_export.report.tradeoff import tradeoff_of
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -49,6 +50,7 @@ class View:
     command: str
     against_source: str
     against_earlier: str
+    evaluation: str
     route: Route | None
     given_up: tuple[Route, ...]
     tries: tuple[Attempt, ...]
@@ -68,6 +70,7 @@ def to_html(report: ExportReport) -> str:
         source_latency=beside.source_latency_text(report.source),
         latencies=latency_bars(report),
         sizes=size_bars(report),
+        tradeoff=tradeoff_of(report),
     )
 
 
@@ -129,6 +132,7 @@ def _view(report: ExportReport, result: TargetResult, command: str) -> View:
         command,
         beside.against_source(result, report.source),
         beside.against_earlier(result, report.compared_with),
+        beside.evaluation_text(result, report.source),
         taken_route(result),
         routes_given_up(result),
         tries_within(result),

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from registry_export.discovery import discover_formats
 from registry_export.entities import ExportReport, TargetResult, Verification
 from registry_export.manifest import reproduce_command
-from registry_export.report.beside import against_earlier, against_source, latency_text, source_latency_text
+from registry_export.report.beside import (
+    against_earlier,
+    against_source,
+    evaluation_text,
+    latency_text,
+    source_latency_text,
+)
 from registry_export.report.loading import snippets
 from registry_export.report.text import (
     MISSING,
@@ -27,6 +33,7 @@ from registry_export.report.text import (
     version_text,
     worst_text,
 )
+from registry_export.report.tradeoff import tradeoff_of
 
 _FENCES = {"Python": "python", "Swift": "swift", "Kotlin": "kotlin", "C++": "cpp"}
 
@@ -56,6 +63,9 @@ def _lines(report: ExportReport) -> Iterator[str]:
     if report.compared_with is not None:
         earlier = report.compared_with
         yield f"Compared with {escaped(str(earlier.model_version))}, exported before for `{earlier.trigger}`."
+    if (front := tradeoff_of(report)) is not None:
+        yield ""
+        yield escaped(front.sentence)
     if report.targets:
         yield ""
         yield "| target | status | version | size | max abs diff | tolerance | seconds |"
@@ -139,6 +149,8 @@ def _beside(report: ExportReport, result: TargetResult) -> Iterator[str]:
         yield f"One call: {call}"
     if told := against_source(result, report.source):
         yield f"Beside the source: {told}"
+    if told := evaluation_text(result, report.source):
+        yield f"How good it is: {told}"
     if told := against_earlier(result, report.compared_with):
         yield f"Beside the version before: {told}"
     verification = result.verification
