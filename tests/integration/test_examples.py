@@ -131,6 +131,11 @@ def wait_until_healthy(process, url, log):
             ("onnx: verified", "saved_model: verified", "tflite: accuracy 0.9"),
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            "variants/variants.py",
+            ("onnx-int8-dynamic       verified", "on the front", "onnx-l1_unstructured30  verified"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_an_example_promotes_its_model_and_predicts_with_the_exports(tracking_uri, script, printed):

@@ -312,6 +312,7 @@ rules models targets promotions stages aliases copied samples tolerance atol rto
 dynamic_dimensions required 17 1e400 0x_ -1 true ~ .nan 1:30 2020-01-01 * &a *a !!int !!set << ? | > ' " \U00110000 %
 Staging champion keep
 """
+KEYS = "models promotions targets samples tolerance on_failure wrapper allow_pickle sandbox evaluate max_drop"
 WORDS = st.sampled_from(VOCABULARY.split())
 SEPARATORS = st.sampled_from([" ", ": ", ", ", "\n", "\n  ", "\n  - ", "[", "]", "{", "}", "- ", "\t", "---\n"])
 SOUP = st.lists(st.one_of(WORDS, SEPARATORS), max_size=40).map("".join)
@@ -333,9 +334,7 @@ def test_any_text_is_a_configuration_or_a_refusal(text: str) -> None:
 
 
 @given(
-    st.sampled_from(
-        ["models", "promotions", "targets", "samples", "tolerance", "on_failure", "wrapper", "allow_pickle", "sandbox"]
-    ),
+    st.sampled_from(KEYS.split()),
     st.one_of(VALUES, SOUP, st.text()),
 )
 def test_any_value_of_a_key_is_a_rule_or_a_refusal(key: str, value: str) -> None:
