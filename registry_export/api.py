@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from registry_export.entities import ExportReport, ModelVersionRef, Tolerance
     from registry_export.format import Format
     from registry_export.graph import ExportPlan
+    from registry_export.layouts import Laid
     from registry_export.loaded import LoadedExport
     from registry_export.reporter import Reporter
 
@@ -233,6 +234,35 @@ def load(model_uri: str, target: str, *, verify_key: str | PathLike[str] | None 
     session = Session()
     verifier = session.verifier(verify_key)
     return exports.load(model_uri, target, registry=session.registry, formats=session.formats, verifier=verifier)
+
+
+def layout(
+    model_uri: str,
+    target: str,
+    server: str,
+    output: str | PathLike[str],
+    *,
+    name: str = "",
+    max_batch_size: int = 8,
+    mount: str = "/models",
+    verify_key: str | PathLike[str] | None = None,
+) -> Laid:
+    """Write the folder that an inference server loads. Arguments and errors as for `layouts.lay_out`."""
+    from registry_export.layouts import lay_out
+
+    session = Session()
+    return lay_out(
+        model_uri,
+        target,
+        server,
+        Path(output),
+        registry=session.registry,
+        formats=session.formats,
+        verifier=session.verifier(verify_key),
+        name=name,
+        max_batch_size=max_batch_size,
+        mount=mount,
+    )
 
 
 def plan(

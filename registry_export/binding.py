@@ -39,9 +39,18 @@ def exact_inputs(data: Any, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
         raise VerificationError(f"The model takes {takes}; it was given one {type(data).__name__}.", remedy=_MAPPING)
     named = _checked_names({str(name): value for name, value in data.items()}, inputs)
     arrays = {spec.name: _exact(named[spec.name], spec) for spec in inputs}
+    check_shapes(arrays, inputs)
+    return arrays
+
+
+def check_shapes(arrays: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> None:
+    """Check that arrays have the declared ranks and fixed sizes.
+
+    Raises:
+        VerificationError: One has not; names it, with both shapes.
+    """
     for spec in inputs:
         _check_shape(arrays[spec.name], spec)
-    return arrays
 
 
 def bind_inputs(data: Any, inputs: Sequence[TensorSpec]) -> dict[str, Array]:

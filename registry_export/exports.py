@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,9 @@ from registry_export.publishing import read_report
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.report import is_usable, reason_text
 from registry_export.scratch import Scratch, sweep
+
+_TYPING_ERROR = 0.72
+"""How alike two names must be for one to be a typing error; `tflite-int8` is none of `tflite`."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,15 +61,15 @@ def pull(
     ref = registry.resolve(model_uri)
     variant = variant_named(target, discover_formats() if formats is None else formats)
     output = Path(output)
-    with _beside(output) as work:
+    with beside(output) as work:
         folder, manifest = _fetch(registry, ref, variant, work, verifier)
         for path in sorted(folder.iterdir()):
-            _replace(path, output / path.name)
+            replace(path, output / path.name)
     return output / manifest.filename
 
 
 @contextlib.contextmanager
-def _beside(output: Path) -> Iterator[Path]:
+def beside(output: Path) -> Iterator[Path]:
     """Make a temporary folder inside the output, so that the last step is a rename and not another copy.
 
     Raises:
@@ -141,7 +145,7 @@ def _fetch(
     registry: Registry, ref: ModelVersionRef, variant: str, work: Path, verifier: Verifier | None
 ) -> tuple[Path, Manifest]:
     """Download a variant's folder and check it against its manifest, the version's report, and who must have signed."""
-    result = _published(ref, variant, read_report(registry, ref))
+    result = published(registry, ref, variant)
     folder, manifest = fetch(registry, ref, result, work)
     if verifier is not None:
         verifier.check(folder, manifest)
@@ -196,16 +200,22 @@ def result_named(ref: ModelVersionRef, variant: str, report: ExportReport | None
     results = {result.variant: result for result in report.targets} if report is not None else {}
     result = results.get(variant)
     if result is None:
-        has = ", ".join(results) or "none"
+        has = ", ".join(r.variant if is_usable(r) else f"{r.variant} ({r.status})" for r in results.values()) or "none"
+        (meant,) = difflib.get_close_matches(variant, results, 1, _TYPING_ERROR) or [""]
         raise ArtifactError(
-            f"{ref} has no export {variant!r} (it has: {has}).",
+            f"{ref} has no export {variant!r}{f'; did you mean {meant!r}?' if meant else ''} (it has: {has}).",
             remedy=f"Run `registry-export export {ref.uri} --target ...`.",
         )
     return result
 
 
-def _published(ref: ModelVersionRef, variant: str, report: ExportReport | None) -> TargetResult:
-    result = result_named(ref, variant, report)
+def published(registry: Registry, ref: ModelVersionRef, variant: str) -> TargetResult:
+    """Return what the version's report says of a variant that is handed out.
+
+    Raises:
+        ArtifactError: There is no such export, or it is neither verified nor unverified.
+    """
+    result = result_named(ref, variant, read_report(registry, ref))
     _check_usable(ref, result)
     return result
 
@@ -243,7 +253,8 @@ def drop_strangers(folder: Path, manifest: Manifest) -> None:
             path.unlink()
 
 
-def _replace(source: Path, destination: Path) -> None:
+def replace(source: Path, destination: Path) -> None:
+    """Put a file or a folder where another one may be."""
     if destination.is_dir() and not destination.is_symlink():
         shutil.rmtree(destination)
     elif source.is_dir():

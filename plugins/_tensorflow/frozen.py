@@ -41,7 +41,7 @@ def freeze(function: TensorFlowFunction, path: Path) -> None:
         ConversionError: TensorFlow refused, or the graph is larger than a protobuf can be.
     """
     import tensorflow as tf
-    from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import EncodeError
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     own = retrace(function, function.interface.inputs)
@@ -88,7 +88,7 @@ def read(path: Path) -> Any:
         SourceError: It is none, or still has variables.
     """
     import tensorflow as tf
-    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from google.protobuf import text_format
     from google.protobuf.message import DecodeError
 
     graph = tf.compat.v1.GraphDef()

@@ -22,6 +22,7 @@ from registry_export.cli.doctor import doctor
 from registry_export.cli.export import export, plan, pull, verify
 from registry_export.cli.formats import formats
 from registry_export.cli.jobs import jobs
+from registry_export.cli.layout import layout
 from registry_export.cli.look import diff, inspect
 from registry_export.cli.serve import demo, server, worker
 from registry_export.cli.view import view
@@ -57,7 +58,7 @@ def cli(context: click.Context, debug: bool, style: str) -> None:
         warnings.simplefilter("ignore")
 
 
-_OF_VERSIONS = (export, verify, plan, pull, inspect, diff, view)
+_OF_VERSIONS = (export, verify, plan, pull, layout, inspect, diff, view)
 _OF_SITES = (jobs, formats, check, doctor, worker, server, demo, completion)
 for _command in (*_OF_VERSIONS, *_OF_SITES):
     cli.add_command(_command)
