@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["GROUP", "RESERVED_NAMES", "discover_formats", "format_named", "install_command", "missing_requirements"]
 
 GROUP = "registry_export.formats"
-RESERVED_NAMES = ("status", "trigger", "run_id", "error", "targets", "model_factory")
+RESERVED_NAMES = ("status", "trigger", "run_id", "error", "targets", "model_factory", "approve")
 """Tags of ours that a format of the same name would overwrite."""
 
 _RESERVED_OPTIONS = ("required", "samples")

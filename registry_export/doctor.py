@@ -19,10 +19,10 @@ from registry_export.discovery import discover_formats, install_command, missing
 from registry_export.errors import ModelVersionNotFoundError, RegistryError, RegistryExportError
 from registry_export.format import Format, Toolchain
 from registry_export.isolation import ChildPool, left_open
-from registry_export.ledger import JobState, Ledger, OutboxReader
+from registry_export.ledger import JobState, Ledger, OutboxReader, Vouchers
 from registry_export.redaction import redact
 from registry_export.registry import Registry
-from registry_export.settings import LEDGER_URI, OUTBOX_URI, TRACKING_URI, Settings
+from registry_export.settings import CONFIG, LEDGER_URI, OUTBOX_URI, TRACKING_URI, Settings
 from registry_export.signing import signer_of
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
@@ -71,6 +71,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield _wrong("rules", error)
     if configuration is not None:
         yield from _guarded("rules", lambda: _rules(configuration))
+        yield from _guarded("gates", lambda: _gates(settings, configuration))
         if answers:
             yield from _guarded("rights", lambda: _rights(settings, configuration))
     yield from _guarded("signing key", lambda: _signing_key(settings, configuration))
@@ -172,6 +173,27 @@ def _rules(configuration: Configuration) -> Iterator[Finding]:
         if rule.samples and not is_artifact_uri(rule.samples) and not Path(rule.samples).is_file():
             said = f"The samples {rule.samples} of {rule.models!r} are not there."
             yield Finding("rules", WRONG, said, "Correct `samples`.")
+
+
+def _gates(settings: Settings, configuration: Configuration) -> Iterator[Finding]:
+    """Look whether the gates of the rules would hear of what is verified here."""
+    require = ", ".join(repr(rule.models) for rule in configuration.rules if rule.requires is not None)
+    if not require:
+        return
+    if settings.outbox_uri is None:
+        said = (
+            f"The rules for {require} require verified exports, and no gate will hear of any: {OUTBOX_URI} is not set."
+        )
+        yield Finding("gates", WRONG, said, "Set it to the registry's database.")
+        return
+    registry = Registry(settings.tracking_uri, settings.registry_uri)
+    vouchers = Vouchers(settings.outbox_uri, registry.version, settings.workspace)
+    if refused := vouchers.prepare():
+        yield Finding("gates", WRONG, f"The gates of the rules for {require} hear nothing: {refused}")
+        return
+    said = f"What is verified here is heard by the gates of the rules for {require}."
+    remedy = f"The server asks by the file that {CONFIG} names in its own environment: give it the same."
+    yield Finding("gates", OK, said, remedy)
 
 
 def _signing_key(settings: Settings, configuration: Configuration | None) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from registry_export.bench import Bench, now, run_pruned, run_reference
 from registry_export.checkpoint import Checkpoint, read_checkpoint
 from registry_export.costs import Expectations, StepCosts
 from registry_export.entities import (
+    Approval,
     ExportReport,
     Interface,
     Latency,
@@ -31,7 +32,15 @@ from registry_export.graph import ExportPlan, PlannedTarget, Step, plan_export
 from registry_export.inference import Origin
 from registry_export.inputs import FirstInputs, first_inputs
 from registry_export.ledger import KnownExports
-from registry_export.manifest import Signer, combined_digest, export_key, file_records, tool_versions, write_artifact
+from registry_export.manifest import (
+    Signer,
+    combined_digest,
+    export_key,
+    file_records,
+    manifest_digest,
+    tool_versions,
+    write_artifact,
+)
 from registry_export.model_setup import NO_SETUP, ModelSetup
 from registry_export.pools import Pool
 from registry_export.publishing import publish, publish_failure
@@ -66,6 +75,7 @@ def export_model_version(
     latency: bool = True,
     costs: StepCosts | None = None,
     earlier: ModelVersionRef | None = None,
+    approval: Approval | None = None,
     index: KnownExports | None = None,
     signer: Signer | None = None,
     reporter: Reporter = SILENT,
@@ -91,6 +101,7 @@ def export_model_version(
         latency: Whether the source and the exports are timed.
         costs: What is remembered of the steps of all exports; None: nothing.
         earlier: The version that was exported before for the same stage or alias, to compare with.
+        approval: Who let its promotion through a gate, for the report.
         index: Where exports of other versions are found; None: only this version's own are kept.
         signer: Signs every export; None: nobody does.
         reporter: Hears of every step.
@@ -108,7 +119,7 @@ def export_model_version(
                 formats, pool, work, tolerance, reporter, latency=latency, queue=queue, runtimes=runtimes or {}
             )
             wanted = ref, targets, trigger, registry, samples, setup, evaluation, force
-            job = _Job(*wanted, earlier, index, costs, signer)
+            job = _Job(*wanted, earlier, approval, index, costs, signer)
             return _export(job, bench)
     except RegistryExportError as error:
         if not error.transient and not isinstance(error, ExportCancelledError):
@@ -128,6 +139,7 @@ class _Job:
     evaluation: EvaluationSetup
     force: bool
     earlier: ModelVersionRef | None
+    approval: Approval | None
     index: KnownExports | None
     costs: StepCosts | None
     signer: Signer | None
@@ -170,6 +182,7 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
         status=worst(tuple(results[p.target.variant].status for p in plan.targets if p.target.required)),
         created_at=now(),
         tools=tool_versions(),
+        approval=job.approval,
     )
     report = replace(report, compared_with=compared_with(job.registry, report, job.earlier))
     manifests = [write_artifact(f, report, results[v], checkpoint.files, job.signer) for v, f in folders.items()]
@@ -178,8 +191,10 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
         for variant, folder in kept.signed.items():
             job.registry.upload(job.ref, folder, f"{EXPORTS_FOLDER}/{variant}")
         report = publish(job.registry, report, folders, fresh.stored, None if missing else kept.report)
-    standing = (known for known in kept.known if known.variant not in folders)
-    remember(job.index, (*standing, *known_exports(report, manifests)))
+    standing = [known for known in kept.known if known.variant not in folders]
+    vouched = {known.variant: known.manifest_sha256 for known in standing}
+    vouched |= {manifest.variant: manifest_digest(manifest) for manifest in manifests}
+    remember(job.index, report, (*standing, *known_exports(report, manifests)), vouched)
     return report
 
 

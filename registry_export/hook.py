@@ -5,9 +5,9 @@ group `mlflow.model_registry_store`. Importing it attaches listeners to MLflow's
 flag nor a URI of `mlflow server` changes, and so that it does not matter whether a promotion comes from a registry UI,
 the REST API, the Python client or a client that works on the database itself.
 
-Two promises hold whatever happens in here: the server starts, and the promotion goes through. What goes wrong is
-logged, and the reconciler finds the promotion later. Nothing outside the standard library is imported before those
-promises are in force.
+Two promises hold whatever goes wrong in here: the server starts, and the promotion goes through. It is logged, and the
+reconciler finds the promotion later. Nothing outside the standard library is imported before those promises are in
+force. Only a rule with `require` refuses a promotion, in a sentence that MLflow hands to whoever asked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_Listener = Callable[[Any, "Connection", Any], None]
+_Listener = Callable[[Any, "Connection", Any], str]
+"""Returns why the transaction is refused; empty: it is not."""
+
+_APPROVE_TAG = "registry_export.approve"
 
 _prepared: weakref.WeakSet[Engine] = weakref.WeakSet()
 """The engines in whose databases the outbox was seen, in a transaction other than the one that created it."""
@@ -42,7 +45,11 @@ def attach_to_mlflow(*store_arguments: Any) -> None:
             "registry-export-hook is no registry store. Give `mlflow server` the URI of your own database "
             "(sqlite:///..., postgresql+psycopg2://...): the hook is on by being installed."
         )
-    from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModelAlias
+    from mlflow.store.model_registry.dbmodels.models import (
+        SqlModelVersion,
+        SqlModelVersionTag,
+        SqlRegisteredModelAlias,
+    )
     from sqlalchemy import event
 
     for mapped, name, listener in (
@@ -50,66 +57,137 @@ def attach_to_mlflow(*store_arguments: Any) -> None:
         (SqlModelVersion, "after_insert", _version_inserted),
         (SqlRegisteredModelAlias, "after_insert", _alias_set),
         (SqlRegisteredModelAlias, "after_update", _alias_updated),
+        (SqlModelVersionTag, "after_insert", _tag_set),
+        (SqlModelVersionTag, "after_update", _tag_updated),
+        (SqlModelVersionTag, "after_delete", _tag_removed),
     ):
         if not event.contains(mapped, name, listener):
             event.listen(mapped, name, listener)
 
 
-def _harmless(listener: _Listener) -> _Listener:
-    """Let nothing that a listener raises reach the promotion."""
+def _harmless(otherwise: str) -> Callable[[_Listener], Callable[[Any, Connection, Any], None]]:
+    """Let nothing that goes wrong in a listener reach the transaction, only what it refuses.
 
-    @functools.wraps(listener)
-    def guarded(mapper: Any, connection: Connection, target: Any) -> None:
-        try:
-            listener(mapper, connection, target)
-        except Exception:
-            _logger.exception(
-                "registry-export could not queue the promotion of %s. It stands; a worker's reconciler will find it.",
-                getattr(target, "name", "a model version"),
-            )
+    Args:
+        otherwise: What is said in the log when something went wrong, with `%s` for the registered model.
+    """
 
-    return guarded
+    def decorated(listener: _Listener) -> Callable[[Any, Connection, Any], None]:
+        @functools.wraps(listener)
+        def guarded(mapper: Any, connection: Connection, target: Any) -> None:
+            refusal = ""
+            try:
+                refusal = listener(mapper, connection, target)
+            except Exception:
+                _logger.exception(otherwise, getattr(target, "name", "a model version"))
+            if refusal:
+                _refuse(refusal)
+
+        return guarded
+
+    return decorated
 
 
-@_harmless
-def _version_updated(_mapper: Any, connection: Connection, target: Any) -> None:
+def _refuse(sentence: str) -> None:
+    """End the transaction with an answer of status 403, whose text the UI shows as it is."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+
+    raise MlflowException(sentence, PERMISSION_DENIED)
+
+
+_promotion = _harmless(
+    "registry-export could not queue the promotion of %s. It stands; a worker's reconciler will find it."
+)
+_approval = _harmless("registry-export could not note an approval of %s. The tag stands, and opens no gate.")
+
+
+@_promotion
+def _version_updated(_mapper: Any, connection: Connection, target: Any) -> str:
     """A stage was set, be it the one that the version has: asking again is a wish to export again."""
     from registry_export.outbox import UNPROMOTED_STAGES
 
     if _was_assigned(target, "current_stage") and target.current_stage not in UNPROMOTED_STAGES:
-        _queue(connection, target, f"stage:{target.current_stage}", previous=_earlier(target, "current_stage"))
+        before = _earlier(target, "current_stage")
+        return _pass(connection, target, f"stage:{target.current_stage}", before, stays=before == target.current_stage)
+    return ""
 
 
-@_harmless
-def _version_inserted(_mapper: Any, connection: Connection, target: Any) -> None:
+@_promotion
+def _version_inserted(_mapper: Any, connection: Connection, target: Any) -> str:
     """A version was created from another registered version: the UI's "Promote model"."""
     from registry_export.outbox import copied_from
 
     original = copied_from(target.source)
     if original is not None:
         _queue(connection, target, f"copied:{original}", pending_tags=_pending_tags(target))
+    return ""
 
 
-@_harmless
-def _alias_set(_mapper: Any, connection: Connection, target: Any) -> None:
+@_promotion
+def _alias_set(_mapper: Any, connection: Connection, target: Any) -> str:
     """An alias was set for the first time."""
     from registry_export.outbox import ABSENT
 
-    _queue_alias(connection, target, ABSENT)
+    return _pass(connection, target, f"alias:{target.alias}", ABSENT)
 
 
-@_harmless
-def _alias_updated(_mapper: Any, connection: Connection, target: Any) -> None:
+@_promotion
+def _alias_updated(_mapper: Any, connection: Connection, target: Any) -> str:
     """An alias was moved, or set again where it was; renaming its model touches the row without assigning a version."""
-    if _was_assigned(target, "version"):
-        _queue_alias(connection, target, _earlier(target, "version"))
+    if not _was_assigned(target, "version"):
+        return ""
+    before = _earlier(target, "version")
+    return _pass(connection, target, f"alias:{target.alias}", before, stays=before == str(target.version))
 
 
-def _queue_alias(connection: Connection, target: Any, previous: str | None) -> None:
+@_approval
+def _tag_set(_mapper: Any, connection: Connection, target: Any) -> str:
+    """A tag was set on a version that exists; those that come with a new version, from its source, approve nothing."""
+    if target.key == _APPROVE_TAG and "model_version" not in target.__dict__:
+        from registry_export.approving import record
+
+        record(connection, target)
+    return ""
+
+
+@_approval
+def _tag_updated(_mapper: Any, connection: Connection, target: Any) -> str:
+    if target.key == _APPROVE_TAG and _was_assigned(target, "value"):
+        from registry_export.approving import record
+
+        record(connection, target)
+    return ""
+
+
+@_approval
+def _tag_removed(_mapper: Any, connection: Connection, target: Any) -> str:
+    if target.key == _APPROVE_TAG:
+        from registry_export.approving import withdraw
+
+        withdraw(connection, target)
+    return ""
+
+
+def _pass(connection: Connection, target: Any, promotion: str, previous: str | None, *, stays: bool = False) -> str:
+    """Let a promotion through its gate and queue it, or return why it is refused; what stays where it is passes."""
     from registry_export.outbox import VERIFIED_ALIAS_SUFFIX
 
-    if not target.alias.endswith(VERIFIED_ALIAS_SUFFIX):
-        _queue(connection, target, f"alias:{target.alias}", previous=previous)
+    refusal, details = ("", None) if stays else _ask_gate(connection, target, promotion)
+    if not refusal and not promotion.endswith(VERIFIED_ALIAS_SUFFIX):
+        _queue(connection, target, promotion, previous=previous, details=details)
+    return refusal
+
+
+def _ask_gate(connection: Connection, target: Any, promotion: str) -> tuple[str, str | None]:
+    """Return why a promotion is refused, and what its row is to say; a gate that is broken is open."""
+    try:
+        from registry_export.gate import check
+
+        return check(connection, target, promotion)
+    except Exception:
+        _logger.exception("The gate before %s could not be asked.", promotion)
+        return "", None
 
 
 def _was_assigned(target: Any, attribute: str) -> bool:
@@ -139,6 +217,7 @@ def _queue(
     *,
     previous: str | None = None,
     pending_tags: dict[str, Any] | None = None,
+    details: str | None = None,
 ) -> None:
     """Queue a promotion without harm to the transaction around it."""
     from registry_export.queueing import queue
@@ -146,7 +225,7 @@ def _queue(
     _begin_where_the_driver_has_not(connection)
     _prepare(connection)
     try:
-        queue(connection, target, trigger, previous, pending_tags or {})
+        queue(connection, target, trigger, previous, pending_tags or {}, details)
     except BaseException:
         _prepared.discard(connection.engine)
         raise

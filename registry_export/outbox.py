@@ -30,6 +30,8 @@ UNPROMOTED_STAGES = frozenset({"None", "Archived", "Deleted_Internal"})
 ABSENT = ""
 """What stands in `previous` where the promotion created the alias."""
 
+_DEFAULT_WORKSPACE = "default"
+
 _COPY_SOURCE = re.compile(r"models:/+(?P<name>[^/@]+)/(?P<version>\d+)/?")
 
 metadata = MetaData()
@@ -39,6 +41,11 @@ def copied_from(source: str | None) -> str | None:
     """Return `name/version` of the registered version that a version's source names; None where it is no copy."""
     found = _COPY_SOURCE.fullmatch(source or "")
     return f"{found['name']}/{found['version']}" if found else None
+
+
+def stored_workspace(workspace: str | None) -> str:
+    """Give the one name of no workspace at all: MLflow calls it `default` in its tables and nothing elsewhere."""
+    return "" if workspace in (None, _DEFAULT_WORKSPACE) else str(workspace)
 
 
 class database_now_ms(FunctionElement[int]):  # noqa: N801 - stands in SQL expressions as `func.now()` does

@@ -216,6 +216,7 @@ def merge(previous: ExportReport | None, report: ExportReport) -> ExportReport:
         status=Status.FAILED if report.error is not None else status,
         source=_merged_source(previous.source, report.source),
         compared_with=report.compared_with or previous.compared_with,
+        approval=report.approval or previous.approval,
     )
 
 

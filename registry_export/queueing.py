@@ -39,7 +39,12 @@ class _Statement:
 
 
 def queue(
-    connection: Connection, target: Any, trigger: str, previous: str | None, pending_tags: Mapping[str, Any]
+    connection: Connection,
+    target: Any,
+    trigger: str,
+    previous: str | None,
+    pending_tags: Mapping[str, Any],
+    details: str | None = None,
 ) -> None:
     """Write the outbox row and the `queued` tag, both or neither; for a prompt neither.
 
@@ -49,6 +54,7 @@ def queue(
         trigger: `stage:Staging`, `alias:champion`, `copied:digits/3`.
         previous: What the promotion replaced; None: nothing, or not known.
         pending_tags: MLflow's tags that this transaction has yet to insert for the version, by key.
+        details: What only this transaction knows of the promotion, in JSON.
     """
     if PROMPT_TAG in pending_tags:
         return
@@ -59,6 +65,7 @@ def queue(
         "version": str(target.version),
         "trigger": trigger,
         "previous": previous,
+        "details": details,
     }
     pending = pending_tags.get(STATUS_TAG)
     if pending is None and connection.dialect.driver in ("pysqlite", "psycopg2"):
@@ -191,7 +198,10 @@ def _row(tags: Table, key: dict[str, Any]) -> Insert:
     """Insert the outbox row with what the status tag says now, unless the version is a prompt."""
     same = [tags.c[column] == value for column, value in key.items()]
     values: dict[str, Any] = {
-        **{name: bindparam(name) for name in ("event", "workspace", "model_name", "version", "trigger", "previous")},
+        **{
+            name: bindparam(name)
+            for name in ("event", "workspace", "model_name", "version", "trigger", "previous", "details")
+        },
         "previous_status": select(tags.c.value).where(*same, tags.c.key == STATUS_TAG).scalar_subquery(),
         "created_at_ms": database_now_ms(),
     }

@@ -209,7 +209,7 @@ class Reconciler:
 
     def _is_whole(self, info: VersionInfo, promotions: Sequence[Promotion], *, files: bool) -> bool:
         """Whether a version is certain to need nothing; that an alias was taken away is not seen here, and harmless."""
-        stands = all(old.promotion.startswith("alias:") or old.promotion in _promotions_of(info) for old in promotions)
+        stands = all(old.promotion.startswith("alias:") or old.promotion in promotions_of(info) for old in promotions)
         if not stands or info.tags.get(STATUS_TAG) in (Status.QUEUED, Status.RUNNING):
             return False
         if not all(self._wants.wants(info.ref.name, old.promotion) for old in promotions):
@@ -238,7 +238,7 @@ class Reconciler:
                 _logger.warning("%s could not be read: %s", ref, error)
                 self._looked_at.extend(promotions)
             return 0
-        held = _promotions_of(info)
+        held = promotions_of(info)
         stands = [old for old in promotions if old.promotion in held and self._wants.wants(ref.name, old.promotion)]
         self._promotions.forget([old for old in promotions if old not in stands])
         lacks = self._file_check(info) if files else None
@@ -302,7 +302,8 @@ class Reconciler:
         publish_failure(self._registry, job.model_version, job.trigger, RegistryExportError(job.error))
 
 
-def _promotions_of(info: VersionInfo) -> tuple[str, ...]:
+def promotions_of(info: VersionInfo) -> tuple[str, ...]:
+    """Name the promotions by which a version stands where it does: its stage, its aliases, and what it is a copy of."""
     return (*_stages_and_copies(info), *(f"alias:{alias}" for alias in info.aliases))
 
 

@@ -11,6 +11,7 @@ from registry_export.config import FACTORY_TAG, TARGETS_TAG
 from registry_export.errors import ExportCancelledError, LedgerError, PublishError, RegistryExportError
 from registry_export.evaluation_setup import NO_EVALUATION, EvaluationSetup
 from registry_export.export import export_model_version
+from registry_export.gate_tables import APPROVE_TAG
 from registry_export.isolation import ChildPool, Limits
 from registry_export.ledger import VERIFY, KnownExports, LearntCosts, Ledger
 from registry_export.outbox import STATUS_TAG
@@ -18,7 +19,7 @@ from registry_export.publishing import ERROR_TAG, RUN_TAG, TAG_PREFIX, TRIGGER_T
 from registry_export.reverification import reverify_model_version
 from registry_export.signing import signer_of
 from registry_export.timeline import traced
-from registry_export.worker import LEASE_S, run_begun_job, worker_name
+from registry_export.worker import LEASE_S, run_begun_job, vouchers_for, worker_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -196,7 +197,8 @@ def _recorded(settings: Settings, registry: Registry, work: _Work, reporter: Rep
 
         def run_when_free() -> ExportReport:
             _await_checkpoint(ledger, job, work.version, pool, reporter)
-            return work.run(pool, KnownExports(ledger.database, settings.workspace), LearntCosts(ledger.database))
+            index = KnownExports(ledger.database, settings.workspace, vouchers=vouchers_for(settings, registry))
+            return work.run(pool, index, LearntCosts(ledger.database))
 
         reporter.note(f"This is job {job.id}.")
         return run_begun_job(ledger, registry, job, pool, run_when_free)
@@ -243,7 +245,7 @@ def _tagged_as_running(registry: Registry, version: VersionInfo) -> Iterator[Non
 
 def _restore(registry: Registry, version: VersionInfo) -> None:
     now = registry.version(version.ref).tags
-    own = (STATUS_TAG, TRIGGER_TAG, RUN_TAG, ERROR_TAG, TARGETS_TAG, FACTORY_TAG)
+    own = (STATUS_TAG, TRIGGER_TAG, RUN_TAG, ERROR_TAG, TARGETS_TAG, FACTORY_TAG, APPROVE_TAG)
     if any(name.startswith(TAG_PREFIX) and name not in own and name not in now for name in version.tags):
         stopped = PublishError("The export was stopped while it replaced files.", remedy="Export the version again.")
         publish_failure(registry, version.ref, MANUAL, stopped)

@@ -169,13 +169,38 @@ class Shelf:
 
 
 def forget(index: KnownExports | None, ref: ModelVersionRef, variants: Iterable[str]) -> None:
-    """Take exports back whose files are about to be replaced; a ledger that does not answer is only logged."""
-    _tell(lambda: index.forget(ref, list(variants)) if index is not None else None)
+    """Take exports back whose files are about to be replaced; a ledger that does not answer is only logged.
+
+    Raises:
+        LedgerUnavailableError: The registry's database does not answer, and gates would go on to believe in them.
+    """
+    named = list(variants)
+    _tell(lambda: index.forget(ref, named) if index is not None else None)
+    if index is not None and index.vouchers is not None:
+        index.vouchers.withdraw(ref, named)
 
 
-def remember(index: KnownExports | None, exports: Iterable[KnownExport]) -> None:
-    """Let the ledger know of exports that are published; one that does not answer is only logged."""
-    _tell(lambda: index.remember(list(exports)) if index is not None else None)
+def remember(
+    index: KnownExports | None, report: ExportReport, exports: Iterable[KnownExport], vouched: Mapping[str, str]
+) -> None:
+    """Let ledger and gates know of exports that are published; a ledger that does not answer is only logged.
+
+    Args:
+        index: The ledger's; None: there is none.
+        report: As it is published; what it does not call verified opens no gate.
+        exports: What need not be made again.
+        vouched: The digests of the manifests, in hex, of variants whose verdict is a worker's on this ledger.
+
+    Raises:
+        LedgerUnavailableError: The registry's database does not answer.
+    """
+    known = list(exports)
+    _tell(lambda: index.remember(known) if index is not None else None)
+    if index is not None and index.vouchers is not None:
+        verified = {result.variant for result in report.targets if result.status is Status.VERIFIED}
+        told = {variant: digest for variant, digest in vouched.items() if variant in verified}
+        others = [result.variant for result in report.targets if result.variant not in verified]
+        index.vouchers.settle(report.model_version, told, others)
 
 
 def known_exports(report: ExportReport, manifests: Iterable[Manifest]) -> Iterator[KnownExport]:

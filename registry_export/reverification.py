@@ -41,7 +41,7 @@ from registry_export.format import Format, Pruning, pruning_of
 from registry_export.inference import Origin
 from registry_export.inputs import first_inputs
 from registry_export.ledger import KnownExports
-from registry_export.manifest import MANIFEST, Manifest, Signer, versions_of, write_manifest
+from registry_export.manifest import MANIFEST, Manifest, Signer, manifest_digest, versions_of, write_manifest
 from registry_export.model_setup import NO_SETUP, ModelSetup
 from registry_export.pools import Pool
 from registry_export.publishing import publish_verdicts, read_report
@@ -331,7 +331,9 @@ def _publish(
         for variant, stored in intact.items()
         if variant in results
     }
-    forget(job.index, job.ref, results)
+    # What could not run here keeps a verdict that the store alone tells of: it is neither vouched for nor disowned.
+    judged = [v for v in results if v not in intact or results[v] is not intact[v].result]
+    forget(job.index, job.ref, judged)
 
     def write(folder: Path, manifest: Manifest) -> None:
         write_manifest(folder, manifest)
@@ -341,7 +343,8 @@ def _publish(
     report = replace(report, targets=targets, status=status)
     with bench.step("publish"):
         report = publish_verdicts(job.registry, report, results, manifests, write)
-    remember(job.index, known_exports(report, manifests.values()))
+    vouched = {variant: manifest_digest(manifests[variant]) for variant in judged if variant in manifests}
+    remember(job.index, report, known_exports(report, manifests.values()), vouched)
     return report
 
 

@@ -86,7 +86,7 @@ class Settings:
             tracking_uri=environ.get(TRACKING_URI) or None,
             outbox_uri=outbox_uri,
             ledger_uri=environ.get(LEDGER_URI) or outbox_uri or _default_ledger_uri(),
-            config_path=_config_path(environ.get(CONFIG) or None),
+            config_path=_config_path(environ),
             child_timeout_s=cls.child_timeout_s if timeout is None else _parse_seconds(timeout),
             child_memory_bytes=None if memory is None else _parse_bytes(memory),
             workspace=environ.get(WORKSPACE) or None,
@@ -105,18 +105,27 @@ def _default_ledger_uri() -> str:
     return f"sqlite:///{platformdirs.user_data_path(_APPLICATION, appauthor=False) / 'ledger.db'}"
 
 
-def _config_path(named: str | None) -> Path | None:
-    if named is not None:
-        path = Path(named).expanduser()
-        if not path.is_file():
-            raise ConfigurationError(
-                f"The configuration file {path} does not exist.", remedy=f"Correct the environment variable {CONFIG}."
-            )
-        return path
-    for folder in (Path.cwd(), platformdirs.user_config_path(_APPLICATION, appauthor=False)):
-        if (folder / CONFIG_NAME).is_file():
-            return folder / CONFIG_NAME
-    return None
+def config_places(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return where the rules' file may be, the first choice first: where the environment says, and nowhere else then.
+
+    Args:
+        environ: The environment.
+    """
+    named = environ.get(CONFIG)
+    if named:
+        return (Path(named).expanduser(),)
+    folders = (Path.cwd(), platformdirs.user_config_path(_APPLICATION, appauthor=False))
+    return tuple(folder / CONFIG_NAME for folder in folders)
+
+
+def _config_path(environ: Mapping[str, str]) -> Path | None:
+    places = config_places(environ)
+    found = next((path for path in places if path.is_file()), None)
+    if found is None and environ.get(CONFIG):
+        raise ConfigurationError(
+            f"The configuration file {places[0]} does not exist.", remedy=f"Correct the environment variable {CONFIG}."
+        )
+    return found
 
 
 def _key_path(environ: Mapping[str, str], name: str) -> Path | None:

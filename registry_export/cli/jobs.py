@@ -194,6 +194,8 @@ def _row(job: Job, now: datetime) -> tuple[str, ...]:
 
 
 def _print_job(job: Job, now: datetime) -> None:
+    from registry_export.report import approval_text
+
     def ago(moment: datetime) -> str:
         return f"{_time(moment)} UTC, {_span((now - moment).total_seconds())} ago"
 
@@ -214,6 +216,7 @@ def _print_job(job: Job, now: datetime) -> None:
         "lease until": f"{_time(job.lease_expires_at)} UTC" if job.lease_expires_at else "",
         "run": job.run_id,
         "error": job.error,
+        "gate": approval_text(job.approval),
     }
     for name, value in facts.items():
         if value:

@@ -30,12 +30,11 @@ class Entry:
     node: yaml.Node
     place: Place
 
-    def mapping(self, known: Collection[str] = (), later: Collection[str] = ()) -> dict[str, Entry]:
+    def mapping(self, known: Collection[str] = ()) -> dict[str, Entry]:
         """Read a mapping.
 
         Args:
             known: The only keys allowed; empty for any.
-            later: Keys that are documented and not available yet, refused as such.
         """
         if not isinstance(self.node, yaml.MappingNode) or self.node.tag != _TAG + "map":
             keys = f" with the keys {', '.join(known)}" if known else ""
@@ -47,8 +46,6 @@ class Entry:
             place = self.place.child(key, line)
             if key in entries:
                 raise place.error(f"the key stands twice; first in line {entries[key].place.line}.")
-            if key in later:
-                raise place.error(f"{key!r} is not available in this version{among('', known)}")
             if known and key not in known:
                 raise place.error(f"unknown key {key!r}{among(key, known)}")
             entries[key] = Entry(value_node, place)
@@ -71,6 +68,13 @@ class Entry:
         if not text or not text.isprintable():
             raise self.place.error(f"must be {what}, not {text!r}.")
         return text
+
+    def one_of(self, choices: tuple[str, ...]) -> str:
+        """Read one of some words."""
+        value = self.text(f"one of {', '.join(choices)}")
+        if value not in choices:
+            raise self.place.error(f"cannot be {value!r}{among(value, choices)}")
+        return value
 
     def flag(self) -> bool:
         """Read true or false."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry_export.config.document import Entry, read_document
-from registry_export.config.places import Place, among
+from registry_export.config.gates import GATE, REQUIRE, check_requirement, read_requirement
+from registry_export.config.places import Place
 from registry_export.config.rules import KEEP, REVERT, STAGES, Configuration, Rule, is_artifact_uri
 from registry_export.config.targets import Formats, distinct, format_named, make_target, read_target
 from registry_export.entities import Target, Tolerance
@@ -22,13 +24,14 @@ if TYPE_CHECKING:
 _ALLOW_PICKLE, _SANDBOX, _RUNTIMES = "allow_pickle", "sandbox", "runtimes"
 _AVAILABLE, _REQUIRED = "available", "required"
 _RULE_KEYS = (
-    "models", "promotions", "targets", "samples", "tolerance", "on_failure", MODEL_FACTORY, WRAPPER, _ALLOW_PICKLE,
-    _SANDBOX, _RUNTIMES, EVALUATE, MAX_DROP,
+    "models", "promotions", "targets", "samples", "tolerance", "on_failure", "on_success", REQUIRE, GATE, MODEL_FACTORY,
+    WRAPPER, _ALLOW_PICKLE, _SANDBOX, _RUNTIMES, EVALUATE, MAX_DROP,
 )  # fmt: skip
-_LATER_RULE_KEYS = ("require", "gate", "on_success")
 _PROMOTION_KEYS = ("stages", "aliases", "copied")
 _SAMPLES_KEYS = ("path", LABELS)
 _ON_FAILURE = (KEEP, REVERT)
+_SET_ALIAS = "set_alias"
+_ALIAS_PATTERN = re.compile(r"[\w-]*(\{(alias|stage)\})?[\w-]*")
 
 
 def default_configuration(formats: Formats) -> Configuration:
@@ -84,16 +87,22 @@ def parse_configuration(text: str, place: str, formats: Formats) -> Configuratio
     entries = top["rules"].items("rules")
     if not entries:
         raise top["rules"].place.error("holds no rule; remove the file to use the default.")
-    return Configuration(tuple(_read_rule(entry, Path(place).parent, formats) for entry in entries), place)
+    rules = tuple(_read_rule(entry, Path(place).parent, formats) for entry in entries)
+    variants = sorted({target.variant for rule in rules for target in rule.targets})
+    for entry, rule in zip(entries, rules, strict=True):
+        if rule.requires is not None:
+            check_requirement(entry.mapping()[REQUIRE], variants)
+    return Configuration(rules, place)
 
 
 def _read_rule(entry: Entry, folder: Path, formats: Formats) -> Rule:
-    fields = entry.mapping(_RULE_KEYS, _LATER_RULE_KEYS)
+    fields = entry.mapping(_RULE_KEYS)
     for key in ("models", "targets"):
         if key not in fields:
             raise entry.place.error(f"the key {key!r} is missing.")
     stages, aliases, copied = _read_promotions(fields.get("promotions"))
-    samples, tolerance, on_failure = (fields.get(key) for key in ("samples", "tolerance", "on_failure"))
+    keys = ("samples", "tolerance", "on_failure", "on_success")
+    samples, tolerance, on_failure, on_success = map(fields.get, keys)
     return Rule(
         models=fields["models"].text("a model name or a pattern"),
         stages=stages,
@@ -102,7 +111,9 @@ def _read_rule(entry: Entry, folder: Path, formats: Formats) -> Rule:
         targets=_read_targets(fields["targets"], formats),
         samples=_read_samples(samples, folder) if samples else None,
         tolerance=_read_tolerance(tolerance) if tolerance else None,
-        on_failure=_one_of(on_failure, _ON_FAILURE) if on_failure else KEEP,
+        on_failure=on_failure.one_of(_ON_FAILURE) if on_failure else KEEP,
+        verified_alias=_read_on_success(on_success, stages, aliases) if on_success else "",
+        requires=read_requirement(fields),
         setup=_read_setup(fields, folder),
         runtimes=_read_runtimes(fields[_RUNTIMES]) if _RUNTIMES in fields else {},
         evaluation=_read_evaluation(fields),
@@ -112,7 +123,7 @@ def _read_rule(entry: Entry, folder: Path, formats: Formats) -> Rule:
 def _read_setup(fields: Mapping[str, Entry], folder: Path) -> ModelSetup:
     names = {key: _callable_name(fields[key]) if key in fields else "" for key in (MODEL_FACTORY, WRAPPER)}
     allow_pickle = fields[_ALLOW_PICKLE].flag() if _ALLOW_PICKLE in fields else True
-    sandbox = _one_of(fields[_SANDBOX], (_AVAILABLE, _REQUIRED)) if _SANDBOX in fields else _AVAILABLE
+    sandbox = fields[_SANDBOX].one_of((_AVAILABLE, _REQUIRED)) if _SANDBOX in fields else _AVAILABLE
     search = (str(folder.absolute()),)
     return ModelSetup(names[MODEL_FACTORY], names[WRAPPER], allow_pickle, search, sandbox == _REQUIRED)
 
@@ -163,10 +174,30 @@ def _read_promotions(entry: Entry | None) -> tuple[tuple[str, ...], tuple[str, .
     if entry is None:
         return STAGES, ("*",), False
     fields = entry.mapping(_PROMOTION_KEYS)
-    stages = [_one_of(item, STAGES) for item in fields["stages"].items("stages")] if "stages" in fields else []
+    stages = [item.one_of(STAGES) for item in fields["stages"].items("stages")] if "stages" in fields else []
     aliases = fields["aliases"].items("aliases") if "aliases" in fields else []
     copied = fields["copied"].flag() if "copied" in fields else False
     return tuple(stages), tuple(alias.text("an alias or a pattern") for alias in aliases), copied
+
+
+def _read_on_success(entry: Entry, stages: tuple[str, ...], aliases: tuple[str, ...]) -> str:
+    """Read the alias that verified versions get, and refuse one that would start exports or that nothing could name."""
+    from registry_export.outbox import VERIFIED_ALIAS_SUFFIX  # SQLAlchemy with it, which rules seldom need
+
+    fields = entry.mapping((_SET_ALIAS,))
+    if _SET_ALIAS not in fields:
+        raise entry.place.error(f"the key {_SET_ALIAS!r} is missing.")
+    place = fields[_SET_ALIAS].place
+    pattern = fields[_SET_ALIAS].text("an alias")
+    if not pattern.endswith(VERIFIED_ALIAS_SUFFIX):
+        raise place.error(f"must end in {VERIFIED_ALIAS_SUFFIX}, by which it starts no export, not be {pattern!r}.")
+    if not _ALIAS_PATTERN.fullmatch(pattern):
+        choices = "{alias} or {stage}, letters, digits, _ and -"
+        raise place.error(f"an alias is made of {choices}, not {pattern!r}.")
+    for word, named, key in (("{alias}", aliases, "aliases"), ("{stage}", stages, "stages")):
+        if word in pattern and not named:
+            raise place.error(f"{word} has no meaning here: the rule's promotions name no {key}.")
+    return pattern
 
 
 def _read_targets(entry: Entry, formats: Formats) -> tuple[Target, ...]:
@@ -196,10 +227,3 @@ def _read_tolerance(entry: Entry) -> Tolerance:
         if not (math.isfinite(values[name]) and values[name] >= 0):
             raise fields[name].place.error(f"must be 0 or more and finite, not {values[name]}.")
     return Tolerance(values["atol"], values["rtol"])
-
-
-def _one_of(entry: Entry, choices: tuple[str, ...]) -> str:
-    value = entry.text(f"one of {', '.join(choices)}")
-    if value not in choices:
-        raise entry.place.error(f"cannot be {value!r}{among(value, choices)}")
-    return value

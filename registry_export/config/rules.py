@@ -6,10 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from registry_export.entities import Target, Tolerance
 from registry_export.evaluation_setup import NO_EVALUATION, EvaluationSetup
 from registry_export.model_setup import NO_SETUP, ModelSetup
+
+if TYPE_CHECKING:
+    from registry_export.config.gates import Requirement
 
 STAGES = ("Staging", "Production")
 """The stages that can be promotions; `None` and `Archived` take a version out of use."""
@@ -17,7 +21,7 @@ STAGES = ("Staging", "Production")
 KEEP, REVERT = "keep", "revert"
 """What a rule may do about a promotion whose export failed or does not match."""
 
-_MANUAL = "manual"
+_MANUAL, _STAGE, _ALIAS = "manual", "stage", "alias"
 _RECONCILED = "reconciled:"
 
 
@@ -34,6 +38,9 @@ class Rule:
         samples: Inputs to verify with: an absolute path or an artifact URI.
         tolerance: Allowed differences; None leaves the default of each precision.
         on_failure: What to do about a promotion whose export failed or does not match: `keep` it, or `revert` it.
+        verified_alias: The alias that a version gets when all that the rule demands of it is verified, with `{alias}`
+            or `{stage}` for what it was promoted to; empty: none.
+        requires: What must be verified before a promotion; it holds for promotions that are not the rule's, too.
         setup: How the checkpoint becomes the model to export.
         runtimes: Runtime -> the oldest version of it that is to read the exports; what it cannot read is warned of.
         evaluation: How good the model and its exports are, and what these may lose.
@@ -47,6 +54,8 @@ class Rule:
     samples: str | None = None
     tolerance: Tolerance | None = None
     on_failure: str = KEEP
+    verified_alias: str = ""
+    requires: Requirement | None = None
     setup: ModelSetup = NO_SETUP
     runtimes: Mapping[str, str] = field(default_factory=dict)
     evaluation: EvaluationSetup = NO_EVALUATION
@@ -61,11 +70,22 @@ class Rule:
         if not fnmatchcase(model_name, self.models):
             return False
         kind, _, value = trigger.removeprefix(_RECONCILED).partition(":")
-        if kind == "stage":
+        if kind == _STAGE:
             return value in self.stages
-        if kind == "alias":
+        if kind == _ALIAS:
             return any(fnmatchcase(value, pattern) for pattern in self.aliases)
         return self.copied if kind == "copied" else kind == _MANUAL
+
+    def verified_alias_for(self, trigger: str) -> str:
+        """Name the alias that a version gets which is verified after this promotion; empty: none.
+
+        Args:
+            trigger: As for `matches`; a pattern with `{alias}` speaks of no stage, and one with `{stage}` of no alias.
+        """
+        kind, _, value = trigger.removeprefix(_RECONCILED).partition(":")
+        if kind not in (_ALIAS, _STAGE) or f"{{{_STAGE if kind == _ALIAS else _ALIAS}}}" in self.verified_alias:
+            return ""
+        return self.verified_alias.replace(f"{{{kind}}}", value.lower() if kind == _STAGE else value)
 
 
 @dataclass(frozen=True)

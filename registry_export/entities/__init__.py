@@ -19,6 +19,7 @@ from registry_export.entities.models import RuntimeNeed as RuntimeNeed
 from registry_export.entities.models import Snippet as Snippet
 from registry_export.entities.models import Target as Target
 from registry_export.entities.models import TensorSpec as TensorSpec
+from registry_export.entities.reports import Approval as Approval
 from registry_export.entities.reports import Attempt as Attempt
 from registry_export.entities.reports import ComparedWith as ComparedWith
 from registry_export.entities.reports import EarlierExport as EarlierExport

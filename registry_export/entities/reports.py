@@ -162,6 +162,25 @@ class ComparedWith:
 
 
 @dataclass(frozen=True)
+class Approval:
+    """Who let a promotion through its gate without the exports that were required.
+
+    Attributes:
+        promotion: `stage:Production`, `alias:champion`.
+        by: The user, as MLflow's basic-auth knew them; empty where it did not say.
+        at: When the version was approved, in UTC, ISO 8601.
+        reason: What the tag said.
+        lacking: The exports that were not verified when it was promoted.
+    """
+
+    promotion: str
+    by: str
+    at: str
+    reason: str
+    lacking: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ExportReport:
     """The result of one export: `report.json`.
 
@@ -176,6 +195,7 @@ class ExportReport:
         created_at: When, in UTC, ISO 8601.
         tools: Versions of the packages used, by name.
         compared_with: The version before it, to be shown beside; it changes no verdict.
+        approval: Who let the version pass a gate, the last time that somebody had to.
     """
 
     model_version: ModelVersionRef
@@ -188,3 +208,4 @@ class ExportReport:
     created_at: str = ""
     tools: Mapping[str, str] = field(default_factory=dict)
     compared_with: ComparedWith | None = None
+    approval: Approval | None = None

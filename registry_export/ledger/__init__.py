@@ -2,8 +2,9 @@
 
 `Ledger` owns every query on jobs, `Promotions` what the reconciler remembers, `Reversions` what is put back,
 `Verifications` when each version was verified last, `KnownExports` what need not be made twice, `LearntCosts` what
-the steps of exports take. Several workers share one database and never talk to each other: a claim is a conditional
-UPDATE, held by a lease that lapses with its worker, and every time in it is the database's own.
+the steps of exports take, `Vouchers` what gates go by, in the registry's own database. Several workers share one
+database and never talk to each other: a claim is a conditional UPDATE, held by a lease that lapses with its worker, and
+every time in it is the database's own.
 """
 
 from registry_export.ledger.census import Census, Count
@@ -17,6 +18,7 @@ from registry_export.ledger.promotions import Promotion, Promotions
 from registry_export.ledger.reversions import Reversions
 from registry_export.ledger.step_costs import LearntCosts
 from registry_export.ledger.verifications import History, Verifications
+from registry_export.ledger.vouchers import Vouchers
 
 __all__ = [
     "SETTLED",
@@ -38,4 +40,5 @@ __all__ = [
     "Promotions",
     "Reversions",
     "Verifications",
+    "Vouchers",
 ]

@@ -21,10 +21,9 @@ from registry_export.ledger.rows import (
     job_from,
     milliseconds,
     settled,
-    stored_workspace,
 )
 from registry_export.ledger.tables import jobs
-from registry_export.outbox import database_now_ms
+from registry_export.outbox import database_now_ms, stored_workspace
 
 _CANDIDATES = 8
 _UNSETTLED = select(jobs.c.id).where(jobs.c.state.in_([*WAITING, JobState.RUNNING])).limit(1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from registry_export.entities import ModelVersionRef, Status
+from registry_export.entities import Approval, ModelVersionRef, Status
 
 
 class JobState(StrEnum):
@@ -55,6 +55,7 @@ class Job:
         previous: What the promotion replaced: the earlier stage, or the version that the alias pointed to
             (`outbox.ABSENT`: there was no such alias). None: not known, or nothing to put back.
         puts_back: The job whose failed promotion a worker undid with this one; None: a person's promotion.
+        approval: Who let the promotion through its gate without the exports that were required; None: nobody had to.
         worker: Who claimed it last.
         lease: Proof of the claim, which settling asks for; empty when nobody holds it.
         lease_expires_at: When the claim lapses unless it is renewed.
@@ -78,6 +79,7 @@ class Job:
     previous_status: str | None = None
     previous: str | None = None
     puts_back: int | None = None
+    approval: Approval | None = None
     worker: str = ""
     lease: str = ""
     lease_expires_at: datetime | None = None

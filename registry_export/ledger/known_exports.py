@@ -15,9 +15,9 @@ from sqlalchemy.exc import IntegrityError
 
 from registry_export.entities import ModelVersionRef
 from registry_export.ledger.database import Database
-from registry_export.ledger.rows import stored_workspace
 from registry_export.ledger.tables import known_exports
-from registry_export.outbox import database_now_ms
+from registry_export.ledger.vouchers import Vouchers
+from registry_export.outbox import database_now_ms, stored_workspace
 
 _MOST = 10_000
 """Entries; one takes about 500 bytes."""
@@ -55,9 +55,18 @@ class KnownExports:
         database: The ledger's.
         workspace: The MLflow workspace to work in.
         most: How many are remembered, over all workspaces.
+        vouchers: What gates are told of the same exports; None: nothing.
     """
 
-    def __init__(self, database: Database, workspace: str | None = None, *, most: int = _MOST) -> None:
+    def __init__(
+        self,
+        database: Database,
+        workspace: str | None = None,
+        *,
+        most: int = _MOST,
+        vouchers: Vouchers | None = None,
+    ) -> None:
+        self.vouchers = vouchers
         self._database = database
         self._workspace = stored_workspace(workspace)
         self._most = most

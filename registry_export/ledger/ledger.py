@@ -17,9 +17,9 @@ from registry_export.ledger.jobs import SETTLED, WAITING, Job, JobState
 from registry_export.ledger.migrations import migrate
 from registry_export.ledger.outbox_reader import OutboxReader, OutboxRow
 from registry_export.ledger.reversions import recognise
-from registry_export.ledger.rows import held, settled, stored_workspace
+from registry_export.ledger.rows import held, settled
 from registry_export.ledger.tables import jobs
-from registry_export.outbox import database_now_ms
+from registry_export.outbox import database_now_ms, stored_workspace
 
 _BATCH = 200
 _RECONCILED = "reconciled:"
@@ -210,7 +210,7 @@ def _insert_once(connection: Connection, promotion: OutboxRow) -> int:
     """Add the job of an outbox row; 0 where it has one already."""
     ref, trigger = promotion.model_version, promotion.trigger
     row = _new_row(ref, trigger, promotion.workspace, promotion.previous_status, previous=promotion.previous)
-    row |= {"event": promotion.event, **settled(JobState.QUEUED)}
+    row |= {"event": promotion.event, "details": promotion.details, **settled(JobState.QUEUED)}
     # Of two databases each has its own clock: what both agree on is how long ago it was.
     row["created_at_ms"] = database_now_ms() - promotion.age_ms
     try:

@@ -29,6 +29,7 @@ class OutboxRow:
     workspace: str | None
     previous_status: str | None
     previous: str | None
+    details: str | None = None
     age_ms: int = 0
 
 
@@ -68,6 +69,7 @@ class OutboxReader:
                 workspace=row.workspace,
                 previous_status=row.previous_status,
                 previous=row.previous,
+                details=row.details,
                 age_ms=max(0, row.age_ms),
             )
             for row in rows

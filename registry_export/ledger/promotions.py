@@ -11,9 +11,9 @@ from sqlalchemy.exc import IntegrityError
 from registry_export.entities import ModelVersionRef
 from registry_export.errors import LedgerError
 from registry_export.ledger.database import Database
-from registry_export.ledger.rows import milliseconds, stored_workspace
+from registry_export.ledger.rows import milliseconds
 from registry_export.ledger.tables import cursors, promotions
-from registry_export.outbox import database_now_ms
+from registry_export.outbox import database_now_ms, stored_workspace
 
 
 @dataclass(frozen=True)

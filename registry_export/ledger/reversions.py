@@ -10,9 +10,9 @@ from sqlalchemy import ColumnElement, Connection, or_, select
 from registry_export.entities import ModelVersionRef
 from registry_export.ledger.database import Database
 from registry_export.ledger.jobs import Job, JobState
-from registry_export.ledger.rows import job_from, milliseconds, stored_workspace
+from registry_export.ledger.rows import job_from, milliseconds
 from registry_export.ledger.tables import jobs, own_promotions
-from registry_export.outbox import database_now_ms
+from registry_export.outbox import database_now_ms, stored_workspace
 
 _NEWEST = 100
 

@@ -5,18 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import Row
 
-from registry_export.entities import ModelVersionRef, Status
+from registry_export.entities import Approval, ModelVersionRef, Status
 from registry_export.ledger.jobs import Job, JobState
-from registry_export.outbox import database_now_ms
-
-_DEFAULT_WORKSPACE = "default"
-
-
-def stored_workspace(workspace: str | None) -> str:
-    """Give the one name of no workspace at all: MLflow calls it `default` in its tables and nothing elsewhere."""
-    return "" if workspace in (None, _DEFAULT_WORKSPACE) else str(workspace)
+from registry_export.outbox import database_now_ms, stored_workspace
 
 
 def milliseconds(seconds: float) -> int:
@@ -86,6 +80,7 @@ def job_from(row: Row[Any]) -> Job:
         previous_status=row.previous_status,
         previous=row.previous,
         puts_back=row.puts_back,
+        approval=_approval(row.details, row.trigger),
         worker=row.worker,
         lease=row.lease,
         lease_expires_at=None if row.lease_expires_at_ms is None else _time(row.lease_expires_at_ms),
@@ -95,3 +90,26 @@ def job_from(row: Row[Any]) -> Job:
 
 def _time(milliseconds_since_1970: int) -> datetime:
     return datetime.fromtimestamp(milliseconds_since_1970 / 1000, UTC)
+
+
+def _approval(details: str | None, promotion: str) -> Approval | None:
+    """Read who let a promotion through its gate; a later hook may write more than is read here."""
+    try:
+        told = msgspec.json.decode(details or "{}", type=_Details).approval
+    except msgspec.MsgspecError:
+        return None
+    if told is None:
+        return None
+    at = _time(told.at_ms).isoformat(timespec="seconds")
+    return Approval(promotion, told.by, at, told.reason, told.lacking)
+
+
+class _Told(msgspec.Struct):
+    by: str
+    at_ms: int
+    reason: str
+    lacking: tuple[str, ...]
+
+
+class _Details(msgspec.Struct):
+    approval: _Told | None = None

@@ -42,6 +42,8 @@ jobs = Table(
     Column("previous_status", String(64), nullable=True),
     Column("previous", String(32), nullable=True),
     Column("puts_back", _ID, nullable=True),
+    # The outbox row's.
+    Column("details", Text, nullable=True),
     # Set when the promotion of a settled job is to be put back: not before this time. Whoever takes it in hand moves it
     # on, and who has done it clears it, so that another worker takes it up again after a death.
     Column("reversion_due_at_ms", BigInteger, nullable=True),

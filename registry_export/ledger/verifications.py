@@ -10,8 +10,8 @@ from sqlalchemy import and_, case, func, or_, select
 from registry_export.entities import ModelVersionRef
 from registry_export.ledger.database import Database
 from registry_export.ledger.jobs import SETTLED, VERIFY, JobState
-from registry_export.ledger.rows import stored_workspace
 from registry_export.ledger.tables import jobs
+from registry_export.outbox import stored_workspace
 
 
 @dataclass(frozen=True)

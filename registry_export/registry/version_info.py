@@ -27,6 +27,7 @@ class VersionInfo:
         stage: `None`, `Staging`, `Production` or `Archived`, as MLflow writes them.
         last_updated_ms: Milliseconds since the epoch; MLflow moves it for stages and descriptions,
             not for aliases and tags.
+        created_ms: When the version was made, in milliseconds since the epoch.
         status: MLflow's own (`READY`).
         files_id: The same for all versions that share a folder of files; empty where it was not looked up.
     """
@@ -41,6 +42,7 @@ class VersionInfo:
     description: str = ""
     experiment_id: str | None = None
     last_updated_ms: int = 0
+    created_ms: int = 0
     status: str = "READY"
     files_id: str = ""
 
@@ -73,5 +75,6 @@ def info_of(version: ModelVersion, place: Location | None = None) -> VersionInfo
         experiment_id=place.experiment_id if place else None,
         files_id=_files_id(place) if place else "",
         last_updated_ms=int(version.last_updated_timestamp or 0),
+        created_ms=int(version.creation_timestamp or 0),
         status=str(version.status),
     )

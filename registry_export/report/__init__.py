@@ -8,9 +8,10 @@ from registry_export.report.description import description_block, text_around, w
 from registry_export.report.html import draw_ahead, prepare_report, to_html
 from registry_export.report.markdown import to_markdown
 from registry_export.report.record import from_json, result_digest, to_json
-from registry_export.report.text import is_usable, reason_text, size_text, tag_line, verdict_sentence
+from registry_export.report.text import approval_text, is_usable, reason_text, size_text, tag_line, verdict_sentence
 
 __all__ = [
+    "approval_text",
     "contents_page",
     "description_block",
     "draw_ahead",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from registry_export.entities import ExportReport, Status, TargetResult
 from registry_export.report.text import (
     MISSING,
+    approval_text,
     escaped,
     number_text,
     reason_text,
@@ -132,7 +133,9 @@ def _padded(name: str, width: int) -> str:
 
 def _line(report: ExportReport, link: Link) -> str:
     sentence = escaped(shortened(verdict_sentence(report), _LONGEST_REASON))
-    return f"**Exports: {report.status}.** {sentence} {_linked('Report', link('exports/report.html'), '')}".rstrip()
+    approval = escaped(shortened(approval_text(report.approval), _LONGEST_REASON))
+    line = f"**Exports: {report.status}.** {sentence} {_linked('Report', link('exports/report.html'), '')}".rstrip()
+    return f"{line}\n\n{approval}" if approval else line
 
 
 def _linked(text: str, target: str | None, otherwise: str | None = None) -> str:

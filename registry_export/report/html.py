@@ -66,6 +66,7 @@ def to_html(report: ExportReport) -> str:
         views=views,
         details=sorted(views, key=lambda view: -_rank(view.result.status)),
         sentence=text.verdict_sentence(report),
+        approval=text.approval_text(report.approval),
         latency=beside.latency_text,
         source_latency=beside.source_latency_text(report.source),
         latencies=latency_bars(report),

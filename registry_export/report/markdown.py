@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from registry_export.discovery import discover_formats
-from registry_export.entities import ExportReport, TargetResult, Verification
+from registry_export.entities import ExportReport, SourceRecord, TargetResult, Verification
 from registry_export.manifest import reproduce_command
 from registry_export.report.beside import (
     against_earlier,
@@ -18,6 +18,7 @@ from registry_export.report.loading import snippets
 from registry_export.report.text import (
     MISSING,
     allowed_text,
+    approval_text,
     escaped,
     evidence_text,
     metrics_texts,
@@ -49,17 +50,10 @@ def _lines(report: ExportReport) -> Iterator[str]:
     yield escaped(verdict_sentence(report))
     yield ""
     yield f"Trigger `{report.trigger}`, {time_text(report.created_at) or 'time unknown'}."
+    if report.approval is not None:
+        yield escaped(approval_text(report.approval))
     if report.source is not None:
-        source = report.source
-        what = f"{source.flavor or source.format}, {size_text(source.checkpoint_bytes or source.size_bytes)}"
-        yield f"Source: {what}, sha256 of all its files `{source.sha256}`."
-        if source.evidence:
-            yield f"Verified with {evidence_text(source.evidence)}. {escaped(noise_text(source.noise))}".rstrip()
-        if walls := sandbox_text(source.sandbox):
-            yield walls
-        if timed := source_latency_text(source):
-            yield f"One call of the source: {timed}."
-        yield from (f"\n> {escaped(note)}" for note in source.notes)
+        yield from _source(report.source)
     if report.compared_with is not None:
         earlier = report.compared_with
         yield f"Compared with {escaped(str(earlier.model_version))}, exported before for `{earlier.trigger}`."
@@ -77,6 +71,18 @@ def _lines(report: ExportReport) -> Iterator[str]:
     if report.tools:
         yield ""
         yield "Made with " + ", ".join(f"{name} {version}" for name, version in report.tools.items()) + "."
+
+
+def _source(source: SourceRecord) -> Iterator[str]:
+    what = f"{source.flavor or source.format}, {size_text(source.checkpoint_bytes or source.size_bytes)}"
+    yield f"Source: {what}, sha256 of all its files `{source.sha256}`."
+    if source.evidence:
+        yield f"Verified with {evidence_text(source.evidence)}. {escaped(noise_text(source.noise))}".rstrip()
+    if walls := sandbox_text(source.sandbox):
+        yield walls
+    if timed := source_latency_text(source):
+        yield f"One call of the source: {timed}."
+    yield from (f"\n> {escaped(note)}" for note in source.notes)
 
 
 def _row(result: TargetResult) -> str:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from registry_export.entities import (
     VERDICTS,
+    Approval,
     ExportReport,
     Metrics,
     NoiseFloor,
@@ -186,6 +187,17 @@ def time_text(moment: str) -> str:
     except ValueError:
         return moment
     return parsed.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if parsed.tzinfo else moment
+
+
+def approval_text(approval: Approval | None) -> str:
+    """Say who let a version through a gate, and without what; empty where nobody had to."""
+    if approval is None:
+        return ""
+    kind, _, value = approval.promotion.partition(":")
+    goal = f"the alias {value}" if kind == "alias" else value
+    lacking = " and ".join(f"a verified {variant}" for variant in approval.lacking)
+    who, when = approval.by or "unknown (MLflow did not say who)", time_text(approval.at)
+    return f"Let through to {goal} without {lacking}: approved {when} by {who}: {approval.reason}"
 
 
 def is_usable(result: TargetResult) -> bool:

@@ -2,7 +2,17 @@
 
 from registry_export.worker.begun import run_begun_job
 from registry_export.worker.loop import Worker, run_worker
-from registry_export.worker.parts import LEASE_S, Exporter, Parts, worker_name
+from registry_export.worker.parts import LEASE_S, Exporter, Parts, vouchers_for, worker_name
 from registry_export.worker.stopping import GRACE_S
 
-__all__ = ["GRACE_S", "LEASE_S", "Exporter", "Parts", "Worker", "run_begun_job", "run_worker", "worker_name"]
+__all__ = [
+    "GRACE_S",
+    "LEASE_S",
+    "Exporter",
+    "Parts",
+    "Worker",
+    "run_begun_job",
+    "run_worker",
+    "vouchers_for",
+    "worker_name",
+]

@@ -31,6 +31,7 @@ from registry_export.reporter import Reporter
 from registry_export.timeline import traced
 from registry_export.worker.parts import Parts, about_job, key_of
 from registry_export.worker.reversion import wants_reversion
+from registry_export.worker.success import follow
 
 _logger = logging.getLogger(__name__)
 _BUSY_CHECKPOINT_S = 2.0
@@ -138,7 +139,8 @@ class JobRunner:
         info = self._held(job)
         if info is None:
             return
-        tags = {**self._registry.model_tags(job.model_version.name), **info.tags}
+        of_model = self._registry.model_tags(job.model_version.name)
+        tags = {**of_model, **info.tags}
         targets = self._targets(job, rule, tags)
         setup = requested_setup(rule, tags, str(job.model_version))
         self._registry.set_tags(job.model_version, {TRIGGER_TAG: job.trigger, STATUS_TAG: Status.RUNNING})
@@ -160,9 +162,11 @@ class JobRunner:
                 costs=parts.costs,
                 signer=parts.signer,
                 earlier=self._ledger.exported_before(job),
+                approval=job.approval,
                 reporter=reporter,
             )
         parts.observer.exported(report, {target.variant for target in targets})
+        follow(parts, report, of_model)
         revert = wants_reversion(parts, job, report.status)
         self._ledger.complete(job, report.status, report.run_id, revert=revert)
         _logger.info("%s: %s", job.model_version, report.status, extra=self._end(report.status))
@@ -175,7 +179,8 @@ class JobRunner:
             return
         report = read_report(self._registry, job.model_version)
         rule = parts.configuration.rule_behind(job.model_version.name, report.trigger if report is not None else "")
-        tags = {**self._registry.model_tags(job.model_version.name), **info.tags}
+        of_model = self._registry.model_tags(job.model_version.name)
+        tags = {**of_model, **info.tags}
         with self._reporter(job) as reporter:
             verified = parts.verify(
                 job.model_version,
@@ -193,6 +198,7 @@ class JobRunner:
                 signer=parts.signer,
                 reporter=reporter,
             )
+        follow(parts, verified, of_model)
         self._ledger.complete(job, verified.status, verified.run_id)
         _logger.info("%s: verified again: %s", job.model_version, verified.status, extra=self._end(verified.status))
 

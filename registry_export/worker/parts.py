@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -13,21 +14,24 @@ from typing import Protocol
 from registry_export.config import Configuration, load_configuration
 from registry_export.costs import StepCosts
 from registry_export.discovery import discover_formats
-from registry_export.entities import ExportReport, ModelVersionRef, Target, Tolerance
+from registry_export.entities import Approval, ExportReport, ModelVersionRef, Target, Tolerance
 from registry_export.errors import ConfigurationError
 from registry_export.evaluation_setup import EvaluationSetup
 from registry_export.format import Format
-from registry_export.ledger import Job, KnownExports, LearntCosts, Ledger, OutboxReader
+from registry_export.ledger import Job, KnownExports, LearntCosts, Ledger, OutboxReader, Vouchers
 from registry_export.logs import about
 from registry_export.manifest import Signer
 from registry_export.model_setup import ModelSetup
 from registry_export.pools import Pool
 from registry_export.registry import Registry
 from registry_export.reporter import Reporter
-from registry_export.settings import Settings
+from registry_export.settings import OUTBOX_URI, Settings
 from registry_export.signing import signer_of
 from registry_export.worker.observer import NOBODY, Observer
 from registry_export.worker.webhooks import Hints
+
+_logger = logging.getLogger(__name__)
+_UNHEARD = "The rules for %s require verified exports, and gates will not hear of what is verified here."
 
 LEASE_S = 60.0
 """How long a claim holds when its worker falls silent."""
@@ -53,6 +57,7 @@ class Exporter(Protocol):
         latency: bool,
         costs: StepCosts | None,
         earlier: ModelVersionRef | None,
+        approval: Approval | None,
         index: KnownExports,
         signer: Signer | None,
         reporter: Reporter,
@@ -99,6 +104,7 @@ class Parts:
         export: Exports one version.
         verify: Verifies the stored exports of one version again.
         outbox: The hook's end; None: the registry is reached through HTTP alone.
+        vouchers: What gates are told; None: nothing, as the registry is reached through HTTP alone.
         workspace: The MLflow workspace to work in.
         latency: Whether sources and exports are timed.
         costs: What is remembered of the steps of all exports.
@@ -117,6 +123,7 @@ class Parts:
     export: Exporter
     verify: Verifier
     outbox: OutboxReader | None = None
+    vouchers: Vouchers | None = None
     workspace: str | None = None
     latency: bool = True
     costs: StepCosts | None = None
@@ -129,7 +136,7 @@ class Parts:
     @property
     def index(self) -> KnownExports:
         """The verified exports that the ledger knows."""
-        return KnownExports(self.ledger.database, self.workspace)
+        return KnownExports(self.ledger.database, self.workspace, vouchers=self.vouchers)
 
 
 def worker_name() -> str:
@@ -183,15 +190,17 @@ def gather_parts(
     signer = signer_of(settings, [rule.setup for rule in configuration.rules])
     ledger = ledger or Ledger(settings.ledger_uri)
     ledger.migrate()
+    registry = Registry(settings.tracking_uri, settings.registry_uri)
     return Parts(
         ledger=ledger,
-        registry=Registry(settings.tracking_uri, settings.registry_uri),
+        registry=registry,
         formats=formats,
         configuration=configuration,
         pool=pool,
         export=export,
         verify=reverify_model_version,
         outbox=None if settings.outbox_uri is None else OutboxReader(settings.outbox_uri),
+        vouchers=vouchers_for(settings, registry, configuration),
         workspace=settings.workspace,
         latency=settings.latency,
         costs=LearntCosts(ledger.database),
@@ -199,3 +208,26 @@ def gather_parts(
         signer=signer,
         lease_s=lease_s,
     )
+
+
+def vouchers_for(settings: Settings, registry: Registry, configuration: Configuration | None = None) -> Vouchers | None:
+    """Open what gates are told by, and say where rules rely on gates that cannot hear of anything.
+
+    Args:
+        settings: Where things are.
+        registry: Tells of versions.
+        configuration: The rules; None: nobody asks them.
+
+    Raises:
+        LedgerUnavailableError: The registry's database does not answer.
+    """
+    require = [repr(rule.models) for rule in configuration.rules if rule.requires is not None] if configuration else []
+    if settings.outbox_uri is None:
+        if require:
+            _logger.warning("%s %s is not set.", _UNHEARD % ", ".join(require), OUTBOX_URI)
+        return None
+    vouchers = Vouchers(settings.outbox_uri, registry.version, settings.workspace)
+    refused = vouchers.prepare()
+    if refused:
+        _logger.log(logging.WARNING if require else logging.DEBUG, "%s %s", _UNHEARD % ", ".join(require), refused)
+    return vouchers

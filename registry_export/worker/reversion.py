@@ -11,12 +11,13 @@ the look and the move is overruled. MLflow records neither.
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 
 from registry_export.config import REVERT
 from registry_export.entities import ModelVersionRef, Status
 from registry_export.errors import ModelVersionNotFoundError, RegistryError
 from registry_export.ledger import Job, JobState, Reversions
-from registry_export.outbox import ABSENT
+from registry_export.outbox import ABSENT, UNPROMOTED_STAGES
 from registry_export.publishing import ERROR_TAG
 from registry_export.reconcile import PREFIX
 from registry_export.worker.parts import Parts, about_job
@@ -83,8 +84,10 @@ class Reverter:
             return
         assert before is not None, "a reason to leave it otherwise"
         if now != before:
-            self._reversions.announce(job, *_promotion(job, before))
-            self._set(job, before)
+            own = _promotion(job, before)
+            self._reversions.announce(job, *own)
+            with self._let_through(*own):
+                self._set(job, before)
         self._tell(job, _sentence(job, before))
 
     def _reason_to_leave(self, job: Job, now: str, before: str | None) -> str | None:
@@ -129,6 +132,12 @@ class Reverter:
             self._registry.delete_alias(model, name)
         else:
             self._registry.set_alias(ModelVersionRef(model, value), name)
+
+    def _let_through(self, ref: ModelVersionRef, promotion: str) -> AbstractContextManager[None]:
+        """Open the gates for what is put back: it was there before, whatever is required of it since."""
+        vouchers = self._parts.vouchers
+        gated = vouchers is not None and ref.version != ABSENT and promotion.partition(":")[2] not in UNPROMOTED_STAGES
+        return vouchers.own_promotion(ref, promotion) if vouchers is not None and gated else nullcontext()
 
     def _tell(self, job: Job, sentence: str) -> None:
         """Say it in the log and on the version's page; a version that was deleted has none."""

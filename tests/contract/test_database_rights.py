@@ -7,8 +7,9 @@ import sqlalchemy
 
 from registry_export.entities import ModelVersionRef, Status
 from registry_export.errors import LedgerError
-from registry_export.ledger import JobState, Ledger, OutboxReader
+from registry_export.ledger import JobState, Ledger, OutboxReader, Vouchers
 from registry_export.outbox import create_outbox, database_now_ms, outbox
+from registry_export.registry import VersionInfo
 from tests.support.recipes import SERVER_ROLE, WORKER_ROLE, Rights
 
 
@@ -67,6 +68,30 @@ def test_the_role_owns_its_tables_alone_and_sees_nothing_of_mlflows(rights, ledg
     assert all(name.startswith("registry_export_") for name in owners)
     with pytest.raises(LedgerError, match="permission denied for table model_versions"), ledger.database.read() as own:
         own.exec_driver_sql("SELECT * FROM model_versions")
+
+
+@pytest.fixture
+def vouchers(rights):
+    vouchers = Vouchers(rights.worker, lambda ref: VersionInfo(ref, "", created_ms=1, files_id="f"))
+    yield vouchers
+    vouchers.dispose()
+
+
+def test_what_opens_gates_is_the_workers_to_write_and_the_servers_to_read_alone(rights, vouchers):
+    assert vouchers.prepare() == ""
+    assert vouchers.prepare() == ""
+    vouchers.settle(ModelVersionRef("digits", "1"), {"onnx": "a" * 64})
+    rights.run(rights.server, "SELECT * FROM registry_export_vouchers")
+    for statement in ("DELETE FROM registry_export_vouchers", "UPDATE registry_export_vouchers SET name = 'tflite'"):
+        with pytest.raises(sqlalchemy.exc.ProgrammingError, match="permission denied"):
+            rights.run(rights.server, statement)
+
+
+def test_a_role_that_may_not_create_says_what_gates_lack_and_goes_on(rights, vouchers):
+    rights.run(rights.admin, "REVOKE CREATE ON SCHEMA public FROM registry_export")
+    assert "docs/operations.md" in vouchers.prepare()
+    vouchers.settle(ModelVersionRef("digits", "1"), {"onnx": "a" * 64})
+    vouchers.withdraw(ModelVersionRef("digits", "1"), ["onnx"])
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ _OLD_UI = "localStorage.setItem('_mlflow_user_setting_dismiss_next_model_registr
 
 _RULES = """
 rules:
+  - models: "gated"
+    targets: [onnx]
+    require: {stages: [Production], aliases: [live], targets: [onnx]}
   - models: "*"
     promotions: {stages: [Staging, Production], aliases: [champion], copied: true}
     targets: [onnx, "onnx:opset_version=17", torchscript, exported_program]
@@ -76,14 +79,16 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     (folder / "rules.yaml").write_text(_RULES)
     os.environ["PYTHONPATH"] = str(Path.cwd())
-    with MlflowServer(folder / "server") as server, sync_playwright() as playwright:
-        arguments = {"uri": server.uri, "name": "digits"}
-        authors().call(TORCH, "tests.support.registered:pickled", arguments, folder)
+    rules = {"REGISTRY_EXPORT_CONFIG": str(folder / "rules.yaml")}
+    with MlflowServer(folder / "server", environ=rules) as server, sync_playwright() as playwright:
+        for name in ("digits", "gated"):
+            arguments = {"uri": server.uri, "name": name}
+            authors().call(TORCH, "tests.support.registered:pickled", arguments, folder)
         environment = {
             **os.environ,
             "MLFLOW_TRACKING_URI": server.uri,
             "REGISTRY_EXPORT_OUTBOX_URI": server.database_uri,
-            "REGISTRY_EXPORT_CONFIG": str(folder / "rules.yaml"),
+            **rules,
         }
         with (folder / "worker.log").open("wb") as log:
             command = [sys.executable, "-m", "registry_export.cli", "worker"]
@@ -240,3 +245,28 @@ def test_the_new_uis_promote_button_exports_the_copy(site, promoted):
     site.await_status(copied, "verified")
     assert site.registry.version(copied).tags["registry_export.trigger"] == "copied:digits/1"
     page.context.close()
+
+
+def test_the_ui_shows_why_a_gate_refuses_a_stage_and_an_alias(site):
+    ref = ModelVersionRef("gated", "1")
+    page = site.page(old=True)
+    site.open_version(page, ref)
+    page.get_by_text("None", exact=True).first.click()
+    page.get_by_text("Production", exact=True).first.click()
+    page.get_by_role("button", name="OK").click()
+    refused = page.get_by_text("gated/1 was not promoted to Production: that requires verified exports (onnx)").first
+    refused.wait_for()
+    assert "it has no verified onnx." in refused.inner_text()
+    if SCREENSHOTS.is_dir():
+        page.screenshot(path=SCREENSHOTS / "gate-refusal.png", clip={"x": 0, "y": 0, "width": 1280, "height": 560})
+    page.context.close()
+    page = site.page()
+    site.open_version(page, ref)
+    page.get_by_title("Add aliases").click()
+    page.get_by_role("dialog").get_by_role("combobox").fill("live")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Save aliases").click()
+    page.get_by_text("gated/1 was not promoted to the alias live").first.wait_for()
+    page.context.close()
+    info = site.registry.version(ref)
+    assert (info.stage, info.aliases) == ("None", ())

@@ -87,6 +87,15 @@ def test_what_the_rules_want_and_is_not_there_is_wrong(tmp_path):
     assert "registry-export.yaml" in findings(1)["rules", "wrong"]
 
 
+def test_gates_that_would_hear_nothing_are_wrong(tmp_path, monkeypatch):
+    rules = RULES + "    require: {stages: [Production], targets: [torchscript]}\n"
+    (tmp_path / "samples.npz").touch()
+    (tmp_path / "registry-export.yaml").write_text(rules)
+    assert "heard by the gates of the rules for '*'" in findings(0)["gates", "ok"]
+    monkeypatch.delenv("REGISTRY_EXPORT_OUTBOX_URI")
+    assert "REGISTRY_EXPORT_OUTBOX_URI is not set" in findings(1)["gates", "wrong"]
+
+
 def test_a_signing_key_is_read_and_who_else_may_read_it_is_said(monkeypatch, tmp_path):
     private, public = key_pair(tmp_path)
     monkeypatch.setattr("registry_export.doctor._toolchains_of", lambda wanted: ())

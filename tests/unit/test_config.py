@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from registry_export.config import (
     FACTORY_TAG,
     Configuration,
+    Requirement,
     default_configuration,
     format_named,
     load_configuration,
     parse_configuration,
     parse_targets,
+    read_requirements,
     requested_setup,
 )
 from registry_export.entities import Tolerance
@@ -129,7 +131,6 @@ def rule_with(**fields: str) -> str:
         ("rules:\n  - models: x", "r.yaml:2: rules[0]: ", ["'targets' is missing"]),
         ("rules:\n  - targets: [onnx]", "r.yaml:2: rules[0]: ", ["'models' is missing"]),
         (rule_with(modles="x"), "r.yaml:5: rules[0].modles: ", ["did you mean 'models'?", "promotions, targets"]),
-        (rule_with(gate="x"), "r.yaml:5: rules[0].gate: ", ["not available in this version", "promotions"]),
         (rule_with(models="[a]"), "r.yaml:3: rules[0].models: ", ["not a list"]),
         (rule_with(models=""), "r.yaml:3: rules[0].models: ", ["empty"]),
         (rule_with(models="yes"), "r.yaml:3: rules[0].models: ", ["'yes'", "quotes"]),
@@ -358,3 +359,70 @@ rules:
     assert configuration.rule_behind("digits", "alias:champion") is first
     assert configuration.rule_behind("digits", "stage:Production") is configuration.rule_behind("digits", "") is first
     assert configuration.rule_behind("other", "manual") is None
+
+
+REQUIRE = "{stages: [Production], aliases: ['prod*'], targets: [onnx, tflite], approvals: [alice]}"
+
+
+def test_what_a_rule_requires_is_read_alike_by_server_and_worker() -> None:
+    text = rule_with(models="'digits*'", targets="[onnx, tflite]", require=REQUIRE, gate="strict")
+    required = parse(text).rules[0].requires
+    assert required == Requirement(("Production",), ("prod*",), ("onnx", "tflite"), ("alice",), strict=True)
+    on_server = read_requirements(text.replace("targets: [onnx, tflite]\n", "targets: [a format of others]\n", 1), "r")
+    assert on_server.of("digits-1", "stage:Production") == required
+    assert on_server.of("digits-1", "alias:prod-eu") == required
+    assert on_server.of("digits-1", "alias:champion") is on_server.of("digits-1", "stage:Staging") is None
+    assert on_server.of("other", "stage:Production") is None
+
+
+def test_by_default_nothing_is_required_and_gates_are_open_and_take_no_approval() -> None:
+    assert parse(rule_with()).rules[0].requires is None
+    required = parse(rule_with(require="{stages: [Production], targets: [onnx]}")).rules[0].requires
+    assert required == Requirement(("Production",), (), ("onnx",), (), strict=False)
+    everybody = parse(rule_with(require="{stages: [Production], targets: [onnx], approvals: true}")).rules[0].requires
+    assert everybody is not None
+    assert everybody.approvals == ("*",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"gate": "strict"}, ["gate: ", "the rule has none"]),
+        ({"require": "{targets: [onnx]}"}, ["require: names neither stages nor aliases"]),
+        ({"require": "{stages: [Production]}"}, ["require: names no targets"]),
+        ({"require": "{stages: [Archived], targets: [onnx]}"}, ["stages[0]: ", "Staging, Production"]),
+        ({"require": "{stages: [Staging], targets: [tflite]}"}, ["targets[0]: ", "'tflite'", "the choices are onnx."]),
+        ({"require": "{stages: [Staging], targets: [onnx], approvals: 3}"}, ["approvals: must be true or false"]),
+        ({"require": "{stages: [Staging], targets: [onnx]}", "gate": "closed"}, ["gate: ", "open, strict"]),
+        ({"on_success": "{}"}, ["'set_alias' is missing"]),
+        ({"on_success": "{set_alias: '{alias}'}"}, ["must end in -verified"]),
+        ({"on_success": "{set_alias: '{model}-verified'}"}, ["{alias} or {stage}"]),
+        ({"on_success": "{set_alias: '{stage}-verified'}", "promotions": "{aliases: [a]}"}, ["name no stages"]),
+        ({"on_success": "{set_alias: '{alias}-verified'}", "promotions": "{stages: [Staging]}"}, ["name no aliases"]),
+    ],
+)
+def test_what_would_never_work_is_refused_in_its_line(fields: dict[str, str], words: list[str]) -> None:
+    said = refusal(rule_with(**fields))
+    assert re.match(r"r.yaml:\d+: rules\[0\]\.", said)
+    assert [word for word in words if word not in said] == [], said
+
+
+@pytest.mark.parametrize(
+    ("pattern", "trigger", "alias"),
+    [
+        ("{alias}-verified", "alias:champion", "champion-verified"),
+        ("{alias}-verified", "reconciled:alias:champion", "champion-verified"),
+        ("{alias}-verified", "stage:Staging", ""),
+        ("{stage}-verified", "stage:Staging", "staging-verified"),
+        ("{stage}-verified", "alias:champion", ""),
+        ("good-verified", "stage:Staging", "good-verified"),
+        ("good-verified", "alias:champion", "good-verified"),
+        ("good-verified", "manual", ""),
+        ("good-verified", "copied:other/1", ""),
+    ],
+)
+def test_the_second_alias_is_named_after_what_the_version_was_promoted_to(
+    pattern: str, trigger: str, alias: str
+) -> None:
+    rule = parse(rule_with(on_success=f"{{set_alias: '{pattern}'}}")).rules[0]
+    assert rule.verified_alias_for(trigger) == alias

@@ -18,7 +18,7 @@ from registry_export.ledger.database import Database
 
 VERSION_TABLE = "registry_export_alembic_version"
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision. Written down, so that alembic is imported only where there is something to migrate."""
 
 _versions = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
