@@ -42,7 +42,7 @@ def interrupted(tmp_path_factory):
                 command, cwd=folders[name], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
             running.callback(processes[name].kill)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while waiting := set(COMMANDS) - {path.split("/")[1] for _, path, _ in silent.seen}:
             assert time.monotonic() < deadline, waiting
             time.sleep(0.1)
