@@ -100,14 +100,18 @@ def _same(table: Table, target: Any) -> list[ColumnElement[bool]]:
     return [table.c[name] == getattr(target, name) for name in names]
 
 
+_UNTOLD = (
+    " No worker has told this database of any export yet: one has to run with REGISTRY_EXPORT_OUTBOX_URI set to it."
+)
+
+
 def _judge(connection: Connection, target: Any, promotion: str, requirement: Requirement) -> tuple[str, str | None]:
-    if not exists(connection, vouchers):
-        raise LookupError("No worker has told this database of any export: its REGISTRY_EXPORT_OUTBOX_URI says which.")
     created = created_ms(connection, target)
     fresh = vouchers.c.created_at_ms > database_now_ms() - OWN_LASTS_MS
     own = and_(vouchers.c.kind == OWN, vouchers.c.name == promotion, fresh)
     query = select(vouchers.c.kind, vouchers.c.name).where(*of_version(vouchers, target, created))
-    found = connection.execute(query.where(or_(vouchers.c.kind == EXPORT, own))).all()
+    told = exists(connection, vouchers)
+    found = connection.execute(query.where(or_(vouchers.c.kind == EXPORT, own))).all() if told else []
     verified = {row.name for row in found if row.kind == EXPORT}
     lacking = [variant for variant in requirement.targets if variant not in verified]
     if not lacking or any(row.kind == OWN for row in found):
@@ -116,7 +120,7 @@ def _judge(connection: Connection, target: Any, promotion: str, requirement: Req
         return _PASSED
     approval = _approval(connection, target, created, requirement)
     if approval is None:
-        return _sentence(target, promotion, requirement, lacking), None
+        return _sentence(target, promotion, requirement, lacking) + ("" if told else _UNTOLD), None
     _logger.warning(
         "%s/%s is let through to %s without %s: approved by %s.",
         *(target.name, target.version, promotion, ", ".join(lacking), approval["by"] or "unknown"),

@@ -282,6 +282,20 @@ def test_rules_are_read_anew_when_they_change_and_a_mistake_leaves_those_that_st
 # What cannot be found out.
 
 
+def test_a_database_that_no_worker_has_told_of_any_export_holds_no_verified_one(server, client, told):
+    engine = sqlalchemy.create_engine(server.database_uri)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {vouchers.name} RENAME TO elsewhere")
+    try:
+        ref = registered(client)
+        assert "No worker has told this database" in refusal(lambda: to_production(client, ref))
+        assert stage_of(client, ref) == "None"
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"ALTER TABLE elsewhere RENAME TO {vouchers.name}")
+        engine.dispose()
+
+
 @pytest.fixture
 def broken(server, told):
     """The table as no hook knows it."""
