@@ -23,7 +23,7 @@ from registry_export.errors import ConfigurationError
 from registry_export.evaluation_setup import NO_EVALUATION
 from registry_export.exports import variants_named
 from registry_export.manifest import Verifier
-from registry_export.publishing import read_report
+from registry_export.page import read_report
 from registry_export.recorded import MANUAL, Request, VerificationRequest, run_recorded, verify_recorded
 from registry_export.registry import Registry
 from registry_export.scratch import Scratch

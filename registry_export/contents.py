@@ -17,8 +17,8 @@ from registry_export.format import Format
 from registry_export.inference import Origin
 from registry_export.inspection import Inspected, InspectRequest
 from registry_export.manifest import MANIFEST, verify_files
+from registry_export.page import read_report
 from registry_export.pools import Children
-from registry_export.publishing import read_report
 from registry_export.registry import Registry
 from registry_export.scratch import Scratch
 

@@ -21,7 +21,7 @@ from registry_export.cli.processes import started, wait_until_healthy
 from registry_export.cli.tables import print_targets
 from registry_export.entities import ModelVersionRef
 from registry_export.errors import RegistryExportError
-from registry_export.publishing import read_report
+from registry_export.page import read_report
 from registry_export.registry import Registry
 
 _MODEL = "digits"

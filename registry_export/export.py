@@ -42,8 +42,9 @@ from registry_export.manifest import (
     write_artifact,
 )
 from registry_export.model_setup import NO_SETUP, ModelSetup
+from registry_export.page import publish_failure
 from registry_export.pools import Pool
-from registry_export.publishing import publish, publish_failure
+from registry_export.publishing import publish
 from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.regressions import compared_with

@@ -16,7 +16,7 @@ from registry_export.errors import ArtifactError, ConfigurationError, ModelVersi
 from registry_export.format import Format
 from registry_export.loaded import LoadedExport
 from registry_export.manifest import OWN_FILES, Manifest, Verifier, result_of, verify_files
-from registry_export.publishing import read_report
+from registry_export.page import read_report
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.report import is_usable, reason_text
 from registry_export.scratch import Scratch, sweep

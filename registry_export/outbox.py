@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 STATUS_TAG = "registry_export.status"
 """The tag in which the hook and the worker show how a version stands."""
 
+TRIGGER_TAG = "registry_export.trigger"
+"""The tag that says what asked for it."""
+
 VERIFIED_ALIAS_SUFFIX = "-verified"
 """Aliases with this ending are set by a worker on what it has verified: they ask for nothing."""
 

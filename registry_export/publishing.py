@@ -15,35 +15,33 @@ from dataclasses import replace
 from pathlib import Path
 
 from registry_export.differences import NUMBERS
-from registry_export.entities import ExportReport, Metrics, ModelVersionRef, SourceRecord, Status, TargetResult, worst
-from registry_export.errors import ArtifactError, RegistryError, RegistryExportError, to_record
-from registry_export.manifest import OWN_FILES, Manifest, write_manifest
-from registry_export.parsing import read_bounded
-from registry_export.registry import EXPORTS_FOLDER, Registry, VersionInfo
-from registry_export.report import (
-    description_block,
-    from_json,
-    tag_line,
-    text_around,
-    to_html,
-    to_json,
-    to_markdown,
-    with_block,
+from registry_export.entities import (
+    ExportReport,
+    Metrics,
+    ModelVersionRef,
+    SourceRecord,
+    Status,
+    TargetResult,
+    worst,
 )
+from registry_export.errors import RegistryError, RegistryExportError
+from registry_export.manifest import OWN_FILES, Manifest, write_manifest
+from registry_export.outbox import STATUS_TAG, TRIGGER_TAG
+from registry_export.page import (
+    ERROR_TAG,
+    RUN_TAG,
+    TAG_PREFIX,
+    describe,
+    has_failed,
+    read_report,
+    speaks_of_another,
+    upload_reports,
+)
+from registry_export.registry import EXPORTS_FOLDER, Registry, VersionInfo
+from registry_export.report import tag_line
 from registry_export.scratch import Scratch
 
-TAG_PREFIX = "registry_export."
-STATUS_TAG = f"{TAG_PREFIX}status"
-TRIGGER_TAG = f"{TAG_PREFIX}trigger"
-RUN_TAG = f"{TAG_PREFIX}run_id"
-ERROR_TAG = f"{TAG_PREFIX}error"
-
-LONGEST_DESCRIPTION = 5000
-"""Characters that MLflow's tables hold; PostgreSQL refuses more."""
-
-_LONGEST_ERROR = 2000
 _LARGEST_METRIC = 1e300
-_REPORT = f"{EXPORTS_FOLDER}/report.json"
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +87,7 @@ def publish(
                 registry.upload(ref, folder, f"{EXPORTS_FOLDER}/{variant}")
         _upload_beside(registry, ref, {variant: files[variant] for variant in files if variant in stored})
         with ThreadPoolExecutor(1) as beside:
-            reports = beside.submit(_upload_reports, registry, merged)
+            reports = beside.submit(upload_reports, registry, merged)
             registry.log_metrics(run_id, ref, _metrics(report.targets, report.source))
             reports.result()
         registry.finish_run(run_id, "FINISHED")
@@ -97,7 +95,7 @@ def publish(
         with contextlib.suppress(RegistryExportError):
             registry.finish_run(run_id, "FAILED")
         raise
-    _tag(registry, merged, _describe(registry, merged))
+    _tag(registry, merged, describe(registry, merged))
     return merged
 
 
@@ -134,24 +132,20 @@ def publish_verdicts(
             registry.upload(ref, path, f"{EXPORTS_FOLDER}/{variant}")
     measured = tuple(result for result in results.values() if result.status is not Status.FAILED)
     run_id = _log_again(registry, report, _metrics(measured, report.source))
-    report = replace(report, run_id=run_id)
-    _upload_reports(registry, report)
     tags = registry.version(ref).tags
-    if _others_word(tags):
+    report = replace(report, run_id=run_id)
+    if not has_failed(tags):
+        report = replace(report, error=None)  # of an export that came to nothing, and of which the tags say no more
+    upload_reports(registry, replace(report, status=Status.FAILED) if report.error is not None else report)
+    if speaks_of_another(tags):
         report = replace(report, status=Status(tags[STATUS_TAG]))
     else:
-        _describe(registry, report)
+        describe(registry, report)
     registry.set_tags(ref, {f"{TAG_PREFIX}{variant}": tag_line(result) for variant, result in results.items()})
     registry.set_tags(ref, {RUN_TAG: report.run_id})
-    if not _others_word(tags):
+    if not speaks_of_another(tags):
         registry.set_tags(ref, {STATUS_TAG: report.status})
     return report
-
-
-def _others_word(tags: Mapping[str, str]) -> bool:
-    """Whether the status speaks of an export that waits, runs, or failed as a whole."""
-    status = tags.get(STATUS_TAG)
-    return status in (Status.QUEUED, Status.RUNNING) or (status == Status.FAILED and ERROR_TAG in tags)
 
 
 def _log_again(registry: Registry, report: ExportReport, metrics: Mapping[str, float]) -> str:
@@ -169,39 +163,6 @@ def _log_again(registry: Registry, report: ExportReport, metrics: Mapping[str, f
     registry.log_metrics(run_id, ref, metrics)
     registry.finish_run(run_id, "FINISHED")
     return run_id
-
-
-def publish_failure(registry: Registry, ref: ModelVersionRef, trigger: str, error: BaseException) -> None:
-    """Say on a version's page why a whole export failed; what was published before stays as it is.
-
-    Args:
-        registry: Where to.
-        ref: The version.
-        trigger: What asked for the export.
-        error: Why it failed.
-    """
-    record = to_record(error)
-    text = " ".join(f"{record.step}: {record.message}".split())
-    if len(text) > _LONGEST_ERROR:
-        text = text[: _LONGEST_ERROR - 1] + "…"
-    with contextlib.suppress(RegistryExportError):  # the tags matter more, and say the same
-        known = read_report(registry, ref) or ExportReport(ref, trigger, None, (), Status.FAILED)
-        _describe(registry, replace(known, model_version=ref, status=Status.FAILED, error=record))
-    registry.set_tags(ref, {TRIGGER_TAG: trigger, ERROR_TAG: text, STATUS_TAG: Status.FAILED})
-
-
-def read_report(registry: Registry, ref: ModelVersionRef) -> ExportReport | None:
-    """Read the report that a version has, or None; a damaged one counts as none, with a warning."""
-    with Scratch() as folder:
-        try:
-            path = registry.download_artifact(ref, _REPORT, folder)
-        except ArtifactError:
-            return None
-        try:
-            return from_json(read_bounded(path))
-        except (ArtifactError, ValueError) as error:
-            _log.warning("%s: %s", ref, error)
-            return None
 
 
 def merge(previous: ExportReport | None, report: ExportReport) -> ExportReport:
@@ -247,7 +208,7 @@ def withdraw(
         return previous
     kept = tuple(result for result in previous.targets if result.variant not in variants)
     left = replace(previous, model_version=info.ref, targets=kept)
-    _upload_reports(registry, left)
+    upload_reports(registry, left)
     for variant in sorted(variants):
         with contextlib.suppress(RegistryError):  # stores may refuse to delete; a file of the same name is replaced
             registry.delete_artifacts(info.ref, f"{EXPORTS_FOLDER}/{variant}")
@@ -264,14 +225,6 @@ def _upload_beside(registry: Registry, ref: ModelVersionRef, folders: Mapping[st
             for name in filter(lambda name: (folder / name).is_file(), OWN_FILES):
                 shutil.copyfile(folder / name, tree / variant / name)
         registry.upload(ref, tree, EXPORTS_FOLDER)
-
-
-def _upload_reports(registry: Registry, report: ExportReport) -> None:
-    with Scratch() as folder:
-        (folder / "report.html").write_text(to_html(report), encoding="utf-8")
-        (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
-        (folder / "report.json").write_text(to_json(report), encoding="utf-8")
-        registry.upload(report.model_version, folder, EXPORTS_FOLDER)
 
 
 def _metrics(results: tuple[TargetResult, ...], source: SourceRecord | None) -> dict[str, float]:
@@ -299,19 +252,6 @@ def _metrics(results: tuple[TargetResult, ...], source: SourceRecord | None) -> 
 def _number(version: str | None) -> float | None:
     """A metric is a number; a version of several parts (8.20 is not 8.2) is in the report alone."""
     return float(version) if version is not None and version.isdecimal() else None
-
-
-def _describe(registry: Registry, report: ExportReport) -> Mapping[str, str]:
-    """Write the block of the description, and return the tags that the version has."""
-    ref = report.model_version
-    place = registry.location(ref)
-    info = registry.version(ref)  # read late: a person may have written meanwhile
-    before = info.description
-    block = description_block(report, place.ui_link, LONGEST_DESCRIPTION - text_around(before))
-    description = with_block(before, block)
-    if description != before:
-        registry.set_description(ref, description)
-    return info.tags
 
 
 def _tag(registry: Registry, report: ExportReport, tags: Mapping[str, str]) -> None:

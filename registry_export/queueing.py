@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Insert, bindparam, exists, literal, select
+from sqlalchemy import Insert, bindparam, exists, literal, select, union_all
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from registry_export.outbox import STATUS_TAG, database_now_ms, outbox
+from registry_export.outbox import STATUS_TAG, TRIGGER_TAG, database_now_ms, outbox
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Table
@@ -46,7 +46,7 @@ def queue(
     pending_tags: Mapping[str, Any],
     details: str | None = None,
 ) -> None:
-    """Write the outbox row and the `queued` tag, both or neither; for a prompt neither.
+    """Write the outbox row and the tags `queued` and trigger, all or none; for a prompt none.
 
     Args:
         connection: The promotion's own; its transaction goes on, whatever is raised here.
@@ -67,8 +67,8 @@ def queue(
         "previous": previous,
         "details": details,
     }
-    pending = pending_tags.get(STATUS_TAG)
-    if pending is None and connection.dialect.driver in ("pysqlite", "psycopg2"):
+    pending = {name: pending_tags[name] for name in (STATUS_TAG, TRIGGER_TAG) if name in pending_tags}
+    if not pending and connection.dialect.driver in ("pysqlite", "psycopg2"):
         _queue_at_once(connection, {**row, "number": target.version})
     else:
         with connection.begin_nested():
@@ -122,7 +122,7 @@ def _has_failed(connection: Connection) -> bool:
     return bool(driver.info.transaction_status == _IN_ERROR)
 
 
-def _queue_step_by_step(connection: Connection, target: Any, row: dict[str, Any], pending: Any) -> None:
+def _queue_step_by_step(connection: Connection, target: Any, row: dict[str, Any], pending: Mapping[str, Any]) -> None:
     tags, _ = _tags()
     key = {name: getattr(target, name) for name in ("name", "version", "workspace") if name in tags.c}
     query = select(tags.c.key, tags.c.value).where(tags.c.key.in_((STATUS_TAG, PROMPT_TAG)))
@@ -131,44 +131,47 @@ def _queue_step_by_step(connection: Connection, target: Any, row: dict[str, Any]
     present = {name: value for name, value in connection.execute(query)}  # noqa: C416 - rows are no pairs to a type checker
     if PROMPT_TAG in present:
         return
-    status = pending.value if pending is not None else present.get(STATUS_TAG)
+    status = pending[STATUS_TAG].value if STATUS_TAG in pending else present.get(STATUS_TAG)
     values = {**row, "previous_status": status, "created_at_ms": database_now_ms()}
     connection.execute(outbox.insert().inline().values(values))
-    if pending is not None:
-        # A copied version brings its source's tags, which are inserted after it: writing the row here as well would
-        # break the copy.
-        pending.value = QUEUED
-    else:
-        _set_tag(connection, tags, {**key, "key": STATUS_TAG})
+    for tag, value in ((STATUS_TAG, QUEUED), (TRIGGER_TAG, row["trigger"])):
+        if tag in pending:
+            # A copied version brings its source's tags, which are inserted after it: writing the row here as well
+            # would break the copy.
+            pending[tag].value = value
+        else:
+            _set_tag(connection, tags, {**key, "key": tag}, value)
 
 
-def _set_tag(connection: Connection, tags: Table, key: dict[str, Any]) -> None:
-    """Insert or overwrite the status tag; in one statement, where it can be, lest a worker sets it in between."""
+def _set_tag(connection: Connection, tags: Table, key: dict[str, Any], value: str) -> None:
+    """Insert or overwrite a tag; in one statement, where it can be, lest a worker sets it in between."""
     insert: Any = {"mysql": mysql, "mariadb": mysql, "postgresql": postgresql, "sqlite": sqlite}.get(
         connection.dialect.name
     )
     if insert is None:
         same = [tags.c[column] == value for column, value in key.items()]
-        if connection.execute(tags.update().where(*same).values(value=QUEUED)).rowcount == 0:
-            connection.execute(tags.insert().values({**key, "value": QUEUED}))
+        if connection.execute(tags.update().where(*same).values(value=value)).rowcount == 0:
+            connection.execute(tags.insert().values({**key, "value": value}))
         return
-    statement = insert.insert(tags).values({**key, "value": QUEUED})
+    statement = insert.insert(tags).values({**key, "value": value})
     if insert is mysql:
-        connection.execute(statement.on_duplicate_key_update(value=QUEUED))
+        connection.execute(statement.on_duplicate_key_update(value=value))
     else:
         connection.execute(_overwriting(statement, tags))
 
 
 def _overwriting(statement: Any, tags: Table) -> Any:
-    return statement.on_conflict_do_update(index_elements=list(tags.primary_key), set_={"value": QUEUED})
+    return statement.on_conflict_do_update(
+        index_elements=list(tags.primary_key), set_={"value": statement.excluded.value}
+    )
 
 
 @functools.cache
 def _for_postgresql() -> _Statement:
     tags, key = _tags()
     promotion = _row(tags, key).returning(outbox.c.id).cte("promotion")
-    values = {**key, "key": literal(STATUS_TAG), "value": literal(QUEUED)}
-    insert = postgresql.insert(tags).from_select(list(values), select(*values.values()).select_from(promotion))
+    both = [select(*values.values()).select_from(promotion) for values in _tag_rows(key)]
+    insert = postgresql.insert(tags).from_select([*key, "key", "value"], union_all(*both))
     psycopg2: Any = postgresql.psycopg2
     compiled = _overwriting(insert.add_cte(promotion), tags).compile(dialect=psycopg2.dialect())
     return _Statement(str(compiled), dict(compiled.params))
@@ -177,10 +180,10 @@ def _for_postgresql() -> _Statement:
 @functools.cache
 def _for_sqlite() -> tuple[_Statement, _Statement]:
     tags, key = _tags()
-    upsert = _overwriting(sqlite.insert(tags).values({**key, "key": STATUS_TAG, "value": QUEUED}), tags)
+    upsert = _overwriting(sqlite.insert(tags).values(_tag_rows(key)), tags)
     by_name = sqlite.dialect(paramstyle="named")
-    row, tag = (statement.compile(dialect=by_name) for statement in (_row(tags, key), upsert))
-    return _Statement(str(row), dict(row.params)), _Statement(str(tag), dict(tag.params))
+    row, both = (statement.compile(dialect=by_name) for statement in (_row(tags, key), upsert))
+    return _Statement(str(row), dict(row.params)), _Statement(str(both), dict(both.params))
 
 
 def _tags() -> tuple[Table, dict[str, Any]]:
@@ -192,6 +195,12 @@ def _tags() -> tuple[Table, dict[str, Any]]:
     if "workspace" in tags.c:  # older MLflow has none
         key["workspace"] = bindparam("workspace")
     return tags, key
+
+
+def _tag_rows(key: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the columns of the two tags that every promotion sets."""
+    values: tuple[tuple[str, Any], ...] = ((STATUS_TAG, literal(QUEUED)), (TRIGGER_TAG, bindparam("trigger")))
+    return [{**key, "key": literal(tag), "value": value} for tag, value in values]
 
 
 def _row(tags: Table, key: dict[str, Any]) -> Insert:

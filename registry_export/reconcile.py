@@ -25,8 +25,8 @@ from registry_export.entities import ModelVersionRef, Status
 from registry_export.errors import ModelVersionNotFoundError, RegistryError, RegistryExportError
 from registry_export.format import Format
 from registry_export.ledger import WAITING, Job, JobState, Ledger, OutboxReader, Promotion, Promotions
-from registry_export.outbox import STATUS_TAG, UNPROMOTED_STAGES, VERIFIED_ALIAS_SUFFIX, copied_from
-from registry_export.publishing import publish_failure
+from registry_export.outbox import STATUS_TAG, TRIGGER_TAG, UNPROMOTED_STAGES, VERIFIED_ALIAS_SUFFIX, copied_from
+from registry_export.page import publish_failure
 from registry_export.registry import ROUND_S, AliasPage, AliasRounds, Registry, VersionInfo
 from registry_export.wants import LacksFiles, Wants
 
@@ -287,14 +287,15 @@ class Reconciler:
 
     def _queue(self, info: VersionInfo, promotion: Promotion) -> None:
         # First the tag: once the job is there, a worker may be faster than we are.
-        self._registry.set_tags(info.ref, {STATUS_TAG: Status.QUEUED})
+        trigger = f"{PREFIX}{promotion.promotion}"
+        self._registry.set_tags(info.ref, {TRIGGER_TAG: trigger, STATUS_TAG: Status.QUEUED})
         self._ledger.enqueue(
             info.ref,
-            f"{PREFIX}{promotion.promotion}",
+            trigger,
             workspace=self._workspace,
             previous_status=info.tags.get(STATUS_TAG),
         )
-        fields = {"model_version": str(info.ref), "trigger": f"{PREFIX}{promotion.promotion}"}
+        fields = {"model_version": str(info.ref), "trigger": trigger}
         _logger.info("%s: queued, because %s has no complete export.", info.ref, promotion.promotion, extra=fields)
 
     def _say_why(self, job: Job) -> None:

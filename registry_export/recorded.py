@@ -14,8 +14,8 @@ from registry_export.export import export_model_version
 from registry_export.gate_tables import APPROVE_TAG
 from registry_export.isolation import ChildPool, Limits
 from registry_export.ledger import VERIFY, KnownExports, LearntCosts, Ledger
-from registry_export.outbox import STATUS_TAG
-from registry_export.publishing import ERROR_TAG, RUN_TAG, TAG_PREFIX, TRIGGER_TAG, publish_failure
+from registry_export.outbox import STATUS_TAG, TRIGGER_TAG
+from registry_export.page import ERROR_TAG, RUN_TAG, TAG_PREFIX, publish_failure
 from registry_export.reverification import reverify_model_version
 from registry_export.signing import signer_of
 from registry_export.timeline import traced

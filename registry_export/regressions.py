@@ -9,7 +9,7 @@ import logging
 
 from registry_export.entities import ComparedWith, EarlierExport, ExportReport, ModelVersionRef, Status, TargetResult
 from registry_export.errors import RegistryError
-from registry_export.publishing import read_report
+from registry_export.page import read_report
 from registry_export.registry import Registry
 
 _log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from registry_export.manifest import (
     sha256_of,
     verify_files,
 )
-from registry_export.publishing import read_report
+from registry_export.page import read_report
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.report import result_digest
 from registry_export.reporter import Reporter

@@ -43,8 +43,9 @@ from registry_export.inputs import first_inputs
 from registry_export.ledger import KnownExports
 from registry_export.manifest import MANIFEST, Manifest, Signer, manifest_digest, versions_of, write_manifest
 from registry_export.model_setup import NO_SETUP, ModelSetup
+from registry_export.page import read_report
 from registry_export.pools import Pool
-from registry_export.publishing import publish_verdicts, read_report
+from registry_export.publishing import publish_verdicts
 from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.reporter import SILENT, Reporter

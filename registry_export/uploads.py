@@ -15,7 +15,9 @@ from types import TracebackType
 from registry_export.bench import Bench
 from registry_export.entities import ExportReport, ModelVersionRef, Status, TargetResult
 from registry_export.errors import ExportCancelledError, RegistryExportError
-from registry_export.publishing import STATUS_TAG, read_report, withdraw
+from registry_export.outbox import STATUS_TAG
+from registry_export.page import read_report
+from registry_export.publishing import withdraw
 from registry_export.registry import EXPORTS_FOLDER, Registry, VersionInfo
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from registry_export.config import TARGETS_TAG, Configuration, requested_targets
 from registry_export.entities import Status
 from registry_export.errors import ConfigurationError
 from registry_export.format import Format
-from registry_export.publishing import TAG_PREFIX
+from registry_export.page import TAG_PREFIX
 from registry_export.registry import EXPORTS_FOLDER, Registry, VersionInfo
 
 _TARGETS_TAG_IS_WRONG = "?"

@@ -156,6 +156,13 @@ class Ledger(Claims):
                 return earlier.previous_status
         return None
 
+    def earlier_trigger(self, job: Job) -> str | None:
+        """What asked for the version's export that ended last before this job; None: there was none."""
+        for earlier in self.list((JobState.DONE, JobState.DEAD), job.model_version, workspaces=(job.workspace,)):
+            if earlier.id < job.id and not earlier.verifies:
+                return earlier.trigger
+        return None
+
     def exported_before(self, job: Job) -> ModelVersionRef | None:
         """The version that was exported last, before this job, for the same stage or alias; None: none is known."""
         promotion = job.trigger.removeprefix(_RECONCILED)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from registry_export.config import Rule, parse_targets, requested_setup, requested_targets
-from registry_export.entities import ModelVersionRef, Status, Target
+from registry_export.entities import Status, Target
 from registry_export.errors import (
     ConfigurationError,
     ExportCancelledError,
@@ -23,12 +23,12 @@ from registry_export.errors import (
 from registry_export.evaluation_setup import NO_EVALUATION
 from registry_export.exports import variants_named
 from registry_export.ledger import WAITING, Heartbeat, Job, JobState
-from registry_export.outbox import STATUS_TAG
-from registry_export.pools import Pool
-from registry_export.publishing import TRIGGER_TAG, publish_failure, read_report
+from registry_export.outbox import STATUS_TAG, TRIGGER_TAG
+from registry_export.page import publish_failure, read_report
 from registry_export.registry import Claim, VersionInfo
 from registry_export.reporter import Reporter
 from registry_export.timeline import traced
+from registry_export.worker.log_reporter import LogReporter
 from registry_export.worker.parts import Parts, about_job, key_of
 from registry_export.worker.reversion import wants_reversion
 from registry_export.worker.success import follow
@@ -229,17 +229,23 @@ class JobRunner:
         return targets
 
     def _ignore(self, job: Job, reason: str) -> None:
-        """Settle a promotion that asks for no export, and take the hook's `queued` tag back."""
+        """Settle a promotion that asks for no export, and take the hook's tags back."""
         unsettled = self._ledger.list(WAITING, job.model_version, workspaces=(job.workspace,))
         tags = self._registry.version(job.model_version).tags
         if tags.get(STATUS_TAG) == Status.QUEUED and not unsettled:
-            earlier = self._ledger.earlier_status(job)
-            if earlier is None:
-                self._registry.delete_tags(job.model_version, (STATUS_TAG,))
-            else:
-                self._registry.set_tags(job.model_version, {STATUS_TAG: earlier})
+            earlier = {STATUS_TAG: self._ledger.earlier_status(job), TRIGGER_TAG: self._earlier_trigger(job)}
+            known = {name: value for name, value in earlier.items() if value is not None}
+            self._registry.delete_tags(job.model_version, tuple(name for name in earlier if name not in known))
+            self._registry.set_tags(job.model_version, known)
         self._ledger.ignore(job, reason)
         _logger.info("%s: ignored. %s", job.model_version, reason, extra=self._end(JobState.IGNORED))
+
+    def _earlier_trigger(self, job: Job) -> str | None:
+        """What asked for the export of which the version's page speaks; None: it speaks of none."""
+        known = self._ledger.earlier_trigger(job)
+        if known is None and (report := read_report(self._registry, job.model_version)) is not None:
+            known = report.trigger  # of another ledger
+        return known
 
     def _settle_failure(self, job: Job, error: RegistryExportError, verdict: RegistryExportError | None) -> None:
         if isinstance(verdict, StaleLeaseError):
@@ -286,37 +292,3 @@ class JobRunner:
         except RegistryExportError as refused:
             # A version that was deleted has no page to say it on.
             _logger.info("%s: %s", job.model_version, refused)
-
-
-class LogReporter(Reporter):
-    """Writes a line to the log for every step that ends, and lets a cancelled export publish nothing.
-
-    Args:
-        ref: The version that is exported.
-        pool: The pool whose cancellation is the export's.
-    """
-
-    def __init__(self, ref: ModelVersionRef, pool: Pool) -> None:
-        self._ref = ref
-        self._pool = pool
-
-    def step_started(self, step: str, variant: str) -> None:
-        """Stop before the steps in which no child would notice the cancellation."""
-        if step in ("download", "publish") and not variant and self._pool.cancelled.is_set():
-            raise ExportCancelledError("The export was stopped.", step=step)
-
-    def step_finished(self, step: str, variant: str, outcome: str, seconds: float) -> None:
-        """Log the step."""
-        fields = {"step": step, "variant": variant, "status": _word(outcome), "seconds": round(seconds, 3)}
-        name = " ".join(filter(None, (step, variant)))
-        _logger.info("%s: %s  %s (%.1f s)", self._ref, name, outcome, seconds, extra=fields)
-
-    def note(self, text: str) -> None:
-        """Log the note."""
-        _logger.info("%s: %s", self._ref, text)
-
-
-def _word(outcome: str) -> str:
-    """Return the word of a step's outcome that filters can rely on; a step that ended with a number is done."""
-    word = outcome.partition(" ")[0].rstrip(":,")
-    return word if word.isalpha() else "done"

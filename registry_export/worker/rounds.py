@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from registry_export.entities import ModelVersionRef, Status, TargetResult
 from registry_export.errors import RegistryError, RegistryExportError
 from registry_export.ledger import SETTLED, VERIFY, History, Job, Promotions, Verifications
-from registry_export.publishing import TAG_PREFIX, read_report
+from registry_export.page import TAG_PREFIX, read_report
 from registry_export.replay import RUNS_HERE
 from registry_export.scratch import Scratch
 from registry_export.worker.job import JobRunner

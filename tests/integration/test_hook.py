@@ -77,6 +77,16 @@ def test_a_stage_transition_leaves_a_row_and_the_queued_tag(server, client, mode
     assert triggers_of(server, model) == [("1", "stage:Staging")]
     assert status_of(client, model, version) == "queued"
     assert answer.tags["registry_export.status"] == "queued", "the answer to the promotion shows it already"
+    assert answer.tags["registry_export.trigger"] == "stage:Staging"
+    assert client.get_model_version(model, version).tags == answer.tags
+
+
+def test_the_trigger_is_that_of_the_latest_promotion_at_once(server, client, model):
+    version = version_of(client, model)
+    client.set_model_version_tag(model, version, "registry_export.trigger", "manual")
+    client.transition_model_version_stage(model, version, "Staging")
+    client.set_registered_model_alias(model, "champion", version)
+    assert client.get_model_version(model, version).tags["registry_export.trigger"] == "alias:champion"
 
 
 def test_the_row_carries_the_clock_of_the_database_and_the_earlier_status(server, client, model):
@@ -165,11 +175,13 @@ def test_an_alias_that_a_worker_sets_on_verified_versions_queues_nothing(server,
 def test_a_copy_into_another_registered_model_queues_the_copy(server, client, model):
     version = version_of(client, model)
     client.set_model_version_tag(model, version, "registry_export.status", "verified")
+    client.set_model_version_tag(model, version, "registry_export.trigger", "alias:champion")
     client.set_model_version_tag(model, version, "owner", "me")
     copy = client.copy_model_version(f"models:/{model}/{version}", f"{model}-production")
     assert triggers_of(server, copy.name) == [(copy.version, f"copied:{model}/{version}")]
     tags = client.get_model_version(copy.name, copy.version).tags
-    assert tags == {"registry_export.status": "queued", "owner": "me"}
+    copied = f"copied:{model}/{version}"
+    assert tags == {"registry_export.status": "queued", "registry_export.trigger": copied, "owner": "me"}
     assert rows_of(server.database_uri, copy.name)[0].previous_status == "verified"
 
 

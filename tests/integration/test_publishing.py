@@ -22,7 +22,8 @@ from registry_export.errors import (
     VerificationError,
 )
 from registry_export.exports import load, pull
-from registry_export.publishing import publish, publish_failure, read_report
+from registry_export.page import publish_failure, read_report
+from registry_export.publishing import publish, publish_verdicts
 from registry_export.recorded import _tagged_as_running
 from registry_export.registry import Registry
 from registry_export.reporter import SILENT
@@ -418,6 +419,47 @@ def test_a_job_that_failed_as_a_whole_says_why_and_keeps_what_was_there(registry
     assert tags["registry_export.affine"].startswith("verified")
     export(ref, affine.result())
     assert "registry_export.error" not in registry.version(ref).tags
+
+
+def page_of(registry, ref, folder):
+    return registry.download_artifact(ref, "exports/report.html", folder).read_text()
+
+
+def test_the_report_does_not_say_verified_of_an_export_that_failed_as_a_whole(registry, export, ref, tmp_path):
+    before = export(ref, affine.result())
+    assert "The target is verified." in page_of(registry, ref, tmp_path / "before")
+    publish_failure(registry, ref, "manual", ConversionError("the checkpoint is corrupt."))
+    page = page_of(registry, ref, tmp_path / "failed")
+    assert "The export failed. Convert: the checkpoint is corrupt." in page
+    assert "The target is verified." not in page
+    report = read_report(registry, ref)
+    assert (report.status, report.trigger, report.error.step) == (Status.FAILED, "manual", "Convert")
+    assert report.targets == before.targets, "what was verified before can still be loaded"
+    with load(ref.uri, "affine", registry=registry) as model:
+        np.testing.assert_array_equal(model.predict({"x": X.tolist()}), 2 * X + 1)
+    after = export(ref, affine.result("affine-d3"))
+    assert (after.status, after.error) == (Status.VERIFIED, None)
+    assert "The export failed" not in page_of(registry, ref, tmp_path / "after")
+
+
+def test_a_first_export_that_fails_stores_nothing_and_links_to_no_report(registry, ref):
+    publish_failure(registry, ref, "manual", ConversionError("the checkpoint is corrupt."))
+    assert registry.list_artifacts(ref, "exports") == ()
+    description = registry.version(ref).description
+    assert "the checkpoint is corrupt" in description
+    assert "report.html" not in description
+
+
+def test_new_verdicts_say_no_more_that_an_export_failed_once_the_tags_say_so_no_more(registry, export, ref, tmp_path):
+    export(ref, affine.result())
+    publish_failure(registry, ref, "manual", ConversionError("the checkpoint is corrupt."))
+    again = replace(affine.result(), convert_seconds=1.0)
+    failed = replace(read_report(registry, ref), status=Status.VERIFIED)
+    assert publish_verdicts(registry, failed, {"affine": again}, {}).status is Status.FAILED
+    assert "The export failed" in page_of(registry, ref, tmp_path / "failed")
+    registry.delete_tags(ref, ("registry_export.error",))
+    assert publish_verdicts(registry, failed, {"affine": again}, {}).error is None
+    assert "The target is verified." in page_of(registry, ref, tmp_path / "verified")
 
 
 def test_a_version_deleted_while_its_job_runs_is_not_found(versions, registry, export, ref):

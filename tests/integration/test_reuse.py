@@ -16,7 +16,7 @@ from registry_export.exports import load
 from registry_export.ledger import KnownExports, Ledger
 from registry_export.ledger.tables import known_exports
 from registry_export.model_setup import ModelSetup
-from registry_export.publishing import read_report
+from registry_export.page import read_report
 from tests.support import planted
 from tests.support.planted_versions import Steps, planted_versions
 

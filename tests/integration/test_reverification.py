@@ -13,7 +13,7 @@ from registry_export.entities import Status
 from registry_export.errors import ArtifactError, RegistryExportError
 from registry_export.exports import load
 from registry_export.ledger import Ledger
-from registry_export.publishing import read_report
+from registry_export.page import read_report
 from tests.support import planted
 from tests.support.planted_versions import Steps, planted_versions
 

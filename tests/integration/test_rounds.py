@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from registry_export.ledger import Ledger
-from registry_export.publishing import read_report
+from registry_export.page import read_report
 from registry_export.settings import Settings
 from registry_export.worker import run_worker
 from tests.support import planted

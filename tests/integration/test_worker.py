@@ -171,7 +171,7 @@ def test_what_the_hook_saw_is_not_exported_again_by_the_reconciler(settings, cli
 def test_a_promotion_that_no_rule_wants_gives_the_earlier_status_back(settings, client, name, ledger):
     version = version_of(client, name)
     client.set_registered_model_alias(name, "challenger", version)
-    assert tags_of(client, name) == {"status": "queued"}
+    assert tags_of(client, name) == {"status": "queued", "trigger": "alias:challenger"}
     assert work(settings, Exporter()).calls == []
     assert tags_of(client, name) == {}
     assert [job.state for job in ledger.list()] == [JobState.IGNORED]
@@ -180,7 +180,7 @@ def test_a_promotion_that_no_rule_wants_gives_the_earlier_status_back(settings, 
     client.set_registered_model_alias(name, "challenger", version)
     assert tags_of(client, name)["status"] == "queued"
     work(settings, Exporter())
-    assert tags_of(client, name)["status"] == "verified"
+    assert (tags_of(client, name)["status"], tags_of(client, name)["trigger"]) == ("verified", "alias:champion")
 
 
 def test_a_copy_is_exported_where_the_rule_says_so_and_ignored_elsewhere(settings, client, name, ledger):

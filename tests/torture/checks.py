@@ -13,7 +13,7 @@ from registry_export.errors import RegistryExportError
 from registry_export.exports import pull
 from registry_export.format import Format
 from registry_export.ledger import Job, JobState
-from registry_export.publishing import read_report
+from registry_export.page import read_report
 from registry_export.registry import Registry
 from registry_export.report.description import BEGIN
 from tests.torture.bed import LIGHT, REAL
