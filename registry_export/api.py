@@ -177,26 +177,36 @@ def export(
     tolerance: Tolerance | None = None,
     force: bool = False,
     reporter: Reporter | None = None,
+    scheduler: str | None = None,
 ) -> Exported:
     """Export one model version now, as a job of the ledger where that can be reached.
 
-    Arguments and errors as for `registry_export.export`.
+    Arguments and errors as for `registry_export.export`; with `scheduler` its steps run on that Dask cluster.
     """
     from registry_export.reporter import SILENT
 
     session = Session()
     request = session.request(model_uri, targets, samples=samples, tolerance=tolerance)
-    report = run_recorded(session.settings, session.registry, session.formats, request, force, reporter or SILENT)
+    report = run_recorded(
+        session.settings, session.registry, session.formats, request, force, reporter or SILENT, scheduler
+    )
     return Exported(report, page_of(session.registry.registry_uri or "", request.version.ref))
 
 
-def verify(model_uri: str, targets: str | Sequence[str] | None = None, *, reporter: Reporter | None = None) -> Exported:
+def verify(
+    model_uri: str,
+    targets: str | Sequence[str] | None = None,
+    *,
+    reporter: Reporter | None = None,
+    scheduler: str | None = None,
+) -> Exported:
     """Verify the stored exports of a version again, as a job of the ledger where that can be reached.
 
     Args:
         model_uri: As for `registry_export.export`.
         targets: Targets or variants; None: all that are stored.
         reporter: Hears of every step.
+        scheduler: Address of the Dask scheduler on whose cluster the steps run; None: they run here.
 
     Raises:
         ArtifactError: There are none, or not the one that is named.
@@ -206,7 +216,9 @@ def verify(model_uri: str, targets: str | Sequence[str] | None = None, *, report
 
     session = Session()
     request = session.verification(model_uri, targets)
-    report = verify_recorded(session.settings, session.registry, session.formats, request, reporter or SILENT)
+    report = verify_recorded(
+        session.settings, session.registry, session.formats, request, reporter or SILENT, scheduler
+    )
     return Exported(report, page_of(session.registry.registry_uri or "", request.version.ref))
 
 

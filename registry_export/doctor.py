@@ -5,6 +5,7 @@ Every examination ends in a finding, whatever happens in it; what is wrong comes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -18,12 +19,15 @@ from registry_export.config import Configuration, is_artifact_uri, load_configur
 from registry_export.discovery import discover_formats, install_command, missing_requirements
 from registry_export.errors import ModelVersionNotFoundError, RegistryError, RegistryExportError
 from registry_export.format import Format, Toolchain
-from registry_export.isolation import ChildPool, left_open
+from registry_export.isolation import left_open
 from registry_export.ledger import JobState, Ledger, OutboxReader, Vouchers
+from registry_export.pools import Pool
 from registry_export.redaction import redact
 from registry_export.registry import Registry
+from registry_export.scratch import Scratch
 from registry_export.settings import CONFIG, LEDGER_URI, OUTBOX_URI, TRACKING_URI, Settings
 from registry_export.signing import signer_of
+from registry_export.worker import open_cluster, open_pool
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 
@@ -31,6 +35,7 @@ _LEAST_ROOM = 5 * 1024**3
 _LEAST_MEMORY = 4 * 1024**3
 _MANY = 10_000
 _MODELS_TRIED = 20
+_DASK_WORKER = "Dask worker"
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,12 @@ class Finding:
     remedy: str = ""
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
+def examine(settings: Settings, scheduler: str | None = None) -> Iterator[Finding]:
     """Look at everything in turn; yields as it goes, because toolchains take seconds each.
 
     Args:
         settings: Where things are. A run is made and deleted in the experiment `registry-export` to see that it can be.
+        scheduler: Address of the Dask scheduler on whose cluster steps would run; None: they would run here.
     """
     formats = discover_formats()
     mlflow = tuple(_guarded("MLflow", lambda: _registry(settings)))
@@ -78,10 +84,37 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _room()
     wanted = _targets_of(configuration, formats)
     yield from _packages(wanted, formats)
-    with ChildPool() as pool:
+    cluster = [] if scheduler is None else list(_guarded("cluster", lambda: _cluster(settings, scheduler)))
+    yield from cluster
+    if all(finding.state != WRONG or finding.what.startswith(_DASK_WORKER) for finding in cluster):
+        yield from _guarded("sandbox", lambda: _children(settings, scheduler, configuration, wanted))
+
+
+def _children(
+    settings: Settings, scheduler: str | None, configuration: Configuration | None, wanted: Mapping[str, Format]
+) -> Iterator[Finding]:
+    """Look at what stands around the children of exports, and whether their toolchains start."""
+    with contextlib.closing(open_pool(settings, scheduler)) as pool:
         yield from _guarded("sandbox", lambda: _sandbox(pool, configuration))
         for toolchain in _toolchains_of(wanted):
             yield from _guarded(f"toolchain {toolchain.name}", lambda: _toolchain(pool, toolchain))  # noqa: B023
+
+
+def _cluster(settings: Settings, scheduler: str) -> Iterator[Finding]:
+    with contextlib.closing(open_cluster(settings, scheduler)) as pool:
+        for worker in pool.workers():
+            offers = ", ".join(f"{name} {amount:g}" for name, amount in worker.resources.items())
+            said = f"It takes {worker.threads} steps at a time{f' and offers {offers}' if offers else ''}."
+            remedy = "Install the same versions on the worker and on every Dask worker." if worker.unfit else ""
+            yield Finding(
+                f"{_DASK_WORKER} {worker.name}",
+                WRONG if worker.unfit else OK,
+                f"It gets no steps: {worker.unfit}." if worker.unfit else said,
+                remedy,
+            )
+        pool.check()
+        pool.try_store()
+        yield Finding("cluster", OK, f"{scheduler} answers, and what is stored at {redact(pool.blobs_uri)} comes back.")
 
 
 def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -238,7 +271,7 @@ def _toolchains_of(wanted: Mapping[str, Format]) -> Iterator[Toolchain]:
     yield from {toolchain.name: toolchain for toolchain in toolchains}.values()
 
 
-def _sandbox(pool: ChildPool, configuration: Configuration | None) -> Iterator[Finding]:
+def _sandbox(pool: Pool, configuration: Configuration | None) -> Iterator[Finding]:
     walls = pool.walls(Toolchain("plain", ()))
     if reach := left_open(walls):
         said = f"Only {'+'.join(walls) or 'limits'}: a checkpoint's code can reach {reach}."
@@ -252,6 +285,7 @@ def _sandbox(pool: ChildPool, configuration: Configuration | None) -> Iterator[F
         yield Finding("sandbox", OK, f"{'+'.join(walls)} stand around every checkpoint.")
 
 
-def _toolchain(pool: ChildPool, toolchain: Toolchain) -> Iterator[Finding]:
-    pool.walls(toolchain)
+def _toolchain(pool: Pool, toolchain: Toolchain) -> Iterator[Finding]:
+    with Scratch() as work:
+        pool.call(toolchain, "builtins:len", {}, work)
     yield Finding(f"toolchain {toolchain.name}", OK, f"{', '.join(toolchain.modules) or 'nothing'} can be imported.")

@@ -12,14 +12,13 @@ from registry_export.errors import ExportCancelledError, LedgerError, PublishErr
 from registry_export.evaluation_setup import NO_EVALUATION, EvaluationSetup
 from registry_export.export import export_model_version
 from registry_export.gate_tables import APPROVE_TAG
-from registry_export.isolation import ChildPool, Limits
 from registry_export.ledger import VERIFY, KnownExports, LearntCosts, Ledger
 from registry_export.outbox import STATUS_TAG, TRIGGER_TAG
 from registry_export.page import ERROR_TAG, RUN_TAG, TAG_PREFIX, publish_failure
 from registry_export.reverification import reverify_model_version
 from registry_export.signing import signer_of
 from registry_export.timeline import traced
-from registry_export.worker import LEASE_S, run_begun_job, vouchers_for, worker_name
+from registry_export.worker import LEASE_S, open_pool, run_begun_job, vouchers_for, worker_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from registry_export.format import Format
     from registry_export.ledger import Job
     from registry_export.model_setup import ModelSetup
+    from registry_export.pools import Pool
     from registry_export.registry import Registry, VersionInfo
     from registry_export.reporter import Reporter
     from registry_export.settings import Settings
@@ -73,6 +73,7 @@ def run_recorded(
     request: Request,
     force: bool,
     reporter: Reporter,
+    scheduler: str | None = None,
 ) -> ExportReport:
     """Run an export as a job of the ledger; where the ledger cannot be reached, say so and run it alone.
 
@@ -85,13 +86,14 @@ def run_recorded(
         request: What to export.
         force: Convert and verify anew even what is verified already.
         reporter: Hears of every step.
+        scheduler: Address of the Dask scheduler on whose cluster the steps run; None: they run here.
 
     Raises:
         RegistryExportError: The export failed as a whole; `ExportCancelledError` where a person cancelled the job.
     """
     signer = signer_of(settings, [request.setup])
 
-    def run(pool: ChildPool, index: KnownExports | None, costs: StepCosts | None) -> ExportReport:
+    def run(pool: Pool, index: KnownExports | None, costs: StepCosts | None) -> ExportReport:
         version = request.version
         trace = traced(reporter, settings.trace_folder, str(version.ref))
         with registry.keeping_places(), _tagged_as_running(registry, version), trace as heard:
@@ -115,7 +117,7 @@ def run_recorded(
                 reporter=heard,
             )
 
-    return _recorded(settings, registry, _Work(request.version, MANUAL, request.asked, run), reporter)
+    return _recorded(settings, registry, _Work(request.version, MANUAL, request.asked, run), reporter, scheduler)
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ def verify_recorded(
     formats: Mapping[str, Format],
     request: VerificationRequest,
     reporter: Reporter,
+    scheduler: str | None = None,
 ) -> ExportReport:
     """Verify stored exports again, as `run_recorded` exports; arguments and errors are alike.
 
@@ -152,7 +155,7 @@ def verify_recorded(
     """
     signer = signer_of(settings, [request.setup])
 
-    def run(pool: ChildPool, index: KnownExports | None, costs: StepCosts | None) -> ExportReport:
+    def run(pool: Pool, index: KnownExports | None, costs: StepCosts | None) -> ExportReport:
         trace = traced(reporter, settings.trace_folder, str(request.version.ref))
         with registry.keeping_places(), trace as heard:
             return reverify_model_version(
@@ -172,7 +175,8 @@ def verify_recorded(
                 reporter=heard,
             )
 
-    return _recorded(settings, registry, _Work(request.version, VERIFY, ",".join(request.variants), run), reporter)
+    work = _Work(request.version, VERIFY, ",".join(request.variants), run)
+    return _recorded(settings, registry, work, reporter, scheduler)
 
 
 @dataclass(frozen=True)
@@ -182,11 +186,14 @@ class _Work:
     version: VersionInfo
     trigger: str
     targets: str
-    run: Callable[[ChildPool, KnownExports | None, StepCosts | None], ExportReport]
+    run: Callable[[Pool, KnownExports | None, StepCosts | None], ExportReport]
 
 
-def _recorded(settings: Settings, registry: Registry, work: _Work, reporter: Reporter) -> ExportReport:
-    with ChildPool(Limits(settings.child_timeout_s, settings.child_memory_bytes)) as pool:
+def _recorded(
+    settings: Settings, registry: Registry, work: _Work, reporter: Reporter, scheduler: str | None
+) -> ExportReport:
+    with contextlib.closing(open_pool(settings, scheduler)) as pool:
+        pool.check()
         try:
             ledger = Ledger(settings.ledger_uri)
             ledger.migrate()
@@ -218,7 +225,7 @@ def _begin(ledger: Ledger, work: _Work, workspace: str | None, reporter: Reporte
         time.sleep(_POLL_S)
 
 
-def _await_checkpoint(ledger: Ledger, job: Job, version: VersionInfo, pool: ChildPool, reporter: Reporter) -> None:
+def _await_checkpoint(ledger: Ledger, job: Job, version: VersionInfo, pool: Pool, reporter: Reporter) -> None:
     """Wait until no other version with the same folder of files is being exported."""
     waited = False
     while not ledger.hold(job, version.files_id):

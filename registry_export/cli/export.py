@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from registry_export.cli.completion import complete_formats, complete_model_uri
+from registry_export.cli.options import scheduler_option
 from registry_export.cli.tables import print_json, print_table, print_targets
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 @click.option("--samples", metavar="PATH", help=".npz file or artifact URI with inputs to verify with.")
 @click.option("--atol", type=click.FloatRange(min=0), help="Allowed absolute difference; goes with --rtol.")
 @click.option("--rtol", type=click.FloatRange(min=0), help="Allowed relative difference; goes with --atol.")
+@scheduler_option
 @_json_option
 def export(
     model_uri: str,
@@ -41,6 +43,7 @@ def export(
     samples: str | None,
     atol: float | None,
     rtol: float | None,
+    scheduler: str | None,
     as_json: bool,
 ) -> int:
     """Export one model version now, verify every format, publish the results on its page.
@@ -53,7 +56,13 @@ def export(
     tolerance = _tolerance(atol, rtol)
     reporter = TerminalReporter(to_stderr=as_json)
     exported = api.export(
-        model_uri, targets, samples=samples or None, tolerance=tolerance, force=force, reporter=reporter
+        model_uri,
+        targets,
+        samples=samples or None,
+        tolerance=tolerance,
+        force=force,
+        reporter=reporter,
+        scheduler=scheduler,
     )
     if as_json:
         print_json(exported.report)
@@ -73,8 +82,9 @@ def export(
     help="A target or a variant: onnx, tflite:precision=int8, tflite-int8. Repeat it, or separate by commas. "
     "Default: all that are stored.",
 )
+@scheduler_option
 @_json_option
-def verify(model_uri: str, targets: tuple[str, ...], as_json: bool) -> int:
+def verify(model_uri: str, targets: tuple[str, ...], scheduler: str | None, as_json: bool) -> int:
     """Verify the stored exports of a version against its source again, without converting.
 
     Digests come first: a file that was changed or is gone makes its export `failed`. Then the source and every
@@ -83,7 +93,8 @@ def verify(model_uri: str, targets: tuple[str, ...], as_json: bool) -> int:
     from registry_export import api
     from registry_export.cli.progress import TerminalReporter
 
-    verified = api.verify(model_uri, targets, reporter=TerminalReporter(to_stderr=as_json))
+    reporter = TerminalReporter(to_stderr=as_json)
+    verified = api.verify(model_uri, targets, reporter=reporter, scheduler=scheduler)
     if as_json:
         print_json(verified.report)
     else:

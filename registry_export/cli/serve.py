@@ -6,6 +6,8 @@ import os
 
 import click
 
+from registry_export.cli.options import scheduler_option
+
 _HOUR_S = 3600.0
 
 
@@ -36,11 +38,7 @@ _HOUR_S = 3600.0
     help="Answer /metrics, /healthz and /readyz there, and take /webhook if REGISTRY_EXPORT_WEBHOOK_SECRET is set; "
     "without HOST from this machine alone. Off by default.",
 )
-@click.option(
-    "--scheduler",
-    metavar="ADDRESS",
-    help="Run the steps on the Dask cluster of this scheduler (tcp://host:8786); by default they run here.",
-)
+@scheduler_option
 def worker(
     once: bool, hours: float | None, warm: bool, grace_s: float | None, listen: str | None, scheduler: str | None
 ) -> None:

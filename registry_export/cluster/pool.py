@@ -17,7 +17,7 @@ import msgspec
 from registry_export.cluster.link import Link
 from registry_export.cluster.messages import Result, Task, raised, terms_here
 from registry_export.cluster.parcels import Post
-from registry_export.cluster.roster import Place, Roster
+from registry_export.cluster.roster import DaskWorker, Place, Roster
 from registry_export.cluster.store import Store
 from registry_export.costs import StepCost
 from registry_export.errors import (
@@ -69,6 +69,30 @@ class ClusterPool:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @property
+    def blobs_uri(self) -> str:
+        """Where files go to Dask workers and back."""
+        return self._store.uri
+
+    def workers(self) -> tuple[DaskWorker, ...]:
+        """Return the Dask workers that are there, those that get no steps too.
+
+        Raises:
+            ClusterUnavailableError: The scheduler does not answer.
+        """
+        return self._roster.workers()
+
+    def try_store(self) -> None:
+        """See that a file can be stored and fetched.
+
+        Raises:
+            ClusterError: It cannot; a ClusterUnavailableError where the store did not answer.
+        """
+        with Scratch() as folder:
+            letter = folder / "letter"
+            letter.write_text("registry-export")
+            self._store.post.fetch(self._store.post.send([letter]).files[0], folder / "answer")
 
     @property
     def limits(self) -> Limits:

@@ -27,11 +27,13 @@ class Store:
         tracking_uri: The tracking server, which serves what begins with `mlflow-artifacts:`.
 
     Attributes:
+        uri: That folder's.
         post: Brings files to the folder of the present export, and fetches them.
     """
 
     def __init__(self, uri: str, tracking_uri: str) -> None:
         self._blobs, self._tracking_uri = Blobs(uri, tracking_uri), tracking_uri
+        self.uri = self._blobs.uri
         self.post = self._fresh()
         threading.Thread(target=self._sweep, name="registry-export-sweep", daemon=True).start()
 

@@ -23,6 +23,7 @@ from registry_export.cluster.link import Link
 from registry_export.cluster.pool import ClusterPool
 from registry_export.config import parse_targets
 from registry_export.discovery import discover_formats
+from registry_export.doctor import examine
 from registry_export.entities import Status
 from registry_export.errors import (
     ChildCrashedError,
@@ -34,6 +35,7 @@ from registry_export.errors import (
 from registry_export.format import Toolchain
 from registry_export.graph import plan_export
 from registry_export.isolation import ChildPool, Limits
+from registry_export.settings import Settings
 from registry_export.targets import export_targets
 from registry_export.timing import time_exports
 from tests.support import planted, planted_cluster
@@ -310,6 +312,37 @@ def test_a_scheduler_that_is_not_there_is_named(plain, tmp_path):
     ):
         pool.check()
     assert told.value.transient
+
+
+@pytest.fixture
+def examined(cluster, tmp_path, monkeypatch):
+    """Look at the cluster as `registry-export doctor --scheduler` does, with one toolchain to start there."""
+    monkeypatch.setattr("registry_export.doctor._toolchains_of", lambda _: [planted.NUMPY])
+
+    def examined(scheduler=cluster.address, blobs=f"s3://{BUCKET}/doctor"):
+        settings = Settings(None, None, f"sqlite:///{tmp_path / 'ledger.db'}", None, blobs_uri=blobs)
+        return {(found.what, found.state): found.said + found.remedy for found in examine(settings, scheduler)}
+
+    return examined
+
+
+def test_doctor_looks_at_every_dask_worker_the_store_and_a_toolchain_far_away(examined, cluster, s3):
+    found = examined()
+    for name in ("first", "second"):
+        assert "takes 1 steps at a time and offers memory 4e+09" in found[f"Dask worker {name}", "ok"]
+    assert f"s3://{BUCKET}/doctor" in found["cluster", "ok"]
+    assert ("sandbox", "ok") in found or ("sandbox", "note") in found
+    assert ("toolchain planted", "ok") in found, found
+    assert not s3.list_objects_v2(Bucket=BUCKET, Prefix="doctor").get("Contents"), "what it has tried is left there"
+
+
+def test_doctor_names_what_keeps_steps_from_a_cluster_and_looks_no_further(examined):
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        found = examined("tls://127.0.0.1:1")
+    assert "does not answer" in found["cluster", "wrong"]
+    assert not [what for what, _ in found if what.startswith(("toolchain", "sandbox"))], "each would wait a minute"
+    assert "no-such-bucket" in examined(blobs="s3://no-such-bucket/doctor")["cluster", "wrong"]
+    assert "REGISTRY_EXPORT_BLOBS" in examined(blobs=None)["cluster", "wrong"]
 
 
 def test_a_scheduler_that_has_gone_is_not_taken_for_one_without_workers(plain):

@@ -24,7 +24,7 @@ rules:
 
 @pytest.fixture
 def worker(mlflow_server, tmp_path, monkeypatch):
-    """Run `registry-export worker --once` with further arguments and environment variables."""
+    """Run `registry-export` with further arguments, `worker --once` where they name no command, and variables."""
     path = planted.install(tmp_path / "installed")
     monkeypatch.setenv("PYTHONPATH", path)
     monkeypatch.syspath_prepend(str(tmp_path / "installed"))
@@ -36,7 +36,8 @@ def worker(mlflow_server, tmp_path, monkeypatch):
             "REGISTRY_EXPORT_LEDGER_URI": f"sqlite:///{tmp_path / 'ledger.db'}",
             "REGISTRY_EXPORT_CONFIG": str(tmp_path / "registry-export.yaml"),
         }
-        command = [sys.executable, "-m", "registry_export.cli", "worker", "--once", *arguments]
+        command = [] if arguments[0] in ("export", "verify", "doctor") else ["worker", "--once"]
+        command = [sys.executable, "-m", "registry_export.cli", *command, *arguments]
         return subprocess.run(
             command, env={**os.environ, **said, **environ}, capture_output=True, text=True, timeout=180, cwd=tmp_path
         )
@@ -65,4 +66,12 @@ def test_a_promotion_is_exported_over_tls_and_strangers_are_kept_out(worker, mlf
         assert done.returncode == 0, done.stderr
         assert versions.tags(ref)["status"] == "verified", done.stderr
         assert "The Dask worker only takes 1 steps at a time" in done.stderr
+        there = ("--scheduler", cluster.address)
+        by_hand = worker("export", ref.uri, "--target", "planted", "--force", *there, **blobs, **ours)
+        assert by_hand.returncode == 0, by_hand.stderr
+        assert "This is job 2." in by_hand.stdout
+        again = worker("verify", ref.uri, *there, **blobs, **ours)
+        assert again.returncode == 0, again.stderr
+        alone = worker("export", ref.uri, "--force", *there, **ours)
+        assert (alone.returncode, "REGISTRY_EXPORT_BLOBS" in alone.stderr) == (2, True)
         assert not list((tmp_path / "cluster" / "blobs").glob("*/*")), "what an export has sent stays in the store"
