@@ -103,6 +103,10 @@ class Pool(Children, Protocol):
         """Stop warm parents that have not been used for so long."""
         ...
 
+    def sweep(self) -> None:
+        """Remove what was left behind by those who were killed, where files are brought for steps; without a wait."""
+        ...
+
     def cancel(self) -> None:
         """Make every running and future call raise `ExportCancelledError`."""
         ...

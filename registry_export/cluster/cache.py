@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,15 @@ from pathlib import Path
 
 from registry_export.cluster.messages import Parcel, SentFile
 from registry_export.errors import ConversionError
+from registry_export.manifest import sha256_of
 
 _AT_ONCE = 8
+_GONE = (0, 0, 0, 0)
+_TICK_S = 0.02
+"""The coarsest clock of a file system: what is written to a file later than that after its link shows in its times."""
 
-_State = tuple[int, int]
-"""Size and time of the last change: what shows that somebody has written into a file."""
+_State = tuple[int, int, int, int]
+"""Inode, size, and the times of the last change of content and of the file itself: the latter nobody can set."""
 
 
 @dataclass
@@ -62,47 +67,76 @@ class BlobCache:
                 return place, sent
             own = place.with_name(f".{place.name}.own")
             shutil.copyfile(place, own)
+            self.take_back(place, sent)
             own.replace(place)
             return None
 
         with ThreadPoolExecutor(_AT_ONCE) as executor:
             lent = [one for one in executor.map(put, parcel.files) if one is not None]
+        time.sleep(_TICK_S)
         return Lent(self, lent)
 
     def _lend(self, sent: SentFile, fetch: Callable[[SentFile, Path], None], place: Path) -> None:
         path = self.folder / sent.sha256
-        # One at a time fetches a file; two files may share a lock, which costs a wait and saves a register of them.
-        with self._fetching[hash(sent.sha256) % len(self._fetching)]:
-            with self._lock:
-                known = self._kept.get(sent.sha256)
-                if known is not None and known == _state(path):
-                    self._kept.move_to_end(sent.sha256)
-                    os.link(path, place)
-                    return
+        with self._turn(sent):
+            if self._link(sent, path, place):
+                return
             fetch(sent, path)
             path.chmod(0o444)
             with self._lock:
                 os.link(path, place)
-                self._kept[sent.sha256] = _state(path) or (0, 0)
+                self._kept[sent.sha256] = _state(path) or _GONE
                 self._forget_oldest()
 
+    def _turn(self, sent: SentFile) -> threading.Lock:
+        """Return what lets one at a time work on a file; two files may share it, which costs a wait."""
+        return self._fetching[hash(sent.sha256) % len(self._fetching)]
+
+    def _link(self, sent: SentFile, path: Path, place: Path) -> bool:
+        """Lend a file that is here and has the content that was fetched; else False, and it is here no more."""
+        with self._lock:
+            known, found = self._kept.get(sent.sha256), _state(path)
+            if known is None or found is None:
+                return False
+            os.link(path, place)
+            self._kept[sent.sha256] = _state(path) or _GONE  # a link is a change of the file, too
+            self._kept.move_to_end(sent.sha256)
+        if known == found or _has_content(place, sent):
+            return True
+        with self._lock:
+            self._drop(sent.sha256)
+        place.unlink()
+        return False
+
     def _forget_oldest(self) -> None:
-        while len(self._kept) > 1 and sum(size for size, _ in self._kept.values()) > self.most_bytes:
+        while len(self._kept) > 1 and sum(state[1] for state in self._kept.values()) > self.most_bytes:
             self._drop(next(iter(self._kept)))
 
     def _drop(self, digest: str) -> None:
         self._kept.pop(digest, None)
         (self.folder / digest).unlink(missing_ok=True)
 
-    def intact(self, place: Path, sent: SentFile) -> bool:
-        """Whether nobody has written into a file that was lent; it is forgotten where somebody has."""
-        with self._lock:
-            known = self._kept.get(sent.sha256)
+    def take_back(self, place: Path, sent: SentFile) -> bool:
+        """Take a file that was lent out of a room.
+
+        Returns:
+            Whether nobody has written into it; it is forgotten where somebody has.
+        """
+        with self._turn(sent):
             found = _state(place)
-            changed = found is None or found[0] != sent.size_bytes or (known is not None and known != found)
-            if changed:
-                self._drop(sent.sha256)
-        return not changed
+            with self._lock:
+                known = self._kept.get(sent.sha256)
+            # Whoever has only linked it has changed the file, but not what is in it.
+            intact = found is not None and (found == known or _has_content(place, sent))
+            with self._lock:
+                unchanged = _state(place) == found
+                place.unlink(missing_ok=True)
+                now = _state(self.folder / sent.sha256)
+                if not intact:
+                    self._drop(sent.sha256)
+                elif unchanged and sent.sha256 in self._kept and now is not None and now[0] == (found or _GONE)[0]:
+                    self._kept[sent.sha256] = now
+        return intact
 
 
 @dataclass(frozen=True)
@@ -112,13 +146,13 @@ class Lent:
     cache: BlobCache
     files: Sequence[tuple[Path, SentFile]]
 
-    def check(self) -> None:
-        """Look whether a call has left its inputs as they were.
+    def take_back(self) -> None:
+        """Take them out of the room, and look whether a call has left them as they were.
 
         Raises:
             ConversionError: It has not.
         """
-        changed = [sent for place, sent in self.files if not self.cache.intact(place, sent)]
+        changed = [sent for place, sent in self.files if not self.cache.take_back(place, sent)]
         if changed:
             raise ConversionError("The converter changed its own input.")
 
@@ -128,4 +162,11 @@ def _state(path: Path) -> _State | None:
         found = path.stat()
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _has_content(path: Path, sent: SentFile) -> bool:
+    try:
+        return path.stat().st_size == sent.size_bytes and sha256_of(path) == sent.sha256
+    except OSError:
+        return False

@@ -162,7 +162,7 @@ class House(distributed.WorkerPlugin):  # type: ignore[misc]
             except RegistryExportError as error:
                 raise _without(error, str(room)) from error.__cause__
             finally:
-                lent.check()
+                lent.take_back()
             made = post.send([*writes, *_spoken_of(outcome.value, work)], str(room))
             told = moved_out([outcome.value, outcome.warnings], str(room))
             return replace(outcome, value=told[0], warnings=tuple(told[1])), made

@@ -275,6 +275,10 @@ class ClusterPool:
         """Remove what the last export has left in the store."""
         self._store.clear()
 
+    def sweep(self) -> None:
+        """Begin to remove what workers that were killed have left in the store."""
+        self._store.sweep()
+
     def cancel(self) -> None:
         """Make every running and future call raise `ExportCancelledError`; children far away end."""
         self.cancelled.set()

@@ -34,35 +34,46 @@ class Store:
     def __init__(self, uri: str, tracking_uri: str) -> None:
         self._blobs, self._tracking_uri = Blobs(uri, tracking_uri), tracking_uri
         self.uri = self._blobs.uri
+        self._sweeping = threading.Lock()
         self.post = self._fresh()
-        threading.Thread(target=self._sweep, name="registry-export-sweep", daemon=True).start()
+        self.sweep()
 
     def clear(self) -> None:
-        """Remove the folder of the export that is over; the next one has another."""
-        post = self.post
-        if post.used:
+        """Remove the folder of the export that is over; the next one has another, of its own day."""
+        name = self.post.blobs.uri.rpartition("/")[2]
+        if self.post.used:
             self.post = self._fresh()
-            self._remove(post.blobs.uri.rpartition("/")[2])
+            self._remove(name)
+        elif not name.startswith(_day(datetime.now(UTC))):  # others would take it for what a killed worker has left
+            self.post = self._fresh()
+
+    def sweep(self) -> None:
+        """Begin to remove what workers that were killed have left, unless that is under way."""
+        if self._sweeping.acquire(blocking=False):
+            threading.Thread(target=self._sweep, name="registry-export-sweep", daemon=True).start()
 
     def _fresh(self) -> Post:
-        name = f"{datetime.now(UTC):%Y-%m-%d}-{uuid.uuid4().hex[:12]}"
+        name = f"{_day(datetime.now(UTC))}-{uuid.uuid4().hex[:12]}"
         return Post(Blobs(f"{self._blobs.uri}/{name}", self._tracking_uri))
 
     def _sweep(self) -> None:
-        """Remove what workers that were killed have left."""
-        before = f"{datetime.now(UTC) - _OLD:%Y-%m-%d}"
+        before = _day(datetime.now(UTC) - _OLD)
         try:
-            folders = self._blobs.folders()
+            for name in self._blobs.folders():
+                found = _FOLDER.fullmatch(name)
+                if found is not None and found[1] < before:
+                    self._remove(name)
         except RegistryError as error:
             _log.debug("the store could not be looked through: %s", error)
-            return
-        for name in folders:
-            found = _FOLDER.fullmatch(name)
-            if found is not None and found[1] < before:
-                self._remove(name)
+        finally:
+            self._sweeping.release()
 
     def _remove(self, name: str) -> None:
         try:
             self._blobs.delete(name)
         except RegistryError as error:
             _log.info("%s/%s is left: %s", self._blobs.uri, name, error)
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d}"

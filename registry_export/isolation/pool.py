@@ -222,6 +222,9 @@ class ChildPool:
         """Return the memory that could be given to processes of this machine now."""
         return available_bytes()
 
+    def sweep(self) -> None:
+        """Do nothing: no file is brought to anywhere."""
+
     def cancel(self) -> None:
         """Make every running and future call raise `ExportCancelledError`; parents that still start are ended."""
         self.cancelled.set()

@@ -156,16 +156,21 @@ class Worker:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue
             pause_s = poll_s
+            self._tidy()
             if worked:
                 continue
             if once:
                 self._say_what_waits()
                 return
             self._parts.pool.stop_idle(_IDLE_TOOLCHAIN_S)
-            if time.monotonic() - self._swept > _SWEEP_S:  # another worker on this machine may have been killed
-                self._swept = time.monotonic()
-                sweep()
             self._wait(poll_s)
+
+    def _tidy(self) -> None:
+        """Remove now and then what was left here and between the machines: another worker may have been killed."""
+        if time.monotonic() - self._swept > _SWEEP_S:
+            self._swept = time.monotonic()
+            sweep()
+            self._parts.pool.sweep()
 
     def _wait(self, seconds: float) -> None:
         """Pause until the time has passed, the worker is stopped, or the hook or a webhook has told something."""

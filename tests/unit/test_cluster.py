@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -163,16 +165,81 @@ def test_a_file_is_fetched_once_and_again_when_somebody_has_written_into_it(tmp_
     (tmp_path / "cache").mkdir()
     cache, fetch = BlobCache(tmp_path / "cache", 1 << 20), Fetching()
     lent, first = lend(cache, tmp_path / "a", "blob", fetch)
-    lend(cache, tmp_path / "b", "blob", fetch)
-    lent.check()
-    assert fetch.count == 1
+    other, second = lend(cache, tmp_path / "b", "blob", fetch)
+    other.take_back()
+    assert (fetch.count, second.exists()) == (1, False)
     first.chmod(0o644)
     first.write_bytes(b"spoiled!")
     with pytest.raises(ConversionError, match="changed its own input"):
-        lent.check()
+        lent.take_back()
     _, third = lend(cache, tmp_path / "c", "blob", fetch)
     assert third.read_bytes() == b"/in/blob"
     assert fetch.count == 2
+
+
+def until(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
+
+
+def named_by_content(name):
+    content = f"/in/{name}".encode()
+    return hashlib.sha256(content).hexdigest(), content
+
+
+def lend_whole(cache, room, fetch):
+    """As `lend`, of a file whose name is its digest in truth."""
+    room.mkdir()
+    digest, content = named_by_content("blob")
+    return cache.furnish(Parcel((SentFile("/in/blob", digest, len(content)),)), room, (), fetch), room / "in" / "blob"
+
+
+def forged(path):
+    """Write as many other bytes into a file, and set its times to what they were."""
+    before = path.stat()
+    path.chmod(0o644)
+    path.write_bytes(b"x" * before.st_size)
+    path.chmod(0o444)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def test_who_writes_into_a_file_and_sets_its_time_back_is_found_out(tmp_path):
+    (tmp_path / "cache").mkdir()
+    cache, fetch = BlobCache(tmp_path / "cache", 1 << 20), Fetching()
+    lent, first = lend_whole(cache, tmp_path / "a", fetch)
+    other, _ = lend_whole(cache, tmp_path / "b", fetch)
+    forged(first)
+    with pytest.raises(ConversionError, match="changed its own input"):
+        lent.take_back()
+    with pytest.raises(ConversionError, match="changed its own input"):
+        other.take_back()
+    _, again = lend_whole(cache, tmp_path / "c", fetch)
+    assert again.read_bytes() == b"/in/blob"
+    forged(again)  # and nobody looks before it is lent again
+    _, last = lend_whole(cache, tmp_path / "d", fetch)
+    assert last.read_bytes() == b"/in/blob"
+    assert fetch.count == 3
+
+
+def test_a_file_is_read_again_only_where_somebody_else_has_touched_it(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("registry_export.cluster.cache.sha256_of", lambda path: read.append(path) or sha256_of(path))
+    (tmp_path / "cache").mkdir()
+    cache, fetch = BlobCache(tmp_path / "cache", 1 << 20), Fetching()
+    for number in range(3):
+        lent, place = lend_whole(cache, tmp_path / str(number), fetch)
+        lent.take_back()
+        assert not place.exists()
+    assert (fetch.count, read) == (1, [])
+    lent, place = lend_whole(cache, tmp_path / "linked", fetch)
+    os.link(place, tmp_path / "linked" / "made")  # as converters take weights over
+    lent.take_back()
+    (tmp_path / "linked" / "made").unlink()
+    lend_whole(cache, tmp_path / "last", fetch)
+    assert (fetch.count, len(read)) == (1, 2)
 
 
 def test_a_call_writes_into_copies_of_its_own(tmp_path):
@@ -180,7 +247,7 @@ def test_a_call_writes_into_copies_of_its_own(tmp_path):
     cache, fetch = BlobCache(tmp_path / "cache", 1 << 20), Fetching()
     lent, own = lend(cache, tmp_path / "a", "blob", fetch, copied=("/in",))
     own.write_bytes(b"mine")
-    lent.check()
+    lent.take_back()
     _, other = lend(cache, tmp_path / "b", "blob", fetch)
     assert other.read_bytes() == b"/in/blob"
 
@@ -308,6 +375,18 @@ def test_what_killed_workers_have_left_is_removed_and_what_others_use_is_not(tmp
     assert len(list(tmp_path.iterdir())) == 4
     store.clear()
     assert {path.name for path in tmp_path.iterdir()} == {today, "2020-01-02-models", "other"}
+    (tmp_path / "2020-01-02-0123456789ab").mkdir()
+    store.sweep()  # as a worker does now and then
+    until(lambda: not (tmp_path / "2020-01-02-0123456789ab").exists())
+
+
+def test_the_folder_of_an_export_is_not_as_old_as_its_worker(tmp_path, monkeypatch):
+    monkeypatch.setattr("registry_export.cluster.store._day", lambda _: "2020-01-02")
+    store = Store(tmp_path.as_uri(), "")
+    monkeypatch.undo()
+    assert "/2020-01-02-" in store.post.blobs.uri
+    store.clear()
+    assert f"/{datetime.now(UTC):%Y-%m-%d}-" in store.post.blobs.uri
 
 
 def test_a_cluster_needs_a_store():
