@@ -12,6 +12,7 @@ import psutil
 from registry_export.machine import total_bytes
 
 _SHARE = 0.8
+_THREADS, _THREADS_A_CORE = 1024, 32
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Limits:
     def disk(self, folder: Path) -> int:
         """Return the limit in bytes of what may be written, on the disk that a folder is on."""
         return self.disk_bytes or int(psutil.disk_usage(str(folder)).free * _SHARE)
+
+    @property
+    def tasks(self) -> int:
+        """How many processes and threads the kernel lets it have; libraries start one a core, several times over."""
+        return self.processes + _THREADS + _THREADS_A_CORE * (os.cpu_count() or 1)
 
     @property
     def cpu_s(self) -> int:

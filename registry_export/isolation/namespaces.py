@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+import re
 import sys
 from pathlib import Path
 
@@ -21,10 +23,31 @@ def leave_the_network() -> bool:
     Returns:
         Whether that is so: many systems and containers do not let users make namespaces.
     """
+    return _enter_own(_NEW_USER | _NEW_NETWORK | _NEW_IPC)
+
+
+def be_counted_apart() -> bool:
+    """Have the kernel count the processes of this one, which has one thread, and of all it will start, by themselves.
+
+    `RLIMIT_NPROC` is compared with all that a user runs, and since Linux 5.14 with what he runs in the same user
+    namespace: in one of its own, with what is started from here.
+
+    Returns:
+        Whether that is so. What root runs is counted and never refused.
+    """
+    return _counts_by_namespace() and _enter_own(_NEW_USER)
+
+
+def _counts_by_namespace() -> bool:
+    found = re.match(r"(\d+)\.(\d+)", platform.release()) if sys.platform == "linux" else None
+    return found is not None and (int(found[1]), int(found[2])) >= (5, 14)
+
+
+def _enter_own(kinds: int) -> bool:
     if sys.platform != "linux":
         return False
     user, group = os.getuid(), os.getgid()
-    if ctypes.CDLL(None, use_errno=True).unshare(_NEW_USER | _NEW_NETWORK | _NEW_IPC) != 0:
+    if ctypes.CDLL(None, use_errno=True).unshare(kinds) != 0:
         return False
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         try:

@@ -159,7 +159,7 @@ class ChildPool:
         disk = limits.disk(work)
         if not disk:
             raise DiskFullError(f"No space is left on the disk of {work.parent}.", remedy="Set TMPDIR to another disk.")
-        room = Room(tuple(map(str, reads)), tuple(map(str, folders)), disk, limits.cpu_s)
+        room = Room(tuple(map(str, reads)), tuple(map(str, folders)), disk, limits.cpu_s, limits.tasks)
         call = Call(function, msgspec.to_builtins(arguments), str(work), limits.memory, room)
         (work / ANSWER_FILE).unlink(missing_ok=True)
         message = msgspec.json.encode(call) + b"\n"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry_export.isolation import landlock, seccomp
+from registry_export.isolation.namespaces import be_counted_apart
 from registry_export.model_setup import importable_in
 
 LANDLOCK, SECCOMP, NETWORK = "landlock", "seccomp", "netns"
@@ -46,12 +47,14 @@ class Room:
         writes: Folders that it may write in.
         file_bytes: The largest file that it may write.
         cpu_s: Seconds of processor time that one of its processes may use.
+        tasks: Processes and threads that it may have at a time, where they are counted apart from all others.
     """
 
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     file_bytes: int
     cpu_s: int
+    tasks: int
 
 
 def walls() -> tuple[str, ...]:
@@ -69,6 +72,8 @@ def enter(room: Room) -> None:
     _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
     _limit(resource.RLIMIT_FSIZE, room.file_bytes)
     _limit(resource.RLIMIT_CPU, room.cpu_s)
+    if be_counted_apart():
+        _limit(resource.RLIMIT_NPROC, room.tasks)
     own = [*map(Path, room.reads), *map(Path, room.writes)]
     landlock.restrict(
         reads=[*map(Path, _SYSTEM), *_of_python(), *map(Path, room.reads)],

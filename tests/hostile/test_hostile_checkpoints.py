@@ -38,7 +38,7 @@ FORMATS = discover_formats()
 TORCH = FORMATS["pytorch"].toolchain
 SECONDS, MEMORY, DISK = 12.0, 1300 * 1024**2, 512 * 1024**2
 ENDS = {
-    "fork_without_end": (ChildError, "processes and was killed|memory"),
+    "fork_without_end": (ChildError, "processes and was killed|memory|temporarily unavailable"),
     "eat_all_memory": (RegistryExportError, "memory limit|NoneType"),
     "eat_memory_that_is_shared": (ChildOutOfMemoryError, "memory limit"),
     "spin": (ChildTimeoutError, "did not end within"),

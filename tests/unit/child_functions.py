@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -148,3 +149,7 @@ def hang_with_others(arguments):
     others = [subprocess.Popen(asleep, start_new_session=new) for new in (False, True)]
     Path("others").write_text(" ".join(str(other.pid) for other in others))
     time.sleep(600)
+
+
+def process_limit(_):
+    return resource.getrlimit(resource.RLIMIT_NPROC)[0]

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import os
+import resource
+import signal
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +19,16 @@ from registry_export.entities import Interface
 from registry_export.errors import ChildError, SandboxError
 from registry_export.format import Toolchain
 from registry_export.inference import Origin
-from registry_export.isolation import ChildPool, Limits, check_within, left_open, reached_by_children, seccomp
+from registry_export.isolation import (
+    ChildPool,
+    Limits,
+    check_within,
+    left_open,
+    namespaces,
+    reached_by_children,
+    sandbox,
+    seccomp,
+)
 from registry_export.isolation.leavings import check_leavings
 from registry_export.model_setup import ModelSetup
 from registry_export.scratch import remove_tree
@@ -22,6 +37,7 @@ from tests.unit.stub_formats import PyTorch
 
 PLAIN = Toolchain("plain", ("json",))
 HERE = "tests.unit.child_functions:"
+NOBODY, DUMPABLE = 65534, 4
 
 
 @pytest.fixture
@@ -50,6 +66,58 @@ def test_a_signing_key_that_a_worker_takes_can_be_neither_read_nor_named_by_a_ch
     known = str(pool.call(PLAIN, HERE + "environment", {}, tmp_path / "work").value)
     assert "PATH" in known
     assert not any(secret in known for secret in (str(private), "tops3cret", "SIGNING"))
+
+
+def grown(conn, tasks, siblings):
+    """As a child of a user who is not root and runs something else already; tells how many it could start."""
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        ctypes.CDLL(None).prctl(DUMPABLE, 1, 0, 0, 0)  # as whoever was started by that user
+    others = [waiting() for _ in range(siblings)]
+    apart = namespaces.be_counted_apart()
+    if apart:
+        sandbox._limit(resource.RLIMIT_NPROC, tasks)
+    started = []
+    try:
+        while len(started) < 2 * tasks:
+            started.append(waiting())
+    except BlockingIOError:
+        pass
+    for pid in (*others, *started):
+        os.kill(pid, signal.SIGKILL)
+    conn.send((apart, len(started)))
+
+
+def waiting():
+    """Start a process that does nothing."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(30)
+        os._exit(0)
+    return pid
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS counts all that a user runs")
+def test_the_kernel_refuses_a_child_too_many_processes_and_counts_no_others():
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=grown, args=(there, 40, 10))
+    process.start()
+    assert here.poll(30)
+    apart, started = here.recv()
+    process.join(30)
+    if not apart:
+        pytest.skip("this system lets users make no namespace, or counts by user alone")
+    assert 30 < started < 40, "its own processes count, and those that ran before do not"
+
+
+def test_a_child_may_have_the_threads_of_every_library_and_no_end_of_processes(pool, tmp_path):
+    value = pool.call(PLAIN, HERE + "process_limit", {}, tmp_path).value
+    if value == resource.RLIM_INFINITY or value == resource.getrlimit(resource.RLIMIT_NPROC)[0]:
+        pytest.skip("this system lets users make no namespace, or counts by user alone")
+    assert 1024 < value == pool.limits.tasks
 
 
 def test_what_is_said_to_be_within_a_childs_reach_is(pool, tmp_path):
