@@ -215,7 +215,10 @@ def _export_program(program: Any, request: ConversionRequest) -> Draft:
             custom_translation_table=table or None,
         )
     except Exception as error:  # it raises whatever a translation raises
-        raise refused_operator(error, program) or error from error
+        refused = refused_operator(error, program)
+        if refused is None:
+            raise
+        raise refused from error
     draft = _drafted(exported, request.work / "program" / "model.onnx")
     _fix_sizes(draft.model, call.inputs, interface)
     return draft
