@@ -27,7 +27,7 @@ from registry_export.worker.observer import Observer
 _PREFIX = "registry_export"
 _STEP_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 _DELAY_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
-_KINDS = ("stage", "alias", "copied", "manual", "reconciled", "verify")
+_KINDS = ("stage", "alias", "copied", "manual", "reconciled")
 _OTHER = "other"
 
 _CENSUS_S = 10.0

@@ -195,6 +195,7 @@ def test_labels_come_from_lists_and_name_no_model(metrics):
         'queue_delay_seconds_bucket{le="2.5"} 1.0',
     ):
         assert f"registry_export_{line}" in text, line
+    assert 'trigger="verify"' not in text, "a verification is no promotion"
     assert "secret-name" not in text
     assert "champion" not in text
 
