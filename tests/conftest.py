@@ -38,10 +38,14 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
 
 @pytest.fixture(autouse=True)
 def loggers_that_speak() -> None:
-    """Libraries that configure logging from a file switch off every logger they do not know; commands set our level."""
-    logging.getLogger("registry_export").setLevel(logging.NOTSET)
-    logging.root.setLevel(logging.WARNING)
+    """Give every test a log that speaks: frameworks of an earlier one change it for the process, and commands ours.
+
+    OpenVINO leaves the root at errors alone where it refuses a model; those that read a file switch off every logger
+    that they do not know.
+    """
     logging.disable(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
     for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("registry_export") and isinstance(logger, logging.Logger):
-            logger.disabled = False
+        if name.partition(".")[0] == "registry_export" and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.NOTSET)

@@ -6,8 +6,10 @@ https://docs.openvino.ai/2025/openvino-workflow/model-preparation/conversion-par
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +118,8 @@ def _converted(model: Any, **arguments: Any) -> Any:
     import openvino
 
     try:
-        return openvino.convert_model(model, **arguments)
+        with _log_kept():
+            return openvino.convert_model(model, **arguments)
     except Exception as error:  # the errors of four front ends and of the frameworks behind them
         told = reason(error)
         lacking = unsupported_operators(str(error))
@@ -128,6 +131,18 @@ def _converted(model: Any, **arguments: Any) -> Any:
                 remedy="Replace them in the model, or export the model to onnx.",
             ) from error
         raise ConversionError(f"OpenVINO refused the model: {told}") from error
+
+
+@contextlib.contextmanager
+def _log_kept() -> Iterator[None]:
+    """Leave the process its log: a model that is refused costs it all warnings, whoever would write them."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, [*root.filters], [*root.handlers]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers
 
 
 def unsupported_operators(message: str) -> tuple[str, ...]:

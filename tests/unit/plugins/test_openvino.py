@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,16 @@ def test_a_refused_file_is_tried_again_after_onnxslim(tmp_path, monkeypatch):
     result = convert_onnx(onnx_file(tmp_path, "Neg"), request_for(tmp_path), tmp_path)
     assert tried == ["model.onnx", "slim.onnx"]
     assert [attempt.error for attempt in result.attempts] == ["not yet", ""]
+
+
+def test_a_refused_model_leaves_the_process_its_log(tmp_path, caplog):
+    root = logging.getLogger()
+    before = (root.level, list(root.filters), list(root.handlers))
+    with pytest.raises(UnsupportedModelError):
+        convert_onnx(onnx_file(tmp_path, "Det"), request_for(tmp_path), tmp_path)
+    assert before == (root.level, list(root.filters), list(root.handlers))
+    logging.getLogger("registry_export.anything").warning("still heard")
+    assert "still heard" in caplog.text
 
 
 def test_a_model_without_weights_has_nothing_to_quantise(tmp_path):
