@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -17,6 +19,7 @@ from registry_export_plugins._onnx.candidates import Wanted
 from registry_export_plugins._onnx.files import read
 from registry_export_plugins._onnx.finishing import settle
 from registry_export_plugins._onnx.opsets import opset_of, to_opset
+from registry_export_plugins._onnx.torch import _export_program
 from registry_export_plugins._torch.export import export_program
 from registry_export_plugins.onnx import DEFAULT_OPSET, HIGHEST_OPSET, Onnx
 from tests import models
@@ -83,6 +86,17 @@ def test_programs_are_exported(name, opset, source_of, tmp_path):
     program = export_program(source.load(), request).program
     path, _ = convert(Onnx(), EXPORTED_PROGRAM, program, source, tmp_path, opset_version=opset)
     _check_file(path, source, opset)
+
+
+def test_an_error_of_the_exporters_for_which_no_operator_is_to_blame_is_not_its_own_cause(tmp_path, monkeypatch):
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
+    raised = RuntimeError("whatever")
+    monkeypatch.setattr("registry_export_plugins._onnx.torch.ProgramCall", lambda *_: SimpleNamespace(order=()))
+    monkeypatch.setattr(torch.onnx, "export", Mock(side_effect=raised))
+    with pytest.raises(RuntimeError) as told:
+        _export_program(program, ConversionRequest({}, NOTHING, {}, tmp_path))
+    assert told.value is raised
+    assert (raised.__cause__, raised.__context__) == (None, None)
 
 
 def test_torchscript_is_exported_with_its_branches(source_of, tmp_path):
