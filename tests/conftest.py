@@ -40,11 +40,13 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
 def loggers_that_speak() -> None:
     """Give every test a log that speaks: frameworks of an earlier one change it for the process, and commands ours.
 
-    OpenVINO leaves the root at errors alone where it refuses a model; those that read a file switch off every logger
-    that they do not know.
+    OpenVINO leaves the root and its handlers at errors alone where it refuses a model; those that read a file switch
+    off every logger that they do not know.
     """
     logging.disable(logging.NOTSET)
     logging.root.setLevel(logging.WARNING)
+    for handler in logging.root.handlers:
+        handler.setLevel(logging.NOTSET)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.partition(".")[0] == "registry_export" and isinstance(logger, logging.Logger):
             logger.disabled, logger.propagate = False, True

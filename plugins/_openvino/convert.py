@@ -137,12 +137,14 @@ def _converted(model: Any, **arguments: Any) -> Any:
 def _log_kept() -> Iterator[None]:
     """Leave the process its log: a model that is refused costs it all warnings, whoever would write them."""
     root = logging.getLogger()
-    level, filters, handlers = root.level, [*root.filters], [*root.handlers]
+    level, filters, handlers = root.level, [*root.filters], [(handler, handler.level) for handler in root.handlers]
     try:
         yield
     finally:
         root.setLevel(level)
-        root.filters[:], root.handlers[:] = filters, handlers
+        root.filters[:], root.handlers[:] = filters, [handler for handler, _ in handlers]
+        for handler, heard in handlers:
+            handler.setLevel(heard)
 
 
 def unsupported_operators(message: str) -> tuple[str, ...]:

@@ -436,7 +436,7 @@ def test_the_report_does_not_say_verified_of_an_export_that_failed_as_a_whole(re
     assert (report.status, report.trigger, report.error.step) == (Status.FAILED, "manual", "Convert")
     assert report.targets == before.targets, "what was verified before can still be loaded"
     with load(ref.uri, "affine", registry=registry) as model:
-        np.testing.assert_array_equal(model.predict({"x": X.tolist()}), 2 * X + 1)
+        np.testing.assert_array_equal(model.predict({"x": X.tolist()})["y"], 2 * X + 1)
     after = export(ref, affine.result("affine-d3"))
     assert (after.status, after.error) == (Status.VERIFIED, None)
     assert "The export failed" not in page_of(registry, ref, tmp_path / "after")
