@@ -146,6 +146,16 @@ def test_an_example_promotes_its_model_and_predicts_with_the_exports(tracking_ur
 
 
 @pytest.mark.slow
+def test_an_inference_server_answers_what_the_source_says(tracking_uri):
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri, "PORT": str(free_port())}
+    run([sys.executable, EXAMPLES / "onnx_model" / "nearest_mean.py"], environment)
+    printed = run([sys.executable, EXAMPLES / "serving" / "serve.py"], environment)
+    differences = dict(re.findall(r"^(scores|digit): .* max abs diff to the source (\S+)$", printed, re.MULTILINE))
+    assert differences.keys() == {"scores", "digit"}, printed
+    assert all(float(difference) < 1e-4 for difference in differences.values()), printed
+
+
+@pytest.mark.slow
 def test_a_cluster_that_loses_a_machine_verifies_everything():
     printed = run([sys.executable, str(EXAMPLES / "dask_cluster" / "cluster.py")], dict(os.environ))
     assert "killed the Dask worker" in printed

@@ -116,7 +116,7 @@ def test_triton_warms_up_with_the_bytes_of_the_example(tmp_path, rows, dims):
     [
         (
             {"format_": "tensorrt", "details": {"builder": "TensorRT-RTX 1.7"}},
-            "engines of TensorRT; .* RTX 1.7",
+            "engines of TensorRT; .*TensorRT-RTX 1.7",
         ),
         ({"outputs": (TensorSpec("y", "float32", None),)}, "how many dimensions y has"),
         ({"outputs": (TensorSpec("y", "complex64", ("batch",)),)}, "no type for y, which is complex64"),
