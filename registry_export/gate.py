@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 APPROVAL = "approval"
 """The key in the outbox row's details under which it says who let the promotion through."""
 
+_PROMPT_SOURCES = ("prompt-template", "dummy-source")
+"""What MLflow writes for good where a model's version names its files: a prompt has none."""
+
 _logger = logging.getLogger(__name__)
 
 _Stamp = tuple[str, int, int]
@@ -87,11 +90,14 @@ def created_ms(connection: Connection, target: Any) -> int | None:
 
 
 def _is_prompt(connection: Connection, target: Any) -> bool:
-    from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag
+    """Whether a version is a prompt; the tag alone proves nothing, for whoever may edit a model may set it there."""
+    from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlModelVersionTag
 
+    versions: Table = SqlModelVersion.__table__
     tags: Table = SqlModelVersionTag.__table__
-    query = select(tags.c.key).where(*_same(tags, target), tags.c.key == PROMPT_TAG)
-    return connection.execute(query).first() is not None
+    tagged = select(tags.c.key).where(*_same(tags, target), tags.c.key == PROMPT_TAG).exists()
+    query = select(versions.c.source).where(*_same(versions, target), tagged)
+    return connection.execute(query).scalar() in _PROMPT_SOURCES
 
 
 def _same(table: Table, target: Any) -> list[ColumnElement[bool]]:
@@ -166,9 +172,16 @@ class _Rules:
         """Return what is required now; of a file that cannot be understood, what was before."""
         stamp = _stamp()
         known, requirements = self._known
-        if stamp != known:
-            requirements = _read(stamp, requirements)
-            self._known = (stamp, requirements)
+        if stamp == known:
+            return requirements
+        try:
+            requirements = _read(stamp)
+        except (OSError, UnicodeDecodeError, ConfigurationError) as error:
+            went_on = "gates go on with what it said before" if requirements.by_models else "there are no gates"
+            _logger.error("%s cannot be read, so that %s. %s", stamp[0] if stamp else "", went_on, error)
+            if isinstance(error, OSError):
+                return requirements  # which may pass while the file stays as it is
+        self._known = (stamp, requirements)
         return requirements
 
 
@@ -191,13 +204,7 @@ def _stamp() -> _Stamp | None:
     return (_places()[0], 0, 0) if os.environ.get(CONFIG) else None
 
 
-def _read(stamp: _Stamp | None, before: Requirements) -> Requirements:
+def _read(stamp: _Stamp | None) -> Requirements:
     if stamp is None:
         return Requirements()
-    place = stamp[0]
-    try:
-        return read_requirements(Path(place).read_bytes().decode("utf-8-sig"), place)
-    except (OSError, UnicodeDecodeError, ConfigurationError) as error:
-        went_on = "gates go on with what it said before" if before.by_models else "there are no gates"
-        _logger.error("%s cannot be read, so that %s. %s", place, went_on, error)
-        return before
+    return read_requirements(Path(stamp[0]).read_bytes().decode("utf-8-sig"), stamp[0])

@@ -39,6 +39,9 @@ rules:
     targets: [onnx]
     require: {stages: [Production], targets: [onnx]}
     gate: strict
+  - models: "prompt-*"
+    targets: [onnx]
+    require: {stages: [Production], aliases: [production], targets: [onnx]}
   - models: "second-*"
     promotions: {stages: [Staging], aliases: [champion]}
     targets: [onnx, torchscript, "torchscript:freeze=true:required=false"]
@@ -251,6 +254,13 @@ def test_prompts_pass(server, client, told):
     client.set_prompt_alias(name, "production", 1)
 
 
+def test_a_model_that_is_tagged_as_a_prompt_does_not(server, client, told):
+    ref = registered(client, "prompt")
+    client.set_model_version_tag(ref.name, ref.version, "mlflow.prompt.is_prompt", "true")
+    refusal(lambda: to_production(client, ref))
+    refusal(lambda: client.set_registered_model_alias(ref.name, "production", ref.version))
+
+
 def test_a_client_on_the_database_itself_is_refused_where_it_reads_the_rules(server, client, told, monkeypatch):
     ref = registered(client)
     monkeypatch.setenv("REGISTRY_EXPORT_CONFIG", str(server.folder / "rules.yaml"))
@@ -277,6 +287,19 @@ def test_rules_are_read_anew_when_they_change_and_a_mistake_leaves_those_that_st
         to_production(client, ref)
     finally:
         path.write_text(RULES)
+
+
+def test_a_file_that_could_not_be_opened_once_is_read_with_the_next_promotion(tmp_path, monkeypatch):
+    from registry_export import gate
+
+    place = tmp_path / "rules.yaml"
+    place.write_text(RULES)
+    monkeypatch.setattr(gate, "_places", lambda: (str(place),))
+    rules = gate._Rules()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        assert rules.now().of("plain-1", "stage:Production") is None
+    assert rules.now().of("plain-1", "stage:Production") is not None
 
 
 # What cannot be found out.
