@@ -10,7 +10,7 @@ believed without the digest that the ledger has of it; what is gone, changed or 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -248,30 +248,34 @@ def _in_place(
         return {}
 
     def look(result: TargetResult) -> Found | None:
-        known = [one for one in places.get(result.key, ()) if one.model_version == shelf.ref]
-        trusted = {one.result_sha256: one.manifest_sha256 for one in known}
-        return shelf.attempt(result.variant, shelf.ref, lambda: _standing(shelf, result, trusted, sizes))
+        known = [one for one in places.get(result.key, ()) if one.variant == result.variant]
+        return shelf.attempt(result.variant, shelf.ref, lambda: _standing(shelf, result, known, sizes))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = zip(wanted, pool.map(look, wanted), strict=True)
         return {result.variant: one for result, one in found if one is not None}
 
 
-def _standing(shelf: Shelf, result: TargetResult, trusted: Mapping[str, str], sizes: Mapping[str, int | None]) -> Found:
+def _standing(
+    shelf: Shelf, result: TargetResult, known: Collection[KnownExport], sizes: Mapping[str, int | None]
+) -> Found:
     """Check an export where it stands.
 
-    Where the report says what a worker on this ledger wrote, the size of its files is compared: no byte of them goes
-    anywhere now, and whoever loads them checks the digests. Else every byte is fetched and looked at; what is whole
-    is kept where it is, and no other version takes it over. With a key, that has to be signed: whatever else would fit
+    Where the report says what a worker on this ledger wrote for this version, the size of its files is compared: no
+    byte of them goes anywhere now, and whoever loads them checks the digests. Else every byte is fetched and looked at;
+    what is whole is kept where it is. What the ledger knows of another version is as good then: a copy shares the
+    folder. Of the rest no other version takes it over, and with a key it has to be signed: whatever else would fit
     could be anybody's.
     """
     folder = f"{EXPORTS_FOLDER}/{result.variant}/"
     files = {path.removeprefix(folder): size for path, size in sizes.items() if path.startswith(folder)}
     if MANIFEST not in files or "MLmodel" not in files:
         raise ArtifactError("it is gone.")
-    manifest_sha256 = trusted.get(result_digest(result))
-    known = [size for name, size in files.items() if name not in OWN_FILES and size is not None]
-    if manifest_sha256 is not None and sum(known) == result.size_bytes:
+    digest = result_digest(result)
+    told = {one.model_version: one.manifest_sha256 for one in known if one.result_sha256 == digest}
+    manifest_sha256 = told.get(shelf.ref)
+    stored = [size for name, size in files.items() if name not in OWN_FILES and size is not None]
+    if manifest_sha256 is not None and sum(stored) == result.size_bytes:
         return Found(
             replace(result, reused=True), manifest_sha256, signed=_signed(shelf, result, manifest_sha256, files)
         )
@@ -279,7 +283,8 @@ def _standing(shelf: Shelf, result: TargetResult, trusted: Mapping[str, str], si
     _verified(manifest, result.key)
     if shelf.signer is not None:
         shelf.signer.verifier.check(fetched, manifest)
-    return Found(replace(result, reused=True), "")
+    manifest_sha256 = sha256_of(fetched / MANIFEST)
+    return Found(replace(result, reused=True), manifest_sha256 if manifest_sha256 in told.values() else "")
 
 
 def _signed(shelf: Shelf, result: TargetResult, manifest_sha256: str, files: Mapping[str, int | None]) -> Path | None:

@@ -82,6 +82,8 @@ class Vouchers:
     def settle(self, ref: ModelVersionRef, verified: Mapping[str, str], others: Collection[str] = ()) -> None:
         """Vouch for what is verified and published, and no longer for what is not.
 
+        Other versions of the same folder go on with what they were vouched for, where that is the very same.
+
         Args:
             ref: The version.
             verified: The digest of the manifest of each verified variant, in hex.
@@ -90,8 +92,9 @@ class Vouchers:
         version = self._read_version(ref)
 
         def write(connection: Connection) -> None:
-            self._forget(connection, ref, (*verified, *others), version.files_id)
+            self._forget(connection, ref, others, version.files_id)
             for variant, digest in verified.items():
+                self._forget(connection, ref, [variant], version.files_id, but=digest)
                 self._insert(connection, ref, EXPORT, variant, version, digest)
 
         self._write(write)
@@ -169,10 +172,12 @@ class Vouchers:
             _logger.warning("Gates hear no more of what is verified here, until the next start. %s", error)
             self._refused = str(error)
 
-    def _forget(self, connection: Connection, ref: ModelVersionRef, variants: Collection[str], files_id: str) -> None:
+    def _forget(
+        self, connection: Connection, ref: ModelVersionRef, variants: Collection[str], files_id: str, but: str = ""
+    ) -> None:
         same = and_(vouchers.c.model_name == ref.name, vouchers.c.version == ref.version)
         if files_id:
-            same = or_(same, vouchers.c.files_id == files_id)
+            same = or_(same, and_(vouchers.c.files_id == files_id, vouchers.c.manifest_sha256 != but))
         exports = (vouchers.c.kind == EXPORT, vouchers.c.name.in_(variants))
         connection.execute(vouchers.delete().where(vouchers.c.workspace == self._workspace, same, *exports))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from dataclasses import replace
 
 import mlflow
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 import requests
 
-from registry_export.entities import Status, Tolerance
+from registry_export.entities import ModelVersionRef, Status, Tolerance
 from registry_export.errors import RegistryUnavailableError
 from registry_export.exports import load
-from registry_export.ledger import KnownExports, Ledger
+from registry_export.ledger import KnownExports, Ledger, Vouchers
 from registry_export.ledger.tables import known_exports
 from registry_export.model_setup import ModelSetup
 from registry_export.page import read_report
@@ -233,6 +234,22 @@ def test_promoting_again_asks_the_server_little(versions, name, index, monkeypat
         assert count(versions, ref, "planted, planted_next", index=index)[1] == 0
     assert not [url for url in asked if "/exports/planted" in url.partition("?")[0]], "no file of an export is fetched"
     assert len(asked) <= _MOST_CALLS, asked
+
+
+def test_gates_hear_of_exports_that_a_copy_shares_with_its_original(versions, name, ledger, tmp_path):
+    told = Vouchers(f"sqlite:///{tmp_path / 'registry.db'}", versions.registry.version)
+    assert told.prepare() == ""
+    index = KnownExports(ledger.database, vouchers=told)
+    first = versions.register(name)
+    versions.export(first, index=index)
+    copied = mlflow.MlflowClient(versions.uri).copy_model_version(first.uri, f"{name}-copy")
+    copy = ModelVersionRef(copied.name, str(copied.version))
+    report, conversions, _ = count(versions, copy, index=index)
+    assert (conversions, report.status) == (0, Status.VERIFIED)
+    told.dispose()
+    with sqlite3.connect(tmp_path / "registry.db") as registry:
+        rows = registry.execute("SELECT model_name, version, name FROM registry_export_vouchers").fetchall()
+    assert sorted(rows) == [(ref.name, ref.version, "planted") for ref in (first, copy)]
 
 
 @pytest.mark.parametrize("known_here", [True, False])
