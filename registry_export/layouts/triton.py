@@ -173,8 +173,9 @@ def _type(spec: TensorSpec) -> str:
 
 def _write_warmup(served: Served, config: Any, model: Path) -> None:
     """Have the model run once before it is said to be ready; where Triton adds the batch, on the only row."""
-    if not served.inputs:
-        return
+    specs = served.manifest.inputs
+    if not served.inputs or any(served.inputs[spec.name].dtype.name != spec.dtype for spec in specs):
+        return  # of strings and bfloat16 an array's bytes are not what Triton reads
     batched = bool(config.max_batch_size)
     warmup = config.model_warmup.add(name="example", batch_size=1)
     (model / _WARMUP).mkdir()
