@@ -9,6 +9,7 @@ import click
 
 from registry_export.cli.completion import complete_formats
 from registry_export.cli.tables import print_json, print_table
+from registry_export.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,7 +61,10 @@ def inspect(
     if html is not None:
         from registry_export.report import contents_page
 
-        html.write_text(contents_page(name, contents))
+        try:
+            html.write_text(contents_page(name, contents), encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"{html} cannot be written: {error.strerror}.") from error
         click.echo(html)
     elif as_json:
         print_json(contents)

@@ -21,6 +21,7 @@ from registry_export.cli.processes import server_url, store_of
 from registry_export.cli.progress import TerminalReporter
 from registry_export.cli.tables import print_table, print_targets
 from registry_export.entities import (
+    Contents,
     ErrorRecord,
     ExportReport,
     Metrics,
@@ -509,3 +510,16 @@ def test_check_tells_how_many_rules_a_file_has_and_where_one_is_not_understood(c
     printed = capsys.readouterr()
     assert f"{good}: 1 rule, understood." in printed.out
     assert f"{bad}:3: rules[0].targets[0]: unknown format 'onx'" in printed.err
+
+
+def test_a_page_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from registry_export import looking
+
+    monkeypatch.setattr(looking, "inspect", lambda *_, **__: ("a.onnx", Contents("onnx", 1)))
+    page = tmp_path / "page.html"
+    assert run("inspect", "a.onnx", "--html", str(page)) == 0
+    assert "onnx" in page.read_text(encoding="utf-8")
+    assert run("inspect", "a.onnx", "--html", str(tmp_path / "absent" / "page.html")) == 2
+    assert "page.html cannot be written: No such file or directory." in capsys.readouterr().err
