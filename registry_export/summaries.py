@@ -75,6 +75,6 @@ def _finite(value: float) -> float | None:
 
 
 def _pieces(array: Array) -> Iterator[Array]:
-    flat = array.reshape(-1)
+    flat, dtype = array.reshape(-1), np.complex128 if array.dtype.kind == "c" else np.float64
     for start in range(0, flat.size, _AT_ONCE):
-        yield np.asarray(flat[start : start + _AT_ONCE], dtype=np.float64)
+        yield np.asarray(flat[start : start + _AT_ONCE], dtype=dtype)

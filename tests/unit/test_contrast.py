@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from registry_export.contrast import contrast
 from registry_export.entities import Contents, Interface, TensorContents, TensorSpec
+from registry_export.summaries import difference
 
 
 def tensor(name, digest="d", shape=(2,), dtype="float32"):
@@ -43,6 +46,15 @@ def test_tensors_are_added_removed_changed_and_renamed():
 
 def test_negative_zero_is_no_change():
     assert between(contents(tensor("w", "1")), contents(tensor("w", "2")), {"w": 0.0}).same
+
+
+def test_integers_that_float64_takes_for_equal_are_a_change():
+    one, other = (contents(tensor("seed", digest, dtype="int64")) for digest in "12")
+    assert not between(one, other, {"seed": 0.0}).same
+
+
+def test_complex_numbers_differ_in_their_imaginary_parts_too():
+    assert difference(np.array([1 + 1j], np.complex64), np.array([1 + 4j], np.complex64)) == 3.0
 
 
 def test_operators_and_facts_are_told_side_by_side():

@@ -111,6 +111,12 @@ def test_triton_warms_up_with_the_bytes_of_the_example(tmp_path, rows, dims):
     np.testing.assert_array_equal(np.frombuffer(content, np.float32), [1, 2, 3])
 
 
+def test_triton_is_given_no_strings_to_warm_up_with_as_numpy_keeps_them(tmp_path):
+    text = TensorSpec("text", "string", ("batch", 1))
+    config = triton_config(tmp_path, inputs=(text,), feed={"text": np.array([["hello"]])})
+    assert not config.model_warmup
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
