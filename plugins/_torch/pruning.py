@@ -67,7 +67,7 @@ def prune_program(program: torch.export.ExportedProgram, pruning: Pruning) -> Pr
 def _prune(candidates: Mapping[str, torch.Tensor], all_of_them: Iterable[torch.Tensor], pruning: Pruning) -> Pruned:
     places: dict[int, list[torch.Tensor]] = {}  # a weight with several names is one weight
     for tensor in candidates.values():
-        if tensor.ndim >= _LEAST_RANK and tensor.is_floating_point():
+        if tensor.ndim >= _LEAST_RANK and tensor.is_floating_point() and tensor.numel():
             places.setdefault(tensor.data_ptr(), []).append(tensor)
     weights = [tensors[0] for tensors in places.values()]
     if not weights:

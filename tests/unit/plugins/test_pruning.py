@@ -57,6 +57,14 @@ def test_globally_the_layer_with_small_weights_loses_more():
     assert zeros(module[0].weight) < 0.1
 
 
+def test_weights_without_elements_keep_their_shapes():
+    module = nn.ModuleList([nn.Linear(6, 8), nn.Module(), nn.Module()])
+    for part, size in zip(module[1:], (5, 7), strict=True):
+        part.weight = nn.Parameter(torch.zeros(0, size))  # both are at no address
+    prune_module(module, HALF)
+    assert [tuple(part.weight.shape) for part in module] == [(8, 6), (0, 5), (0, 7)]
+
+
 def test_embedding_tables_norms_and_tied_weights_are_left_as_they_are():
     class Tied(nn.Module):
         def __init__(self):
