@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from registry_export.entities import RuntimeNeed
@@ -17,7 +17,7 @@ def tables() -> Mapping[str, Mapping[str, Any]]:
     """Return every table by its name, as the file has it."""
     import yaml
 
-    read: Mapping[str, Mapping[str, Any]] = yaml.safe_load((files(__package__ or "") / DATA).read_text())
+    read: Mapping[str, Mapping[str, Any]] = yaml.safe_load(Path(__file__).with_name(DATA).read_text("utf-8"))
     return read
 
 

@@ -44,6 +44,10 @@ TORCH = Toolchain(
         "_torch.caching",
         "_torch.stepping",
         "_torch.otherwise",
+        "_torch.contents",
+        "_onnx.contents",
+        "_ncnn.contents",
+        "_compatibility",
     ),
     # The converters run on the CPU; a visible GPU would only cost time and memory.
     environment={"CUDA_VISIBLE_DEVICES": "", **_ANY_OPSET},
@@ -72,6 +76,8 @@ TENSORFLOW = Toolchain(
             "_tensorflow.runner",
             "_tensorflow.keras_runner",
             "_tensorflow.keras_tracing",
+            "_tensorflow.contents",
+            "_compatibility",
         ),
         # The translator imports the operators that a graph has.
         *ours(*(f"_onnx_to_tf.{family}" for family in _OPERATORS)),
@@ -91,7 +97,7 @@ ONNX = Toolchain(
     name="onnx",
     modules=("onnx", "onnxruntime"),
     environment=_ANY_OPSET,
-    late=ours("_onnx.runner", "_onnx.decisions"),
+    late=ours("_onnx.runner", "_onnx.decisions", "_onnx.contents", "_compatibility"),
 )
 """ONNX and ONNX Runtime, without a training framework."""
 
@@ -105,7 +111,7 @@ MNN = Toolchain(
     name="mnn",
     modules=installed("MNN", "onnx", "onnxruntime", "flatbuffers"),
     environment=_ANY_OPSET,
-    late=ours("_mnn.convert", "_mnn.runner", "_onnx.runner", "_onnx.decisions"),
+    late=ours("_mnn.convert", "_mnn.runner", "_mnn.contents", "_onnx.runner", "_onnx.decisions", "_compatibility"),
 )
 """MNN's runtime and converter, which are one package, and ONNX."""
 
@@ -124,7 +130,14 @@ EXECUTORCH = Toolchain(
             "sympy.tensor.tensor",
         ),
     ),
-    late=ours("_executorch.quantizing", "_torch.export", "_torch.loading"),
+    late=ours(
+        "_executorch.quantizing",
+        "_executorch.contents",
+        "_torch.export",
+        "_torch.loading",
+        "_torch.contents",
+        "_compatibility",
+    ),
     environment={"CUDA_VISIBLE_DEVICES": ""},
     exercise="registry_export_plugins._executorch.exercised:exercise",
 )

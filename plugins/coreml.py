@@ -45,7 +45,7 @@ COREML = Toolchain(
     modules=("registry_export_plugins._coreml.without_tensorflow",)
     if sys.platform == "darwin"
     else ("google.protobuf", "numpy"),
-    late=ours("_coreml.runner", "_coreml.structure", "_coreml.evaluation.runner"),
+    late=ours("_coreml.runner", "_coreml.structure", "_coreml.contents", "_coreml.evaluation.runner", "_compatibility"),
     exercise=f"{__package__}._coreml.package:messages",
     resource="macos",
 )
@@ -55,7 +55,10 @@ TORCH_COREML = Toolchain(
     name="torch_coreml",
     modules=("torch", "torch._dynamo", "torch.export", "registry_export_plugins._coreml.without_tensorflow"),
     environment=TORCH.environment,
-    late=ours("_coreml.convert", "_coreml.torch", "_torch.loading", "_torch.caching", "_torch.otherwise"),
+    late=ours(
+        *("_coreml.convert", "_coreml.torch", "_coreml.contents", "_compatibility"),
+        *("_torch.loading", "_torch.caching", "_torch.otherwise", "_torch.contents"),
+    ),
     exercise="registry_export_plugins._exercises:coreml",
 )
 """PyTorch and coremltools; TensorFlow is kept out, which coremltools would import."""
@@ -63,7 +66,7 @@ TORCH_COREML = Toolchain(
 TENSORFLOW_COREML = Toolchain(
     name="tensorflow_coreml",
     modules=(*TENSORFLOW.modules, "registry_export_plugins._coreml.without_torch"),
-    late=(*TENSORFLOW.late, *ours("_coreml.convert", "_coreml.tensorflow")),
+    late=(*TENSORFLOW.late, *ours("_coreml.convert", "_coreml.tensorflow", "_coreml.contents")),
     environment=TENSORFLOW.environment,
 )
 """TensorFlow and coremltools."""

@@ -36,7 +36,7 @@ from registry_export_plugins._toolchains import TENSORFLOW, TORCH, installed, ou
 
 _RUNTIME = ("registry_export_plugins._openvino", *installed("openvino"))
 _LATE = (
-    *ours("_openvino.convert", "_openvino.quantize", "_openvino.runner"),
+    *ours("_openvino.convert", "_openvino.quantize", "_openvino.runner", "_openvino.contents", "_compatibility"),
     "openvino._offline_transformations",
     "openvino.tools.ovc.moc_frontend.offline_transformations",
 )

@@ -35,7 +35,7 @@ from registry_export_plugins._toolchains import installed, ours
 TENSORRT = Toolchain(
     name="tensorrt",
     modules=installed(MODULE, "onnx"),
-    late=ours("_tensorrt.convert", "_tensorrt.engine", "_onnx.opsets"),
+    late=ours("_tensorrt.convert", "_tensorrt.engine", "_onnx.opsets", "_compatibility"),
     resource="cuda",
 )
 """TensorRT or TensorRT-RTX; importing them starts nothing on a GPU, so a child may be forked."""

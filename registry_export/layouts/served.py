@@ -87,7 +87,10 @@ def zeros_for(interface: Interface) -> dict[str, Array]:
         if spec.shape is None or any(isinstance(size, str) for size in spec.shape[1:]):
             return {}
         try:
-            arrays[spec.name] = np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], spec.dtype)
+            array = np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], spec.dtype)
         except TypeError:  # a type that NumPy does not have
             return {}
+        if array.dtype.isbuiltin != 1:  # nor has by itself: a package adds it where it is imported
+            return {}
+        arrays[spec.name] = array
     return arrays

@@ -339,7 +339,7 @@ def test_a_target_that_was_never_exported_is_refused_with_what_there_is(registry
     with pytest.raises(ArtifactError, match=r"it has: none"):
         pull(ref.uri, "affine", tmp_path, registry=registry)
     export(ref, affine.result())
-    with pytest.raises(ArtifactError, match=r"no export 'affine-d3' \(it has: affine\)"):
+    with pytest.raises(ArtifactError, match=r"no export 'affine-d3'; did you mean 'affine'\? \(it has: affine\)"):
         pull(ref.uri, "affine:digits=3", tmp_path, registry=registry)
     with pytest.raises(ConfigurationError):
         pull(ref.uri, "affine:nonsense=3", tmp_path, registry=registry)

@@ -92,7 +92,7 @@ def test_every_command_of_the_contract_has_help(command: str, capsys: pytest.Cap
 
 def test_the_commands_are_those_of_the_contract_and_those_of_the_readme() -> None:
     contract = {"export", "plan", "pull", "jobs", "formats", "worker", "server", "demo"}
-    added = {"verify", "doctor", "check", "inspect", "diff", "view", "completion"}
+    added = {"verify", "doctor", "check", "inspect", "diff", "view", "layout", "completion"}
     assert set(cli.commands) == contract | added
 
 
