@@ -77,6 +77,7 @@ TENSORFLOW = Toolchain(
             "_tensorflow.keras_runner",
             "_tensorflow.keras_tracing",
             "_tensorflow.contents",
+            "_tensorflow.lite_contents",
             "_compatibility",
         ),
         # The translator imports the operators that a graph has.
@@ -131,12 +132,8 @@ EXECUTORCH = Toolchain(
         ),
     ),
     late=ours(
-        "_executorch.quantizing",
-        "_executorch.contents",
-        "_torch.export",
-        "_torch.loading",
-        "_torch.contents",
-        "_compatibility",
+        *("_executorch.quantizing", "_executorch.contents", "_compatibility"),
+        *("_torch.export", "_torch.loading", "_torch.contents"),
     ),
     environment={"CUDA_VISIBLE_DEVICES": ""},
     exercise="registry_export_plugins._executorch.exercised:exercise",

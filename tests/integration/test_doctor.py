@@ -80,6 +80,7 @@ def test_what_does_not_answer_is_named_and_the_rest_is_examined(monkeypatch, var
     assert ("toolchain torch", "ok") in found
 
 
+@pytest.mark.slow
 def test_what_the_rules_want_and_is_not_there_is_wrong(tmp_path):
     (tmp_path / "samples.npz").unlink()
     assert "samples.npz" in findings(1)["rules", "wrong"]

@@ -7,6 +7,8 @@ import random
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from tests.support.nursery import Nursery
 from tests.support.outbox import empty_outbox_of
 from tests.support.planted_versions import planted_versions
@@ -15,6 +17,7 @@ from tests.torture.bed import Bed
 from tests.torture.run import Plan, Result, torture
 
 
+@pytest.mark.slow
 def test_no_promotion_is_lost_or_exported_twice_while_workers_parents_and_children_are_killed(tmp_path):
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 16))
     result = Result(seed, "sqlite", 2)
