@@ -47,7 +47,8 @@ def test_a_strangers_format_is_listed_with_its_sources_and_its_option(with_c_arr
 def test_the_contract_suite_passes_on_a_strangers_format(with_c_array):
     suite = ["tests/contract/test_formats.py", "-k", "[pytorch-c_array] or [onnx-c_array]"]
     printed = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suite], with_c_array)
-    assert re.search(r"^6 passed", printed, re.MULTILINE), printed
+    # What it may leave out (how it is loaded, what is in its file) is skipped.
+    assert re.search(r"^8 passed, 4 skipped", printed, re.MULTILINE), printed
 
 
 HEADER_TO_BYTES = """
