@@ -66,7 +66,8 @@ def test_the_hook_adds_little_to_a_transition(backend, tmp_path, postgres_uri):
             plain.once()
             hooked.once()
         tags = [side.client.get_model_version("digits", "1").tags for side in (hooked, plain)]
-        assert tags == [{"registry_export.status": "queued"}, {}], "one of the servers is not what it should be"
+        queued = {"registry_export.status": "queued", "registry_export.trigger": "stage:Staging"}
+        assert tags == [queued, {}], "one of the servers is not what it should be"
     with_hook, without = (statistics.median(side.seconds[_WARM_UP:]) for side in (hooked, plain))
     Figure(
         name=f"hook-{backend}",
