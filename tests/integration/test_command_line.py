@@ -101,6 +101,7 @@ def test_python_gets_the_report(digits):
     assert "torchscript" in {target.variant for target in report.targets}
 
 
+@pytest.mark.slow
 def test_what_a_version_and_its_exports_hold_is_told_and_compared(digits, capsys, tmp_path):
     assert run("export", digits.uri, "--target", "onnx,torchscript") == 0
     capsys.readouterr()

@@ -416,6 +416,7 @@ def guarded_server(tmp_path_factory):
         yield server
 
 
+@pytest.mark.slow
 def test_only_the_users_whom_the_rule_names_approve(guarded_server, monkeypatch):
     from mlflow.server.auth.client import AuthServiceClient
 

@@ -220,6 +220,7 @@ def test_readiness_follows_the_ledger_and_the_registry_and_liveness_does_not(ser
         assert worker.process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_its_last_export_is_live_and_no_longer_ready(server, client, net, folder):
     write_rules(folder, "torchscript: {method: script}")
     with watched_worker(server, folder, f"sqlite:///{folder / 'ledger.db'}") as (worker, url):

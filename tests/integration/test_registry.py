@@ -311,6 +311,7 @@ def test_a_database_uri_cannot_serve_files_and_says_what_can(versions, mlflow_se
         Registry(mlflow_server.database_uri).download(ref, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_user_without_rights_is_told_which(tmp_path, monkeypatch):
     pytest.importorskip("flask_wtf", reason="basic-auth needs `pip install flask-wtf`")
     environ = {"MLFLOW_FLASK_SERVER_SECRET_KEY": "key", "MLFLOW_AUTH_ADMIN_PASSWORD": "another1234567"}

@@ -42,6 +42,7 @@ def test_a_worker_leaves_the_folders_of_another_that_works_beside_it(site):
         assert site.converting(first)
 
 
+@pytest.mark.slow
 def test_an_export_that_kills_its_worker_three_times_is_dead_until_a_person_retries_it(site):
     ref = site.promote("killer", "planted: {fault: hang}")
     for killed in range(3):
