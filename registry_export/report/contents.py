@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from registry_export.report import text
+from registry_export.report.templating import template
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -29,14 +30,4 @@ def _short(value: float | None) -> str:
 
 @functools.cache
 def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("registry_export", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(size=text.size_text, shape=text.shape_text, short=_short)
-    return environment.get_template("contents.html.j2")
+    return template("contents.html.j2", size=text.size_text, shape=text.shape_text, short=_short)

@@ -21,6 +21,7 @@ from registry_export.report.loading import snippets
 from registry_export.report.markdown import reproduce_commands
 from registry_export.report.routes import Route, routes_given_up, taken_route, tries_within
 from registry_export.report.svg import prepare_plots
+from registry_export.report.templating import template
 from registry_export.report.tradeoff import tradeoff_of
 
 if TYPE_CHECKING:
@@ -147,16 +148,8 @@ def _rank(status: Status) -> int:
 
 @functools.cache
 def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("registry_export", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    return template(
+        "report.html.j2",
         size=text.size_text,
         number=text.number_text,
         shape=text.shape_text,
@@ -170,4 +163,3 @@ def _template() -> Template:
         evidence=text.evidence_text,
         time=text.time_text,
     )
-    return environment.get_template("report.html.j2")
