@@ -133,6 +133,8 @@ def test_what_a_version_and_its_exports_hold_is_told_and_compared(digits, capsys
 
 
 def test_a_file_of_ones_own_is_told_by_its_name_or_by_a_word(digits, capsys, tmp_path):
+    assert run("export", digits.uri, "--target", "onnx") == 0
+    capsys.readouterr()
     assert run("pull", digits.uri, "--target", "onnx", "--output", str(tmp_path / "pulled")) == 0
     file = Path(capsys.readouterr().out.strip())
     (tmp_path / "renamed.bin").write_bytes(file.read_bytes())
