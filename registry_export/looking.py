@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry_export.api import Session
 from registry_export.contents import Subject, contents_of, contents_of_two, local_subject, split, stored_subject
 from registry_export.contrast import contrast
 from registry_export.isolation import ChildPool, Limits
 from registry_export.scratch import Scratch
+from registry_export.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
