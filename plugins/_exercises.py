@@ -33,6 +33,10 @@ def torch() -> None:
 
     _convert(TorchScript(), runs=True)
     _convert(ExportedProgram(), runs=True)
+    if find_spec("onnxscript"):
+        from registry_export_plugins._onnx.torchlib import remember_torchlib
+
+        remember_torchlib()
     _convert(Onnx())
 
 

@@ -92,6 +92,11 @@ def test_no_exercise_fails(exported):
     assert [problem for parent in pool._parents.values() for problem in parent.ready.problems] == []
 
 
+def test_children_do_not_read_the_functions_of_torchlib_once_more(exported, tmp_path):
+    pool, _ = exported
+    assert pool.call(TORCH, "tests.unit.child_functions:count_reads_of_torchlib", {}, tmp_path).value == [0, 0]
+
+
 def test_parents_leave_out_what_their_frameworks_import_only_because_it_is_there(exported, tmp_path):
     pool, _ = exported
     there = []

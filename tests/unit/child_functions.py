@@ -1,6 +1,7 @@
 """Functions that the isolation tests run in children."""
 
 import ctypes
+import inspect
 import os
 import resource
 import subprocess
@@ -9,6 +10,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from unittest import mock
 
 from registry_export.errors import UnsupportedModelError
 
@@ -80,6 +82,20 @@ def imported(arguments):
     import sys
 
     return arguments["module"] in sys.modules
+
+
+def count_reads_of_torchlib(arguments):
+    """Export a net to ONNX; returns how many functions' sources were parsed for it, and how many signatures read."""
+    import torch
+    from onnxscript._internal import ast_utils
+
+    with (
+        mock.patch.object(ast_utils, "get_src_and_ast", wraps=ast_utils.get_src_and_ast) as parsed,
+        mock.patch.object(inspect, "signature", wraps=inspect.signature) as asked,
+    ):
+        torch.onnx.export(torch.nn.ReLU(), (torch.zeros(2, 3),), dynamo=True, verbose=False)
+    of_torchlib = [call for call in asked.call_args_list if "torch_lib" in str(getattr(call.args[0], "__module__", ""))]
+    return parsed.call_count, len(of_torchlib)
 
 
 def read(arguments):
