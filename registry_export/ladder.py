@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from registry_export.dimensions import Group
 from registry_export.inference import DRAWN, EDGE, answered
 from registry_export.samples import Array
-from registry_export.variations import Group, Variation, has_large_rows, rows_of
+from registry_export.variations import Variation, has_large_rows, rows_of
 
 Infer = Callable[[Mapping[str, Array]], dict[str, Array]]
 Pays = Callable[[str, Mapping[str, Array], int], bool]

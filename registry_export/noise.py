@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from registry_export.comparison import is_finite, size_of
+from registry_export.dimensions import BATCH
 from registry_export.entities import Interface, NoiseFloor, Tolerance
 from registry_export.format import Runner
 from registry_export.inference import EDGE, answered
 from registry_export.ladder import is_measured
 from registry_export.samples import Array
 from registry_export.tolerances import DEFAULT_TOLERANCES, too_noisy
-from registry_export.variations import BATCH, Variation
+from registry_export.variations import Variation
 
 Infer = Callable[[Mapping[str, Array]], dict[str, Array]]
 

@@ -6,7 +6,7 @@ Takes and returns plain data; arrays stay in the work folder, written by `tensor
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,34 +15,30 @@ import msgspec
 import numpy as np
 
 from registry_export.budget import Budget
+from registry_export.climb import beyond, climb
+from registry_export.dimensions import (
+    BATCH,
+    assumed_batch,
+    groups,
+    only_requested,
+    output_specs,
+    renamed,
+    requested,
+    sums,
+    tied,
+    with_dynamic,
+)
 from registry_export.discovery import discover_formats, format_named
-from registry_export.entities import Dimension, Interface, NoiseFloor, TensorSpec
+from registry_export.entities import Interface, NoiseFloor
 from registry_export.errors import RegistryExportError, SamplesError, SourceError
 from registry_export.format import Format, Runner
-from registry_export.inference import DRAWN, EDGE, Origin, RungFiles, answered, first_run, one_line, one_sided
-from registry_export.ladder import drawn, edges
+from registry_export.inference import DRAWN, EDGE, Origin, RungFiles, first_run, one_line, one_sided
 from registry_export.noise import Measured, carried, measure, unfit
 from registry_export.samples import WHAT_TO_LOG, Array, bind, draw
 from registry_export.tensors import read_tensors, write_tensors
-from registry_export.variations import (
-    BATCH,
-    Group,
-    Sum,
-    Variation,
-    groups,
-    multiples,
-    output_specs,
-    sums,
-    tied,
-    variations,
-    with_dynamic,
-)
+from registry_export.variations import Variation
 
-_TIMES_RUN = 4
-"""How often the source is run on inputs beyond its sample's: plainly, and for the noise floor there."""
 _SLOW = 0.5
-_SEVERAL = 2
-"""Rows from which a batch of 1 is told apart."""
 
 
 @dataclass(frozen=True)
@@ -126,22 +122,22 @@ def reference(arguments: Any) -> Reference:
         began = time.monotonic()
         base, expected, precision = first_run(runner, base, evidence)
         seconds = _seconds(runner, base, time.monotonic() - began)
-        natural = [runner.interface, _renamed(declared, runner.interface)]
-        dimensions = groups(base, [_requested(request.dynamic), *natural])
+        natural = [runner.interface, renamed(declared, runner.interface)]
+        dimensions = groups(base, [requested(request.dynamic), *natural])
         if not any(group.name == BATCH for group in dimensions):
-            dimensions = (*_assumed_batch(base, declared), *dimensions)
+            dimensions = (*assumed_batch(base, declared), *dimensions)
         together = sums(runner.interface)
         budget = Budget(base, seconds)
-        runs, kept, notes = _climb(runner, base, expected, dimensions, together, budget)
+        runs, kept, notes = climb(runner, base, expected, dimensions, together, budget)
         fewer = tied(dimensions, {group.name for group in dimensions} - {group.name for group in kept})
         if fewer != dimensions:
             budget = Budget(base, seconds)
-            runs, kept, notes = _climb(runner, base, expected, fewer, together, budget)
+            runs, kept, notes = climb(runner, base, expected, fewer, together, budget)
         interface = replace(
             with_dynamic(runner.interface, kept, base),
             outputs=output_specs([(v.inputs, outputs) for v, outputs in runs], kept, together),
         )
-        runs += _beyond(runner, base, next((group for group in kept if group.name == BATCH), None), budget)
+        runs += beyond(runner, base, next((group for group in kept if group.name == BATCH), None), budget)
         measured = measure(runner, runs, interface)
         rungs = _written(Path(request.folder), runs, measured)
         steps = tuple(_steps(Path(request.folder), runner, base))
@@ -150,7 +146,7 @@ def reference(arguments: Any) -> Reference:
             rungs=(*rungs, *steps),
             trace=_traceable(rungs, interface),
             evidence=evidence,
-            optional=_optional(kept, groups(base, natural)),
+            optional=only_requested(kept, groups(base, natural)),
             calibration="" if evidence == "random" else rungs[0].inputs,
             unstable=_unstable(runner, base, expected),
             noisy=measured.unstable,
@@ -219,86 +215,6 @@ def base_inputs(runner: Runner, sample: str, evidence: str) -> tuple[dict[str, A
     return draw(inputs), "random"
 
 
-def _requested(dynamic: Mapping[str, Mapping[str, str]]) -> Interface:
-    def shape(axes: Mapping[str, str]) -> tuple[Dimension, ...]:
-        rank = max(int(axis) for axis in axes) + 1
-        return tuple(axes.get(str(axis), -1) for axis in range(rank))
-
-    return Interface(inputs=tuple(TensorSpec(name, "", shape(axes)) for name, axes in dynamic.items() if axes))
-
-
-def _renamed(declared: Interface, resolved: Interface) -> Interface:
-    """Give a declared signature the model's names, by position where its own are not the model's."""
-    if len(declared.inputs) != len(resolved.inputs):
-        return Interface(inputs=())
-    names = {spec.name for spec in resolved.inputs}
-    if {spec.name for spec in declared.inputs} == names:
-        return declared
-    pairs = zip(declared.inputs, resolved.inputs, strict=True)
-    return Interface(inputs=tuple(replace(d, name=r.name) for d, r in pairs))
-
-
-def _assumed_batch(base: Mapping[str, Array], declared: Interface) -> tuple[Group, ...]:
-    """Take axis 0 for the batch where no shape is declared: of the inputs that agree on the commonest size."""
-    if any(spec.shape is not None for spec in declared.inputs):
-        return ()
-    leading = {name: array.shape[0] for name, array in base.items() if array.ndim}
-    if not leading:
-        return ()
-    sizes = tuple(leading.values())
-    batch = max(sizes, key=lambda size: (sizes.count(size), size))
-    return (Group(BATCH, tuple((name, 0) for name, size in leading.items() if size == batch), batch),)
-
-
-def _climb(
-    runner: Runner,
-    base: Mapping[str, Array],
-    expected: dict[str, Array],
-    dimensions: Sequence[Group],
-    together: Sequence[Sum],
-    budget: Budget,
-) -> tuple[list[tuple[Variation, dict[str, Array]]], tuple[Group, ...], list[str]]:
-    """Run every variation that the budget allows; a dimension that the source itself refuses to vary is not dynamic."""
-    runs: list[tuple[Variation, dict[str, Array]]] = []
-    refused: dict[str, str] = {}
-
-    def run(found: Iterable[Variation]) -> None:
-        for variation in found:
-            try:
-                runs.append((variation, runner.infer(variation.inputs) if variation.group else expected))
-            except Exception as error:  # noqa: BLE001  a refusal is the answer to the question asked here
-                refused.setdefault(variation.group, f"at {variation.name}: {one_line(error)}")
-
-    run(budget.affordable(list(variations(base, dimensions, together=together))))
-    for group in dimensions:
-        if group.name in refused and not any(_longer(group, variation) for variation, _ in runs):
-            run(multiples(base, group, dimensions, together=together))
-    varied = {variation.group for variation, _ in runs}
-    kept = tuple(group for group in dimensions if group.name in varied)
-    notes = [_static_note(g, refused[g.name]) for g in dimensions if g.name not in varied]
-    notes += [f"The source refuses {g.name} {refused[g.name]}." for g in kept if g.name in refused]
-    return runs, kept, notes
-
-
-def _longer(group: Group, variation: Variation) -> bool:
-    name, axis = group.axes[0]
-    return variation.group == group.name and variation.inputs[name].shape[axis] > group.size
-
-
-def _beyond(
-    runner: Runner, base: Mapping[str, Array], batch: Group | None, budget: Budget
-) -> list[tuple[Variation, dict[str, Array]]]:
-    """Run the rungs beyond the sample's own values; those that the source refuses, or has no time for, are none."""
-
-    def pays(name: str, inputs: Mapping[str, Array], times: int) -> bool:
-        return budget.pays(name, times * budget.cost(inputs))
-
-    tried = (drawn(base, batch), *edges(base, batch, runner.infer, pays))
-    taken = [variation for variation in tried if pays(variation.name, variation.inputs, _TIMES_RUN)]
-    found = ((variation, answered(runner.infer, variation.inputs)) for variation in taken)
-    return [(variation, outputs) for variation, outputs in found if outputs is not None]
-
-
 def _seconds(runner: Runner, base: Mapping[str, Array], first: float) -> float:
     """Time a run; the first one that is slow is timed again, because it may have read the weights from the disk."""
     if first < _SLOW:
@@ -306,21 +222,6 @@ def _seconds(runner: Runner, base: Mapping[str, Array], first: float) -> float:
     began = time.monotonic()
     runner.infer(base)
     return min(first, time.monotonic() - began)
-
-
-def _static_note(group: Group, why: str) -> str:
-    what = "batch" if group.name == BATCH else f"dimension {group.name}"
-    if group.name == BATCH and group.size < _SEVERAL:
-        advice = "log it with an input example of 2 or more rows (and, for a PyTorch module, in `.eval()` mode)"
-    elif group.name == BATCH:
-        advice = (
-            "let the model take its sizes from its inputs, and log it with an example whose first axis is the batch"
-        )
-    else:
-        advice = "log it with that dimension dynamic"
-    return (
-        f"The checkpoint itself is static: its {what} is fixed at {group.size} ({why}). To get a dynamic one, {advice}."
-    )
 
 
 def _unstable(runner: Runner, base: Mapping[str, Array], expected: Mapping[str, Array]) -> str:
@@ -334,17 +235,6 @@ def _unstable(runner: Runner, base: Mapping[str, Array], expected: Mapping[str, 
                 "(if it was logged in training mode, with dropout active, call `.eval()` and log it again)"
             )
     return ""
-
-
-def _optional(kept: Sequence[Group], natural: Sequence[Group]) -> dict[str, dict[str, int]]:
-    """Return the places that vary only because a target asked for it, with their sizes in the sample."""
-    own = {place for group in natural for place in group.axes}
-    found: dict[str, dict[str, int]] = {}
-    for group in kept:
-        for name, axis in group.axes:
-            if group.name != BATCH and (name, axis) not in own:
-                found.setdefault(name, {})[str(axis)] = group.size
-    return found
 
 
 def _written(

@@ -1,21 +1,14 @@
-"""One sample, varied along the dynamic dimensions of a model: other batches, other lengths.
-
-What varies is found from the names of dimensions; what really is dynamic is what a model still runs at.
-"""
+"""One sample, varied along the dynamic dimensions of a model: other batches, other lengths."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from registry_export.entities import Dimension, Interface, TensorSpec
+from registry_export.dimensions import BATCH, Group, Sum
 from registry_export.samples import Array
-
-BATCH = "batch"
-_PLUS = " + "
-"""Between the names of a dimension that is the sum of others (a mask over a cache and what follows it)."""
 
 _LONGER = 3
 _MULTIPLES = (2, 3)
@@ -24,21 +17,6 @@ _LARGE_BATCH = 16
 _SMALLER_BATCH = 6
 _MANY_ELEMENTS = 1 << 16
 """Elements of a row from which fewer rows are run: a picture of 224 by 224 has more."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Axes that vary together: one dynamic dimension of the model.
-
-    Attributes:
-        name: The dimension's name.
-        axes: (input name, axis) of each place where it occurs.
-        size: Its size in the base sample.
-    """
-
-    name: str
-    axes: tuple[tuple[str, int], ...]
-    size: int
 
 
 @dataclass(frozen=True)
@@ -56,97 +34,6 @@ class Variation:
     inputs: Mapping[str, Array]
     group: str = ""
     kind: str = "example"
-
-
-def groups(base: Mapping[str, Array], interfaces: Sequence[Interface]) -> tuple[Group, ...]:
-    """Find the dimensions worth varying: those that stand as a name in any of the interfaces.
-
-    Axis 0 of every input is one dimension, the batch, where all inputs agree on its size; not where its name
-    stands on another axis too, or another axis is called `batch` (a sequence that comes first). Other axes are one
-    dimension when they share a name, or have the same size and were named after their input
-    alone (a signature's -1 says nothing of which dimensions are equal). Two such axes of one input, as the
-    height and the width of a square picture, are two dimensions; `tied` makes one of them.
-    """
-    found: dict[tuple[str, int, int], list[tuple[str, int]]] = {}
-    places = list(_named_axes(base, interfaces))
-    later = {
-        (dimension, base[name].shape[axis])
-        for name, axis, dimension in places
-        if axis > 0 and not _anonymous(name, axis, dimension)
-    }
-    elsewhere = any(dimension == BATCH for dimension, _ in later)
-    for name, axis, dimension in places:
-        size = base[name].shape[axis]
-        anonymous = _anonymous(name, axis, dimension)
-        first = axis == 0 and not elsewhere and (dimension, size) not in later
-        label = BATCH if first else "" if anonymous else dimension
-        before = sum(  # how many axes of this input stand in dimensions of this label and size already
-            place[0] == name for key, places in found.items() if key[:2] == (label, size) for place in places
-        )
-        found.setdefault((label, size, before if anonymous else 0), []).append((name, axis))
-    result: list[Group] = []
-    for (label, size, _), axes in found.items():
-        taken = label in {group.name for group in result}
-        result.append(Group(f"{axes[0][0]}_{axes[0][1]}" if taken or not label else label, tuple(axes), size))
-    return tuple(sorted(result, key=lambda group: group.name != BATCH))
-
-
-def _anonymous(name: str, axis: int, dimension: str) -> bool:
-    return axis > 0 and dimension in (f"{name}_{axis}", f"input_{axis}")
-
-
-def tied(dimensions: Sequence[Group], refused: Collection[str]) -> tuple[Group, ...]:
-    """Make one dimension of those of equal size that a model refuses to vary alone (a square mask has two).
-
-    Args:
-        dimensions: All dimensions.
-        refused: Names of those that were refused.
-    """
-    result: list[Group] = []
-    for group in dimensions:
-        twin = next((g for g in result if g.size == group.size and {g.name, group.name} <= set(refused)), None)
-        if twin is None:
-            result.append(group)
-        else:
-            result[result.index(twin)] = replace(twin, axes=twin.axes + group.axes)
-    return tuple(result)
-
-
-def _named_axes(base: Mapping[str, Array], interfaces: Sequence[Interface]) -> Iterator[tuple[str, int, str]]:
-    seen = set()
-    for interface in interfaces:
-        for spec in interface.inputs:
-            rank = base[spec.name].ndim if spec.name in base else 0
-            for axis, dimension in enumerate(spec.shape or ()):
-                if isinstance(dimension, str) and _PLUS in dimension:
-                    seen.add((spec.name, axis))
-                elif isinstance(dimension, str) and axis < rank and (spec.name, axis) not in seen:
-                    seen.add((spec.name, axis))
-                    yield spec.name, axis, dimension
-
-
-@dataclass(frozen=True)
-class Sum:
-    """An axis whose size is the sum of dimensions: its place, and their names."""
-
-    name: str
-    axis: int
-    parts: tuple[str, ...]
-
-
-def parts_of(dimension: str) -> tuple[str, ...]:
-    """Return the names of the dimensions that a dimension is the sum of; its own where it is none."""
-    return tuple(dimension.split(_PLUS))
-
-
-def sums(interface: Interface) -> tuple[Sum, ...]:
-    """Find the axes of a model's inputs that are sums of its dimensions (`past + new`)."""
-    return tuple(
-        Sum(spec.name, axis, parts_of(dimension))
-        for spec in interface.inputs
-        for axis, dimension in enumerate(spec.shape or ())
-        if isinstance(dimension, str) and _PLUS in dimension
-    )
 
 
 def variations(
@@ -258,59 +145,3 @@ def _vary(taken: Array, array: Array, generator: np.random.Generator) -> Array:
         low, high = int(array.min()), int(array.max())
         return generator.integers(low, high, taken.shape, endpoint=True, dtype=array.dtype)
     return np.array(taken)
-
-
-def with_dynamic(interface: Interface, kept: Sequence[Group], base: Mapping[str, Array]) -> Interface:
-    """Write an interface's input shapes anew: the base's sizes, with the kept groups' names in place."""
-    named = {place: group.name for group in kept for place in group.axes}
-    names = set(named.values())
-    named |= {(one.name, one.axis): _PLUS.join(one.parts) for one in sums(interface) if names.intersection(one.parts)}
-
-    def shape(name: str) -> tuple[Dimension, ...]:
-        return tuple(named.get((name, axis), size) for axis, size in enumerate(base[name].shape))
-
-    inputs = tuple(TensorSpec(s.name, base[s.name].dtype.name, shape(s.name)) for s in interface.inputs)
-    return replace(interface, inputs=inputs)
-
-
-def output_specs(
-    runs: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]],
-    dimensions: Sequence[Group],
-    together: Sequence[Sum] = (),
-) -> tuple[TensorSpec, ...]:
-    """Describe outputs from several runs: an axis that changes with a dimension's size carries its name.
-
-    Args:
-        runs: (inputs, outputs) of every run, the base first.
-        dimensions: The dimensions that were varied.
-        together: The sums of them that the inputs have.
-    """
-    base = runs[0][1]
-    return tuple(
-        TensorSpec(
-            name,
-            array.dtype.name,
-            tuple(_output_axis(name, axis, runs, dimensions, together) for axis in range(array.ndim)),
-        )
-        for name, array in base.items()
-    )
-
-
-def _output_axis(
-    name: str,
-    axis: int,
-    runs: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]],
-    dimensions: Sequence[Group],
-    together: Sequence[Sum],
-) -> Dimension:
-    sizes = [outputs[name].shape[axis] for _, outputs in runs]
-    if len(set(sizes)) == 1:
-        return int(sizes[0])
-    for group in dimensions:
-        place, at = group.axes[0]
-        if sizes == [inputs[place].shape[at] for inputs, _ in runs]:
-            return group.name
-    for one in together:
-        if sizes == [inputs[one.name].shape[one.axis] for inputs, _ in runs]:
-            return _PLUS.join(one.parts)
-    return f"{name}_{axis}"

@@ -12,13 +12,13 @@ import pytest
 from registry_export.bench import Bench, run_reference
 from registry_export.checkpoint import read_checkpoint
 from registry_export.config import parse_targets
+from registry_export.dimensions import assumed_batch
 from registry_export.discovery import discover_formats
 from registry_export.entities import Interface, Status, TensorSpec
 from registry_export.errors import SourceError
 from registry_export.graph import plan_export
 from registry_export.inference import first_run
 from registry_export.isolation import ChildPool, Limits
-from registry_export.reference import _assumed_batch
 from registry_export.targets import export_targets
 from registry_export.tensors import write_tensors
 from tests.support import planted
@@ -161,7 +161,7 @@ def test_a_sample_without_rows_verifies_nothing(workshop, tmp_path):
 )
 def test_without_a_signature_the_inputs_that_agree_share_the_batch(shapes, batch):
     base = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    found = _assumed_batch(base, Interface(inputs=()))
+    found = assumed_batch(base, Interface(inputs=()))
     assert [tuple(name for name, _ in group.axes) for group in found] == ([batch] if batch else [])
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from registry_export.budget import LADDER_SECONDS, Budget
-from registry_export.variations import Group, Variation, variations
+from registry_export.dimensions import Group
+from registry_export.variations import Variation, variations
 
 BASE = {"ids": np.ones((2, 8), np.int64)}
 BATCH = Group("batch", (("ids", 0),), 2)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from registry_export.dimensions import Group
 from registry_export.ladder import drawn, edges, highest_number, is_mask
-from registry_export.variations import Group
 
 IMAGE = np.random.default_rng(0).normal(3, 2, (6, 4)).astype(np.float32)
 TOKENS = np.array([[5, 1, 7], [2, 9, 4]], np.int64)
