@@ -9,7 +9,6 @@ Sources: https://docs.nvidia.com/deeplearning/tensorrt/latest/, https://docs.nvi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,22 +45,16 @@ DEVICE = Option(
     str,
     None,
     "{value}",
-    help="compute capabilities to build for, as sm89 or sm80+sm89; by default sm80 and newer, or the GPU that is here",
+    pattern=r"sm\d{2,3}(\+sm\d{2,3})*",
+    form="a compute capability, as sm89, or several, as sm80+sm89",
+    help="what to build for; by default sm80 and newer, or the GPU that is here",
 )
-_DEVICES = re.compile(r"sm\d{2,3}(\+sm\d{2,3})*")
 
 
 def _from_onnx_model(model: Path, output: Path, request: ConversionRequest) -> ConversionResult:
     from registry_export_plugins._tensorrt.convert import convert
 
     return convert(model, output, request)
-
-
-def _accepts(options: Mapping[str, OptionValue]) -> str:
-    device = options.get(DEVICE.name)
-    if device is None or _DEVICES.fullmatch(str(device)):
-        return ""
-    return f"device is a compute capability such as sm89, or several as sm80+sm89, not {device}"
 
 
 def _intermediate(options: Mapping[str, OptionValue]) -> Mapping[str, OptionValue]:
@@ -93,7 +86,6 @@ class TensorRT(TargetOnly):
             TENSORRT,
             cost=2.0,
             requirements=("onnx",),
-            accepts=_accepts,
             intermediate=_intermediate,
             calibrates=_calibrates,
         ),

@@ -27,6 +27,7 @@ class OptionRecord:
     choices: tuple[object, ...]
     minimum: float | None
     maximum: float | None
+    form: str
     help: str
     parts: tuple[OptionRecord, ...] = ()
 
@@ -132,6 +133,7 @@ def _option(option: Option) -> OptionRecord:
         choices=option.choices,
         minimum=option.minimum,
         maximum=option.maximum,
+        form=option.form,
         help=option.help,
         parts=tuple(_option(part) for part in option.parts),
     )
@@ -154,7 +156,7 @@ def _values(option: OptionRecord) -> str:
     if option.minimum is not None or option.maximum is not None:
         low, high = (("" if bound is None else f"{bound:g}") for bound in (option.minimum, option.maximum))
         return f"{option.type} {low}..{high}"
-    return option.type
+    return option.form or option.type
 
 
 def _shown(value: object) -> str:

@@ -42,6 +42,8 @@ def check(option: Option, value: OptionValue, place: Place) -> OptionValue:
         raise place.error(f"must be {_type_name(option)}, not {_shown(value)}{_allowed(option)}")
     if option.choices and value not in option.choices:
         raise place.error(f"cannot be {word(value)!r}{among(word(value), map(word, option.choices))}")
+    if isinstance(value, str) and option.pattern and not re.fullmatch(option.pattern, value):
+        raise place.error(f"must be {option.form}, not {value!r}.")
     if isinstance(value, int | float) and not _within(option, value):
         raise place.error(f"{value} is out of range{_allowed(option)}")
     return value

@@ -22,6 +22,8 @@ class Option:
         choices: The only values allowed; empty for any.
         minimum: Smallest number allowed.
         maximum: Largest number allowed.
+        pattern: Regular expression that a whole text must match; empty for any text.
+        form: What `pattern` matches, in words with an example, for refusals and `registry-export formats`.
         help: One line for `registry-export formats`.
         code: Whether the value names code, as `package.module:NAME` or by a file's path: what is exported
             depends on its content too.
@@ -35,6 +37,8 @@ class Option:
     choices: tuple[OptionValue, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
+    pattern: str = ""
+    form: str = ""
     help: str = ""
     code: bool = False
     parts: tuple[Option, ...] = ()

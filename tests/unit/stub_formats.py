@@ -76,6 +76,7 @@ class TFLite(StubFormat):
         Option("scale", float, 1.0, "scale{value}", minimum=0),
         Option("device", str, None, "{value}"),
         Option("note", str, "", "{value}"),
+        Option("chip", str, None, "{value}", pattern=r"sm\d+", form="a chip, as sm89"),
     )
 
 

@@ -86,6 +86,7 @@ def test_an_axis_without_a_name_gets_one_that_every_toolchain_takes() -> None:
         ("onnx:optimize=maybe", ["true or false", "'maybe'"]),
         ("onnx:required=maybe", ["true or false"]),
         ("onnx, onnx:optimize=true", ["'onnx' stands twice"]),
+        ("tflite:chip=sm89x", ["tflite.chip: must be a chip, as sm89, not 'sm89x'"]),
         ("torchscript:method=jit", ["'jit'", "trace, script"]),
         ("onnx:pruning=0.3", ["onnx.pruning: ", "no part '0.3'", "method, amount"]),
         ("onnx:pruning=method=global", ["onnx.pruning: ", "'amount' is missing"]),

@@ -8,8 +8,9 @@ import re
 import numpy as np
 import pytest
 
+from registry_export.config import make_target
 from registry_export.entities import Interface
-from registry_export.errors import ConversionError, VerificationError
+from registry_export.errors import ConfigurationError, ConversionError, VerificationError
 from registry_export_plugins._tensorrt import build as building
 from registry_export_plugins._tensorrt import cuda, devices, engine
 from registry_export_plugins._tensorrt.devices import nameable_devices
@@ -18,7 +19,6 @@ from registry_export_plugins._tensorrt.plan import read_plan
 from registry_export_plugins._tensorrt.runner import TensorRTRunner
 from registry_export_plugins.tensorrt import TensorRT
 from tests.unit.plugins.tensorrt_support import (
-    OPTIONS,
     ROW,
     build,
     one_node,
@@ -40,10 +40,10 @@ def test_a_device_that_the_builder_lacks_is_refused_by_name_with_the_choices(tmp
         build(model, request_for(tmp_path, ROW, device="sm80+sm90"), tmp_path)
 
 
-def test_a_device_that_is_none_is_refused_by_the_plan():
-    accepts = TensorRT.conversions[0].accepts
-    assert accepts(OPTIONS) == accepts(OPTIONS | {"device": "sm80+sm120"}) == ""
-    assert "sm89" in accepts(OPTIONS | {"device": "rtx4090"})
+def test_a_device_that_is_none_is_refused_with_the_rules():
+    assert make_target(TensorRT(), {"device": "sm80+sm120"}).variant == "tensorrt-sm80_sm120"
+    with pytest.raises(ConfigurationError, match=r"device: must be .* as sm89, .*, not 'rtx4090'"):
+        make_target(TensorRT(), {"device": "rtx4090"})
 
 
 @pytest.mark.parametrize(
