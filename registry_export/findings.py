@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from registry_export.bench import Bench
 from registry_export.compatibility import needs_of, unmet
-from registry_export.conversion import PlanRun, StepResult
 from registry_export.dimensions import parts_of
 from registry_export.entities import Interface, Status, TargetResult, Verification
 from registry_export.format import FIXED_DECISION
 from registry_export.reference import Reference
+from registry_export.steps import PlanRun, StepResult
 from registry_export.tolerances import DEFAULT_TOLERANCES
 from registry_export.verification import dimensions_shown
 

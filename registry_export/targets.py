@@ -15,7 +15,6 @@ from types import MappingProxyType
 
 from registry_export.bench import Bench, Pruned, now, verify_artifact
 from registry_export.children import PlacedChildren
-from registry_export.conversion import PlanRun, StepResult
 from registry_export.diagnosis import DIAGNOSING, Diagnosis
 from registry_export.entities import (
     VERDICTS,
@@ -41,6 +40,7 @@ from registry_export.inference import Origin
 from registry_export.manifest import combined_digest, file_records
 from registry_export.reference import Reference
 from registry_export.schedule import Schedule
+from registry_export.steps import PlanRun, StepResult
 
 _NONE_PRUNED: Pruned = MappingProxyType({})
 

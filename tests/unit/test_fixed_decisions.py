@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import pytest
 
-from registry_export.conversion import StepResult
 from registry_export.entities import Description, Interface, Status, TargetResult, Verification
 from registry_export.findings import one_sided, proven
 from registry_export.format import FIXED_DECISION, ConversionResult
 from registry_export.graph import Step
 from registry_export.inference import Origin
+from registry_export.steps import StepResult
 
 NOTE = f"{FIXED_DECISION} in line 3 of net.py (`if x.sum() > 0:`): inputs that decide otherwise come out wrong."
 
