@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,15 +28,13 @@ from registry_export.errors import ArtifactError, ExportCancelledError, Registry
 from registry_export.evaluation_setup import NO_EVALUATION, EvaluationSetup
 from registry_export.exports import fetch
 from registry_export.format import Format
-from registry_export.graph import ExportPlan, PlannedTarget, Step, plan_export
+from registry_export.graph import ExportPlan, PlannedTarget, plan_export
 from registry_export.inference import Origin
 from registry_export.inputs import FirstInputs, first_inputs
+from registry_export.keys import key_of
 from registry_export.ledger import KnownExports
 from registry_export.manifest import (
     Signer,
-    combined_digest,
-    export_key,
-    file_records,
     manifest_digest,
     tool_versions,
     write_artifact,
@@ -158,7 +156,7 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
     bench = replace(bench, expected=Expectations(checkpoint.record.checkpoint_bytes, job.costs))
     inputs = first_inputs(job.registry, job.samples, checkpoint, bench.work, job.evaluation.labels)
     plan = plan_export(checkpoint.format, job.targets, bench.formats, samples=bool(inputs.sample))
-    keys = {p.target.variant: _key(bench, checkpoint, plan, p, inputs.sample) for p in plan.targets}
+    keys = {p.target.variant: key_of(bench, checkpoint, plan, p, inputs.sample) for p in plan.targets}
     scoring = Scoring.of(job.evaluation, checkpoint, inputs)
     kept = _kept(shelf, keys, own.result(), scoring) if own is not None else Kept()
     results, folders = dict(kept.results), dict(kept.folders)
@@ -288,35 +286,3 @@ def _with_files(shelf: Shelf, kept: Kept, variants: Collection[str]) -> Kept:
             continue
         results[variant] = result
     return replace(kept, results=results, folders=folders)
-
-
-def _key(bench: Bench, checkpoint: Checkpoint, plan: ExportPlan, planned: PlannedTarget, sample: str) -> str:
-    steps = [plan.steps[route] for route in planned.routes]
-    toolchains = [
-        checkpoint.format.toolchain,
-        bench.formats[planned.target.format].toolchain,
-        *(bench.formats[step.format].conversions[step.conversion].toolchain for step in _ways(plan, steps)),
-    ]
-    return export_key(
-        source_sha256=checkpoint.content_sha256,
-        code_sha256=checkpoint.code_digest(
-            str(planned.target.options[option.name])
-            for option in bench.formats[planned.target.format].options
-            if option.code and planned.target.options.get(option.name)
-        ),
-        allow_pickle=checkpoint.setup.allow_pickle,
-        samples_sha256=combined_digest(file_records(Path(sample))) if sample else "",
-        format=planned.target.format,
-        options=planned.target.options,
-        routes=[step.path for step in steps],
-        environments=[toolchain.python for toolchain in toolchains if toolchain.python is not None],
-        tolerance=bench.tolerance,
-        tools=tool_versions(),
-    )
-
-
-def _ways(plan: ExportPlan, steps: Sequence[Step]) -> Iterator[Step]:
-    """Yield steps, and all that they read from."""
-    for step in steps:
-        yield step
-        yield from _ways(plan, [plan.steps[step.parent]] if step.parent else [])
