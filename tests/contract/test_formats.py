@@ -1,7 +1,7 @@
 """One suite over every source and every target that is installed, a stranger's too.
 
-`table` says what each cell must give. Every source and every target is run once in the quick suite; the
-other cells are slow, and `make matrix` writes down what all of them gave.
+`table` says what each cell must give. Every source format and every target is run once in the quick suite;
+the other cells are slow, and `make matrix` writes down what all of them gave.
 """
 
 from __future__ import annotations
@@ -23,14 +23,22 @@ from registry_export.inference import Origin
 from registry_export.isolation import ChildPool, Limits
 from registry_export.manifest import read_manifest, verify_files, write_artifact
 from registry_export.tensors import read_tensors
-from tests.contract.table import CELLS, QUICK, REFUSED, UNVERIFIED, why_not, why_unreachable
+from tests.contract.table import CELLS, QUICK, QUICK_SOURCES, REFUSED, UNVERIFIED, why_not, why_unreachable
 from tests.support.laboratory import FORMATS, Laboratory, wanted_by
 from tests.support.sources import SOURCES
 
 
+def sources():
+    return [slow_unless(source in QUICK_SOURCES, source) for source in SOURCES]
+
+
+def slow_unless(quick, *parameters):
+    return pytest.param(*parameters, marks=() if quick else pytest.mark.slow)
+
+
 def cells(reachable_only=False):
     return [
-        pytest.param(source, target, marks=() if (source, target) in QUICK else pytest.mark.slow)
+        slow_unless((source, target) in QUICK, source, target)
         for source, target in CELLS
         if not (reachable_only and why_not(source, target))
     ]
@@ -59,7 +67,7 @@ def test_every_source_format_has_a_model_in_the_suite():
     assert {name for name, f in FORMATS.items() if f.kind} == {source.format for source in SOURCES.values()}
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", sources())
 def test_a_model_is_recognised_by_its_format_alone(laboratory, source):
     exported = laboratory.exported(source)
     assert exported.checkpoint.format.name == SOURCES[source].format
@@ -68,7 +76,7 @@ def test_a_model_is_recognised_by_its_format_alone(laboratory, source):
     assert found == [SOURCES[source].format]
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", sources())
 def test_the_batch_is_found_to_be_dynamic(laboratory, source):
     reference = laboratory.exported(source).reference
     assert not reference.unstable
@@ -182,7 +190,7 @@ UNTOLD = {"tensorrt"}
 """Targets whose files tell neither tensors nor operators."""
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", sources())
 def test_every_source_can_be_looked_into(laboratory, source):
     contents = look(laboratory, laboratory.exported(source).checkpoint.origin)
     assert contents.format == SOURCES[source].format

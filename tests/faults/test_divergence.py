@@ -95,7 +95,10 @@ def named(nets, net: str, fault: str, targets: str):
         assert found.hop == f"pytorch → {result.path[1]}", (variant, found)
 
 
-@pytest.mark.parametrize(("net", "fault"), [("pictures", "wrong epsilon"), ("rows", "transposed weight")])
+@pytest.mark.parametrize(
+    ("net", "fault"),
+    [pytest.param("pictures", "wrong epsilon", marks=pytest.mark.slow), ("rows", "transposed weight")],
+)
 def test_the_module_that_a_fault_is_in_is_named(nets, net, fault):
     named(nets, net, fault, "onnx, exported_program, torchscript:freeze=true")
 

@@ -29,8 +29,10 @@ def pulled(site, ref, folder):
     ("treatment", "failing"),
     [
         (REFUSE, 3),
-        (CUT, 1),
-        *(pytest.param(*rest, marks=pytest.mark.slow) for rest in [(REFUSE, 1), (REFUSE, 5), (CUT, 3), (CUT, 5)]),
+        *(
+            pytest.param(*rest, marks=pytest.mark.slow)
+            for rest in [(REFUSE, 1), (CUT, 1), (REFUSE, 5), (CUT, 3), (CUT, 5)]
+        ),
     ],
 )
 def test_a_store_that_fails_half_way_leaves_nothing_that_is_handed_out_as_whole(

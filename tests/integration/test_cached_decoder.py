@@ -18,6 +18,8 @@ from tests.support.laboratory import FORMATS, Laboratory
 from tests.support.sources import SOURCES
 from tests.support.sources.decoders import DECODERS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory):
@@ -28,9 +30,7 @@ def laboratory(tmp_path_factory):
         yield Laboratory(tmp_path_factory.mktemp("decoders"), pool, {name: ["onnx"] for name in DECODERS})
 
 
-@pytest.mark.parametrize(
-    "name", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in DECODERS if name != "llama")]
-)
+@pytest.mark.parametrize("name", DECODERS)
 def test_the_cache_is_an_input_and_an_output_and_every_step_is_verified(laboratory, name):
     exported = laboratory.exported(name)
     result, _ = exported.made["onnx"]

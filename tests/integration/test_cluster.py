@@ -246,6 +246,7 @@ def test_what_nobody_waits_for_any_more_ends_on_the_dask_worker_too(pool, export
     until(lambda: not rooms(cluster), 20)
 
 
+@pytest.mark.slow
 def test_a_step_goes_where_its_resource_is_and_is_unverified_where_nobody_has_it(pool, export, cluster, installed):
     alone = export(pool, "planted_accelerated:fault=elsewhere")
     assert alone.statuses == {Status.UNVERIFIED}

@@ -68,7 +68,10 @@ def test_the_password_of_a_servers_address_is_not_shown(mlflow_server):
     [
         ("MLFLOW_TRACKING_URI", "http://127.0.0.1:{port}", "MLflow", "127.0.0.1"),
         ("MLFLOW_TRACKING_URI", "", "MLflow", "is not set"),
-        ("REGISTRY_EXPORT_LEDGER_URI", "sqlite:////proc/nowhere/ledger.db", "ledger", "nowhere"),
+        pytest.param(
+            *("REGISTRY_EXPORT_LEDGER_URI", "sqlite:////proc/nowhere/ledger.db", "ledger", "nowhere"),
+            marks=pytest.mark.slow,
+        ),
         ("REGISTRY_EXPORT_OUTBOX_URI", "sqlite:////proc/nowhere/mlflow.db", "outbox", "nowhere"),
     ],
 )
@@ -88,6 +91,7 @@ def test_what_the_rules_want_and_is_not_there_is_wrong(tmp_path):
     assert "registry-export.yaml" in findings(1)["rules", "wrong"]
 
 
+@pytest.mark.slow
 def test_gates_that_would_hear_nothing_are_wrong(tmp_path, monkeypatch):
     rules = RULES + "    require: {stages: [Production], targets: [torchscript]}\n"
     (tmp_path / "samples.npz").touch()

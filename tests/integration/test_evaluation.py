@@ -129,6 +129,7 @@ def test_an_evaluator_that_fails_costs_the_metric_and_no_export(versions, name, 
     assert "ValueError: no such column (measures.py, line 14)" in note
 
 
+@pytest.mark.slow
 def test_another_evaluator_other_labels_and_another_limit_are_asked_and_nothing_is_converted(
     versions, name, samples, rules, index, tmp_path
 ):

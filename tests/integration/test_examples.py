@@ -44,6 +44,7 @@ def test_a_strangers_format_is_listed_with_its_sources_and_its_option(with_c_arr
     assert re.search(r"symbol +str +model_onnx", printed), printed
 
 
+@pytest.mark.slow
 def test_the_contract_suite_passes_on_a_strangers_format(with_c_array):
     suite = ["tests/contract/test_formats.py", "-k", "[pytorch-c_array] or [onnx-c_array]"]
     printed = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suite], with_c_array)

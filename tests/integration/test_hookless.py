@@ -150,6 +150,7 @@ def hosted(_method, path):
     return PASS
 
 
+@pytest.mark.slow
 def test_a_registry_that_lacks_newer_calls_and_searches_is_exported_from(server, versions, settings, tmp_path, capsys):
     name = "main.ml_team.digits"
     other = versions.register("someone.elses.model")

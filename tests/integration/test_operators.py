@@ -162,6 +162,7 @@ def watched_worker(server, folder, ledger_uri, **environ):
         yield worker, said.split()[5]
 
 
+@pytest.mark.slow
 def test_a_promotion_is_seen_in_the_metrics_while_and_after_it_is_exported(server, client, net, folder):
     write_rules(folder, "torchscript, torchscript: {freeze: true}")
     with watched_worker(server, folder, f"sqlite:///{folder / 'ledger.db'}") as (_, url):

@@ -293,6 +293,7 @@ def test_a_server_that_is_down_is_noticed_in_seconds_and_is_transient():
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_while_files_move_is_transient(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with MlflowServer(tmp_path / "server") as server:

@@ -208,6 +208,7 @@ def test_a_stop_hands_a_job_back_whose_step_takes_too_long(site):
     assert site.versions.tags(ref)["status"] == "queued"
 
 
+@pytest.mark.slow
 def test_a_stop_does_not_wait_for_a_parent_that_starts(site):
     ref = site.promote("slow-start", "planted_late")
     with switched("late"), site.worker("--grace", "1") as worker:
@@ -238,6 +239,7 @@ def test_a_stop_does_not_wait_for_an_upload_that_hangs(site, server):
     assert site.versions.tags(ref)["status"] == "verified"
 
 
+@pytest.mark.slow
 def test_a_stop_ends_a_worker_whose_server_does_not_answer_at_all(site, server):
     with Proxy(server.port) as proxy:
         proxy.treat = lambda method, path: HANG

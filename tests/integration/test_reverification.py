@@ -93,6 +93,7 @@ def test_what_a_runtime_of_today_computes_wrong_is_a_mismatch(versions):
     assert versions.tags(ref)["planted-drifts"].startswith("mismatch")
 
 
+@pytest.mark.slow
 def test_what_could_run_nowhere_yet_is_verified_where_it_can_and_keeps_that_verdict_elsewhere(versions):
     ref = versions.register("elsewhere")
     report = versions.export(ref, "planted:fault=elsewhere")

@@ -199,6 +199,7 @@ def test_another_verification_signs_anew_what_was_signed(versions, name, signer,
     fetched(ref)
 
 
+@pytest.mark.slow
 def test_another_verification_signs_what_the_ledger_knows_and_nothing_else(versions, name, signer, fetched, index):
     known, unknown = versions.register(name), versions.register(f"{name}-unknown", scale=4.0)
     versions.export(known, index=index)

@@ -43,6 +43,7 @@ def viewing(model: Path, port: int):
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.slow
 def test_the_graph_is_drawn_in_a_browser_and_ctrl_c_ends_it(model):
     from playwright.sync_api import sync_playwright
 

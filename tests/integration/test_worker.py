@@ -439,6 +439,7 @@ def test_what_the_hook_writes_ends_a_long_pause(settings, client, name):
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_a_worker_waits_for_a_server_that_is_down(tmp_path, caplog, impatient):
     config = tmp_path / "registry-export.yaml"
     config.write_text(MODEL_YAML.format(name="digits"))

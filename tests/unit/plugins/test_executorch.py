@@ -37,7 +37,10 @@ def make(name, folder):
     return make_source(models.seeded(case.make()).eval(), case.inputs, folder)
 
 
-@pytest.mark.parametrize("name", ["conv", "residual", "transformer", "dict", "bool"])
+@pytest.mark.parametrize(
+    "name",
+    ["conv", *(pytest.param(name, marks=pytest.mark.slow) for name in ("residual", "transformer")), "dict", "bool"],
+)
 def test_every_dynamic_dimension_stays_dynamic_on_xnnpack(name, tmp_path):
     source = make(name, tmp_path)
     path, result = convert(FORMAT, TORCH_MODULE, source.load(), source, tmp_path)
@@ -131,7 +134,9 @@ def quantize(name, folder, **options):
     return path, source, min(ratios)
 
 
-@pytest.mark.parametrize(("name", "quantization"), [("conv", "static"), ("transformer", "dynamic")])
+@pytest.mark.parametrize(
+    ("name", "quantization"), [("conv", "static"), pytest.param("transformer", "dynamic", marks=pytest.mark.slow)]
+)
 def test_int8_is_int8_in_the_file_and_close_at_every_size(name, quantization, tmp_path):
     path, source, ratio = quantize(name, tmp_path, quantization=quantization)
     assert ratio > 15

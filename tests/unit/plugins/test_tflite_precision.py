@@ -45,7 +45,9 @@ def worst(path: Path, made: Reference) -> float:
     return min(levels)
 
 
-@pytest.mark.parametrize(("name", "least"), [("cnn", 20), ("attention", 20), ("masked", 15)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("cnn", 20), pytest.param("attention", 20, marks=pytest.mark.slow), ("masked", 15)]
+)
 def test_static_int8_keeps_a_good_signal_and_float_edges(tmp_path: Path, name: str, least: float):
     made = reference(name, tmp_path)
     path, result = converted(tmp_path, made, INT8)
@@ -67,7 +69,9 @@ def test_integer_edges_are_served_by_the_files_own_scales(tmp_path: Path, name: 
     assert worst(path, made) >= 15
 
 
-@pytest.mark.parametrize(("name", "quantization"), [("cnn", "weight_only"), ("recurrent", "dynamic")])
+@pytest.mark.parametrize(
+    ("name", "quantization"), [("cnn", "weight_only"), pytest.param("recurrent", "dynamic", marks=pytest.mark.slow)]
+)
 def test_int8_without_calibration_keeps_floats_outside(tmp_path: Path, name: str, quantization: str):
     made = reference(name, tmp_path)
     path, _ = converted(tmp_path, made, {"precision": "int8", "quantization": quantization})
