@@ -18,9 +18,10 @@ from registry_export.differences import NUMBERS
 from registry_export.discovery import discover_formats, format_named
 from registry_export.entities import Interface
 from registry_export.errors import EvaluationError, RegistryExportError, SourceError
-from registry_export.evaluation_setup import ACCURACY, EVALUATE, MAE
+from registry_export.evaluation_setup import EVALUATE
 from registry_export.format import Array, Runner, Tensors
 from registry_export.inference import Origin, first_run, one_line
+from registry_export.labels import compared
 from registry_export.model_setup import called, resolve
 from registry_export.reference import base_inputs
 from registry_export.samples import bind
@@ -36,7 +37,6 @@ _OURS = frozenset(NUMBERS) | {
     "size_bytes", "opset_version", "format_version", "latency_ms", "latency_p90_ms", "convert_seconds", "sparsity",
 }  # fmt: skip
 _MOST_METRICS = 20
-_LEAST_CLASSES = 2
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class EvaluationRequest:
         evaluate: `package.module:callable`; empty: the labels are compared.
         search: Folders in which its module is looked for.
         folder: Where a source writes the inputs that it was run on.
+        output: For an export: what the source's labels were compared with; empty: nothing was.
     """
 
     origin: Origin
@@ -62,14 +63,24 @@ class EvaluationRequest:
     evaluate: str = ""
     search: tuple[str, ...] = ()
     folder: str = ""
+    output: str = ""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Metrics by name, and the folder of the inputs that they were taken on."""
+    """How good a model is.
+
+    Attributes:
+        metrics: By name.
+        inputs: Folder of the inputs that they were taken on.
+        output: What the labels were compared with; empty: a function measured.
+        note: What a person should know of that choice; empty: there was none.
+    """
 
     metrics: Mapping[str, float]
     inputs: str
+    output: str = ""
+    note: str = ""
 
 
 def evaluated(arguments: Any) -> Evaluated:
@@ -82,38 +93,59 @@ def evaluated(arguments: Any) -> Evaluated:
     request.origin.enter()
     sys.path.extend(folder for folder in request.search if folder not in sys.path)
     format_ = format_named(discover_formats(), request.origin.format)
-    labels = next(iter(read_tensors(Path(request.labels)).values())) if request.labels else None
+    name, labels = next(iter(read_tensors(Path(request.labels)).items())) if request.labels else ("", None)
     with request.origin.open(format_) as runner:
-        folder = request.inputs or _found(request, runner)
+        folder, batch = (
+            (request.inputs, _fixed_batch(request.origin.interface)) if request.inputs else _found(request, runner)
+        )
         inputs = {name: np.array(array) for name, array in read_tensors(Path(folder)).items()}
-        # Of a source the declared sizes bind nobody: it was run on all of these rows.
-        predict = _predict(runner, request.origin.interface if request.inputs else Interface(()))
+        predict = _predict(runner, batch)
         if request.evaluate:
             return Evaluated(_called(request.evaluate, predict, inputs, labels), folder)
         if labels is None:
             raise EvaluationError("There are no labels to compare with.")
-        return Evaluated(labelled(_answers(predict, inputs), np.array(labels)), folder)
+        found = compared(_answers(predict, inputs), np.array(labels), request.output, name)
+        return Evaluated(checked(found.metrics, "The comparison with the labels"), folder, found.output, found.note)
 
 
-def _found(request: EvaluationRequest, runner: Runner) -> str:
-    """Write the inputs that a source finds for itself, with the dtypes that it takes."""
+def _found(request: EvaluationRequest, runner: Runner) -> tuple[str, int]:
+    """Write the inputs that a source finds for itself, with its dtypes; return how many rows it takes at a time, too.
+
+    Of a source the declared sizes bind nobody: only one that refuses all rows at once is given parts.
+    """
     base, evidence = base_inputs(runner, request.sample, request.evidence)
-    base, _, _ = first_run(runner, base, evidence)
+    first, _, _ = first_run(runner, base, evidence)
     folder = Path(request.folder, "inputs")
-    write_tensors(folder, base)
-    return str(folder)
+    write_tensors(folder, {name: array.astype(first[name].dtype, copy=False) for name, array in base.items()})
+    return str(folder), _rows(first) if _rows(first) < _rows(base) else 0
 
 
-def _predict(runner: Runner, interface: Interface) -> Predict:
-    """Return what an evaluator calls: it takes any number of rows, also of a model whose batch is fixed."""
+class _Parts(dict[str, Array]):
+    """Answers put together from parts; what has no rows to put together is asked for in vain, and told why."""
+
+    def __init__(self, parts: list[dict[str, Array]], rows: int, batch: int) -> None:
+        joined = (name for name, array in parts[0].items() if array.ndim and array.shape[0] == batch)
+        super().__init__({name: np.concatenate([part[name] for part in parts])[:rows] for name in joined})
+        self._alone, self._batch = parts[0].keys() - self.keys(), batch
+
+    def __missing__(self, name: str) -> Array:
+        if name not in self._alone:
+            raise KeyError(name)
+        raise SourceError(
+            f"The model takes {self._batch} row{'s'[: self._batch > 1]} at a time, and its output {name} has none: "
+            "the answers for all rows cannot be put together."
+        )
+
+
+def _predict(runner: Runner, batch: int) -> Predict:
+    """Return what an evaluator calls: it takes any number of rows, also of a model that takes `batch` (0: any)."""
 
     def predict(inputs: Tensors) -> dict[str, Array]:
         bound = bind(list(inputs.items()), runner.interface.inputs)
-        rows, fixed = _rows(bound), _fixed_batch(interface)
-        if not fixed or not rows or rows == fixed:
+        rows = _rows(bound)
+        if not batch or not rows or rows == batch:
             return runner.infer(bound)
-        parts = [runner.infer(_part(bound, start, fixed)) for start in range(0, rows, fixed)]
-        return {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
+        return _Parts([runner.infer(_part(bound, start, batch)) for start in range(0, rows, batch)], rows, batch)
 
     return predict
 
@@ -187,42 +219,3 @@ def checked(returned: object, what: str) -> dict[str, float]:
             raise EvaluationError(f"{what} returns {number!r} for {name}, which is no finite number.")
         metrics[name] = float(number)
     return metrics
-
-
-def labelled(outputs: Tensors, labels: Array) -> dict[str, float]:
-    """Compare outputs with labels; the first output that fits them is the one that is meant.
-
-    Args:
-        outputs: By name, in order.
-        labels: Whole numbers, of the shape of an output without its last axis: the classes of class scores. Or of
-            an output's own shape: classes where both are whole numbers, else values.
-
-    Returns:
-        `accuracy`, the share of rows whose class is right; or `mae`, the mean absolute error.
-
-    Raises:
-        EvaluationError: They fit no output, or name a class that there is not.
-    """
-    are_classes = labels.dtype.kind in "iub"
-    for name, output in outputs.items():
-        if are_classes and output.shape[:-1] == labels.shape and output.ndim and output.shape[-1] >= _LEAST_CLASSES:
-            if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < output.shape[-1]:
-                raise EvaluationError(f"The labels name classes beyond the {output.shape[-1]} of output {name}.")
-            return {ACCURACY: _share(output.argmax(axis=-1) == labels)}
-        if output.shape == labels.shape and are_classes == (output.dtype.kind in "iub"):
-            if are_classes:
-                return {ACCURACY: _share(output == labels)}
-            difference = np.abs(output.astype(np.float64) - labels.astype(np.float64))
-            return checked({MAE: difference.mean() if difference.size else math.nan}, "the comparison with the labels")
-    shapes = ", ".join(f"{name} {output.dtype} {output.shape}" for name, output in outputs.items())
-    raise EvaluationError(
-        f"The labels ({labels.dtype} {labels.shape}) fit no output ({shapes}).",
-        remedy="Give whole numbers for rows of class scores or values of an output's own shape, or write an "
-        "`evaluate: package.module:callable`.",
-    )
-
-
-def _share(right: Array) -> float:
-    if not right.size:
-        raise EvaluationError("The samples are empty.")
-    return float(right.astype(np.float64).mean())

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Interface
+from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import RegistryExportError, SourceError
 from registry_export.format import NO_SETUP, Array, Format, ModelSetup, Runner, Tensors
 from registry_export.model_setup import Pruning
-from registry_export.samples import in_single_precision
+from registry_export.samples import first_rows, in_single_precision
 
 _EVIDENCE = {"samples": "its samples", "example": "its own input example", "random": "inputs drawn from its signature"}
 
@@ -112,7 +112,8 @@ def first_run(
         evidence: Where they came from: `samples`, `example` or `random`.
 
     Returns:
-        The inputs, with floats in place of the doubles that the model refuses; the outputs; notes for the report.
+        The inputs as the model takes them: with floats in place of doubles, and the first rows alone, where it refuses
+        what was given and fixes its batch; the outputs; notes for the report.
 
     Raises:
         SourceError: The model fails on them, or returns nothing.
@@ -123,22 +124,40 @@ def first_run(
     except (RegistryExportError, MemoryError):
         raise
     except Exception as error:
-        single = in_single_precision(base, runner.interface.inputs)
-        narrowed = [name for name, array in single.items() if array.dtype != base[name].dtype]
-        try:
-            outputs = runner.infer(single) if narrowed else {}
-        except Exception:  # noqa: BLE001  the refusal of what was given is the one to tell
-            narrowed = []
-        if not narrowed:
+        for taken, notes in _instead(base, runner.interface.inputs):  # noqa: B007  what is left of the loop is used
+            found = answered(runner.infer, taken)
+            if found is not None:
+                break
+        else:
             raise SourceError(
                 f"The model fails on {_EVIDENCE[evidence]}: {one_line(error).rstrip('.')}.",
                 remedy="Check names, order, dtypes and shapes; a checkpoint that is static takes its own sizes alone.",
             ) from error
-        base = single
-        notes = (f"The model refuses float64, in which {', '.join(narrowed)} was given; it got float32.",)
+        base, outputs = taken, found
     if not outputs:
         raise SourceError("The model returns no tensor.")
     return base, outputs, notes
+
+
+def _instead(
+    base: dict[str, Array], inputs: Sequence[TensorSpec]
+) -> Iterator[tuple[dict[str, Array], tuple[str, ...]]]:
+    """Yield what a model that refuses its inputs may take of them, with what the report says of it."""
+    single, rows = in_single_precision(base, inputs), first_rows(base, inputs)
+    narrowed = [name for name, array in single.items() if array.dtype != base[name].dtype]
+    in_floats = f"The model refuses float64, in which {', '.join(narrowed)} was given; it got float32."
+    if narrowed:
+        yield single, (in_floats,)
+    if rows is None:
+        return
+    size = next(len(array) for array in rows.values())
+    fewer = (
+        f"The checkpoint takes {size} row{'s'[: size > 1]} at a time: exports are compared with it on the first of "
+        "those that were given."
+    )
+    yield rows, (fewer,)
+    if narrowed:
+        yield in_single_precision(rows, inputs), (in_floats, fewer)
 
 
 def answered(infer: Callable[[Tensors], dict[str, Array]], inputs: Tensors) -> dict[str, Array] | None:

@@ -23,7 +23,7 @@ class FirstInputs:
     Attributes:
         sample: Folder that `tensors` reads; empty where nothing was given.
         evidence: What is in it: `samples`, `example`, or nothing (`random`).
-        labels: Folder with the one array of the labels; empty where there are none.
+        labels: Folder with the one array of the labels, called as in the samples; empty where there are none.
     """
 
     sample: str = ""
@@ -56,7 +56,7 @@ def first_inputs(
         arrays = dict(registry.read_samples(samples, work))
         name = _name_of_labels(arrays, {spec.name for spec in checkpoint.origin.interface.inputs}, labels)
         if name:
-            write_tensors(work / LABELS, {LABELS: arrays.pop(name)})
+            write_tensors(work / LABELS, {name: arrays.pop(name)})
         write_tensors(folder, arrays)
         return FirstInputs(str(folder), "samples", str(work / LABELS) if name else "")
     if checkpoint.write_example(folder):

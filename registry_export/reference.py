@@ -120,6 +120,7 @@ def reference(arguments: Any) -> Reference:
     with _Opened(format_, origin) as runner:
         base, evidence = base_inputs(runner, request.sample, request.evidence)
         began = time.monotonic()
+        given = base
         base, expected, precision = first_run(runner, base, evidence)
         seconds = _seconds(runner, base, time.monotonic() - began)
         natural = [runner.interface, renamed(declared, runner.interface)]
@@ -147,7 +148,7 @@ def reference(arguments: Any) -> Reference:
             trace=_traceable(rungs, interface),
             evidence=evidence,
             optional=only_requested(kept, groups(base, natural)),
-            calibration="" if evidence == "random" else rungs[0].inputs,
+            calibration="" if evidence == "random" else _all_rows(Path(request.folder), given, base, rungs[0].inputs),
             unstable=_unstable(runner, base, expected),
             noisy=measured.unstable,
             noise=measured.floor,
@@ -213,6 +214,15 @@ def base_inputs(runner: Runner, sample: str, evidence: str) -> tuple[dict[str, A
     if any(spec.shape is None or not spec.dtype for spec in inputs) or not inputs:
         raise SamplesError("The version has no signature and no input example.", remedy=WHAT_TO_LOG)
     return draw(inputs), "random"
+
+
+def _all_rows(folder: Path, given: Mapping[str, Array], base: Mapping[str, Array], inputs: str) -> str:
+    """Return the folder of all rows that were given: more than the example's, of a source that fixes its batch."""
+    if all(given[name].shape == array.shape for name, array in base.items()):
+        return inputs
+    rows = folder / "rows"
+    write_tensors(rows, {name: array.astype(base[name].dtype, copy=False) for name, array in given.items()})
+    return str(rows)
 
 
 def _seconds(runner: Runner, base: Mapping[str, Array], first: float) -> float:

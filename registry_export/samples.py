@@ -75,6 +75,14 @@ def in_single_precision(sample: Mapping[str, Array], inputs: Sequence[TensorSpec
     }
 
 
+def first_rows(sample: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> dict[str, Array] | None:
+    """Take as many rows as all inputs fix their first axis at; None where they do not, or there are no more."""
+    fixed = {spec.shape[0] if spec.shape else None for spec in inputs}
+    given = {array.shape[0] if array.ndim else 0 for array in sample.values()}
+    size, rows = (fixed.pop(), given.pop()) if len(fixed) == len(given) == 1 else (None, 0)
+    return {name: array[:size] for name, array in sample.items()} if isinstance(size, int) and 0 < size < rows else None
+
+
 def draw(inputs: Sequence[TensorSpec], seed: int = 0) -> dict[str, Array]:
     """Draw random inputs from a signature: standard normal floats, integers and booleans of 0 and 1.
 

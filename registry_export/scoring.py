@@ -18,13 +18,14 @@ from registry_export.evaluation_setup import EvaluationSetup
 from registry_export.inference import Origin
 from registry_export.inputs import FirstInputs
 from registry_export.isolation import check_within
+from registry_export.labels import CHOICE
 from registry_export.manifest import combined_digest, file_records
 
 _STEP = "evaluate"
 _NOT_EVALUATED, _NOT_MEASURED = "The source could not be evaluated", "It could not be evaluated"
 _ROUNDING = 1e-12
 """0.97 - 0.96 is more than 0.01 in binary."""
-_RECIPE_VERSION = 1
+_RECIPE_VERSION = 2
 """Raised when the same question would be answered otherwise."""
 
 
@@ -36,11 +37,13 @@ class Scores:
         results: The exports, by variant, with their metrics and the verdict that follows.
         source: The source's metrics.
         problem: Why the source has none; empty: it has, or nothing was asked.
+        note: What a person should know of how they were measured; empty: nothing.
     """
 
     results: Mapping[str, TargetResult]
     source: Mapping[str, float] = field(default_factory=dict)
     problem: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,9 @@ class Scoring:
 
     def recorded(self, source: SourceRecord, scores: Scores) -> SourceRecord:
         """Add to a source's record what was measured of it."""
-        notes = tuple(note for note in source.notes if not note.startswith(_NOT_EVALUATED))
+        notes = tuple(note for note in source.notes if not note.startswith((_NOT_EVALUATED, CHOICE)))
         notes += (f"{_NOT_EVALUATED}: {scores.problem}",) if scores.problem else ()
+        notes += (scores.note,) if scores.note else ()
         return replace(
             source,
             evaluation=scores.source,
@@ -111,13 +115,13 @@ def score_exports(
     try:
         if stand_in:
             return _unscored(scoring, exports, stand_in)
-        own = _measure(bench, scoring, scoring.source, "", "")
+        own = _measure(bench, scoring, scoring.source, "")
     except ENDS_THE_EXPORT:
         raise
     except RegistryExportError as error:
         return _unscored(scoring, exports, str(error))
     results = {v: _scored(bench, scoring, result, origin, own) for v, (result, origin) in exports.items()}
-    return Scores(results, own.metrics)
+    return Scores(results, own.metrics, note=own.note)
 
 
 def _unscored(scoring: Scoring, exports: Mapping[str, tuple[TargetResult, Origin]], problem: str) -> Scores:
@@ -137,7 +141,7 @@ def _scored(bench: Bench, scoring: Scoring, result: TargetResult, origin: Origin
     if not _ran(result):
         return judged(result)
     try:
-        metrics = _measure(bench, scoring, origin, own.inputs, result.variant).metrics
+        metrics = _measure(bench, scoring, origin, result.variant, own).metrics
         status, reason = verdict(metrics, own.metrics, scoring.setup)
     except ENDS_THE_EXPORT:
         raise
@@ -151,8 +155,8 @@ def _scored(bench: Bench, scoring: Scoring, result: TargetResult, origin: Origin
     return judged(result, status)
 
 
-def _measure(bench: Bench, scoring: Scoring, origin: Origin, inputs: str, variant: str) -> Evaluated:
-    source, setup = scoring.source, scoring.setup
+def _measure(bench: Bench, scoring: Scoring, origin: Origin, variant: str, own: Evaluated | None = None) -> Evaluated:
+    source, setup, inputs = scoring.source, scoring.setup, own.inputs if own else ""
     work = Path(bench.work, f"{_STEP}-{variant or 'source'}")
     work.mkdir()
     request = EvaluationRequest(
@@ -164,6 +168,7 @@ def _measure(bench: Bench, scoring: Scoring, origin: Origin, inputs: str, varian
         evaluate=setup.evaluate,
         search=(*source.code_paths, *source.setup.search),
         folder=str(work),
+        output=own.output if own else "",
     )
     code = (*map(Path, source.code_paths), *source.setup.modules)
     given = (*scoring.inputs.paths, *([Path(inputs)] if inputs else []))

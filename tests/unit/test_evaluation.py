@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 
 from registry_export.entities import Interface, Status, TensorSpec
-from registry_export.errors import EvaluationError, SamplesError
-from registry_export.evaluation import _predict, checked, labelled
+from registry_export.errors import EvaluationError, SamplesError, SourceError
+from registry_export.evaluation import _predict, checked
 from registry_export.evaluation_setup import EvaluationSetup
 from registry_export.inputs import _name_of_labels
+from registry_export.labels import compared
 from registry_export.scoring import verdict
+
+
+def labelled(*arguments):
+    return checked(compared(*arguments).metrics, "the comparison")
+
 
 SCORES = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], np.float32)
 
@@ -35,6 +41,19 @@ def test_values_of_an_outputs_own_shape_give_the_mean_absolute_error():
     assert labelled({"y": np.array([1.0, 2.0, 4.0], np.float32)}, np.array([1.0, 2.5, 4.5])) == {
         "mae": pytest.approx(1 / 3)
     }
+
+
+def test_of_two_outputs_that_fit_the_first_is_named_and_the_labels_name_chooses_another():
+    outputs = {"price": np.array([1.0, 2.0]), "days": np.array([3.0, 4.0])}
+    labels = np.array([3.0, 4.0])
+    first = compared(outputs, labels)
+    assert (first.output, first.metrics) == ("price", {"mae": 2.0})
+    assert "with price, the first output that they fit; they fit days too" in first.note
+    named = compared(outputs, labels, name="days")
+    assert (named.output, named.metrics, named.note) == ("days", {"mae": 0.0}, "")
+    assert compared(dict(reversed(outputs.items())), labels, first.output).metrics == first.metrics
+    with pytest.raises(EvaluationError, match="fit not the output days"):
+        compared(outputs, np.array([[3.0]]), name="days")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +130,7 @@ def test_a_limit_on_what_was_not_measured_verifies_nothing():
 
 
 class Rows:
-    """Answers with its input's rows, and takes so many at a time as its file says."""
+    """Answers with its input's rows and their sum, and takes so many at a time as its file says."""
 
     interface = Interface((TensorSpec("x", "float32", (3, 2)),))
 
@@ -120,14 +139,23 @@ class Rows:
 
     def infer(self, inputs):
         self.sizes.append(inputs["x"].shape[0])
-        return {"y": inputs["x"] * 2}
+        return {"y": inputs["x"] * 2, "sum": inputs["x"].sum()}
 
 
 def test_a_model_with_a_fixed_batch_answers_any_number_of_rows():
     rows, x = Rows(), np.arange(14, dtype=np.float64).reshape(7, 2)
-    answers = _predict(rows, Rows.interface)({"x": x})
+    answers = _predict(rows, 3)({"x": x})
     assert rows.sizes == [3, 3, 3]
     assert np.array_equal(answers["y"], x * 2)
+
+
+def test_what_has_no_rows_stands_in_no_ones_way_and_is_not_put_together():
+    answers = _predict(Rows(), 3)({"x": np.ones((7, 2))})
+    assert list(answers) == ["y"]
+    with pytest.raises(SourceError, match="takes 3 rows at a time, and its output sum has none"):
+        answers["sum"]
+    with pytest.raises(KeyError):
+        answers["z"]
 
 
 @pytest.mark.parametrize(

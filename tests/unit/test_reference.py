@@ -9,6 +9,7 @@ import pytest
 
 from registry_export.entities import Interface
 from registry_export.errors import SourceError
+from registry_export.evaluation import EvaluationRequest, evaluated
 from registry_export.inference import Origin
 from registry_export.reference import Reference, ReferenceRequest, reference
 from registry_export.tensors import read_tensors, write_tensors
@@ -33,6 +34,25 @@ def test_samples_that_numpy_made_in_double_precision_are_given_to_the_model_as_f
 def test_samples_that_fit_in_no_precision_are_refused_with_the_first_reason(tmp_path: Path):
     with pytest.raises(SourceError, match=r"fails on its samples: RuntimeError: .*\. Check names"):
         run(tmp_path, np.zeros((5, 7)))
+
+
+def test_a_source_that_fixes_its_batch_is_compared_on_its_first_rows_and_calibrated_and_evaluated_on_all(tmp_path):
+    import torch
+
+    torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.zeros(1, 4),)), str(tmp_path / "net.pt2"))
+    rows = np.eye(4)  # doubles, which it refuses too
+    write_tensors(tmp_path / "sample", {"input": rows})
+    origin = Origin("exported_program", str(tmp_path / "net.pt2"), Interface(inputs=()))
+    found = reference(ReferenceRequest(origin, str(tmp_path / "rungs"), str(tmp_path / "sample"), "samples"))
+    assert found.interface.inputs[0].shape == (1, 4)
+    assert [len(array) for array in read_tensors(Path(found.calibration)).values()] == [4]
+    assert found.calibration in found.paths
+    assert any("takes 1 row at a time" in note for note in found.notes)
+    write_tensors(tmp_path / "labels", {"labels": np.zeros((4, 3), np.float32)})
+    request = EvaluationRequest(
+        origin, "", str(tmp_path / "sample"), "samples", str(tmp_path / "labels"), folder=str(tmp_path)
+    )
+    assert evaluated(request).metrics["mae"] > 0
 
 
 def hourglass(path: Path) -> None:
