@@ -21,8 +21,8 @@ _BUILT_IN = 1
 def exact_inputs(data: Any, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
     """Check arrays by name against what a model declares; nothing is cast that has a dtype of its own to keep.
 
-    Lists and Python's numbers, which have no dtype, take the declared one, and so do integers in another width where
-    all of their values fit.
+    Lists (whatever they hold) and Python's numbers have no dtype and take the declared one; NumPy's numbers have one
+    as arrays do. Integers in another width are taken where all of their values fit.
 
     Args:
         data: An array, or nested lists, by input name.
@@ -111,7 +111,7 @@ def _column(column: Any) -> Any:
 
 
 def _exact(value: Any, spec: TensorSpec) -> Array:
-    if isinstance(value, (list, tuple, int, float)):
+    if isinstance(value, (list, tuple, int, float)) and not isinstance(value, np.generic):  # np.float64 is a float
         return _cast(value, spec)
     array = np.asarray(value)
     wanted = _numpy_type(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +15,8 @@ import torch
 from registry_export.format import Array, Held, Inside
 
 NO_GRAPH = "Operators: there is no graph in {}."
+_PACKED = re.compile(r"bits|bit$|u?int[1-7]$|float4")
+"""Element types of less than a byte: PyTorch stores them for kernels of others, and reads none of them itself."""
 _VALUES_OF_SCRIPTS = ("prim::Constant", "prim::GetAttr", "prim::TupleConstruct", "prim::ListConstruct")
 
 
@@ -92,7 +95,7 @@ def held(tensors: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Iterator[Hel
 def _held(name: str, tensor: torch.Tensor, seen: dict[Any, str]) -> Held:
     dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     size = tensor.numel() * tensor.element_size()
-    if tensor.layout is not torch.strided or tensor.device.type == "meta":
+    if tensor.layout is not torch.strided or tensor.device.type == "meta" or _PACKED.match(dtype):
         return Held(name, None, shape, dtype, size)
     same_as = ""
     if tensor.numel():
@@ -106,6 +109,6 @@ def _array(tensor: torch.Tensor) -> Array:
         tensor = tensor.dequantize()
     try:
         array: Array = tensor.cpu().resolve_conj().resolve_neg().numpy()
-    except TypeError:  # bfloat16 and the 8-bit floats, which NumPy lacks
-        array = tensor.cpu().to(torch.float32).numpy()
+    except TypeError:  # bfloat16, the 8-bit floats and complex32, which NumPy lacks
+        array = tensor.cpu().to(torch.complex64 if tensor.is_complex() else torch.float32).numpy()
     return array

@@ -20,7 +20,11 @@ from registry_export_plugins._torch.decisions import Taken, recorded
 from registry_export_plugins._torch.otherwise import variants
 from registry_export_plugins._torch.pruning import Pruned
 
-_NO_NUMPY = (torch.bfloat16, *(getattr(torch, name) for name in dir(torch) if name.startswith("float8_")))
+_NO_NUMPY = (
+    torch.bfloat16,
+    torch.complex32,
+    *(getattr(torch, name) for name in dir(torch) if name.startswith("float8_")),
+)
 
 
 class TorchAdapter(torch.nn.Module):
@@ -141,14 +145,14 @@ def to_tensor(array: Array) -> torch.Tensor:
 
 
 def to_array(tensor: torch.Tensor) -> Array:
-    """Copy a tensor into an array; bfloat16 and float8 become float32, exactly."""
+    """Copy a tensor into an array; bfloat16 and float8 become float32, complex32 becomes complex64, exactly."""
     tensor = tensor.detach().cpu()
     if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
     if tensor.is_quantized:
         tensor = tensor.dequantize()
     if tensor.dtype in _NO_NUMPY:
-        tensor = tensor.to(torch.float32)
+        tensor = tensor.to(torch.complex64 if tensor.is_complex() else torch.float32)
     array: Array = np.array(tensor.resolve_conj().resolve_neg().numpy())
     return array
 

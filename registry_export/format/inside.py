@@ -14,7 +14,8 @@ class Held:
 
     Attributes:
         name: As the file has it.
-        value: Its elements, read when they are asked for; None: they cannot be. What NumPy lacks comes as float32.
+        value: Its elements, read when they are asked for; None: they cannot be. What NumPy lacks comes as float32, or
+            as complex64.
         shape: Its sizes; empty where the value is an array, which has them.
         dtype: The element type as it is stored; empty: the value's, which is an array.
         size_bytes: As it is stored; None likewise.

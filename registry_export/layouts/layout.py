@@ -73,10 +73,7 @@ def lay_out(
     chosen = SERVERS[server]
     ref = registry.resolve(model_uri)
     called = name or ref.name
-    if not _NAME.fullmatch(called):
-        raise ConfigurationError(
-            f"{called!r} is no name for a server's model.", remedy="Give one of letters, digits, _, . and - by --name."
-        )
+    _check_name(called, chosen, output)
     _check_format(chosen, published(registry, ref, variant_named(target, formats)).format)
     with beside(output) as work:
         pulled, made = work / "pulled", work / "made"
@@ -92,6 +89,19 @@ def lay_out(
         notes.append("It is not warmed up: the version has no input example that fits, and its sizes are open.")
     start = chosen.start.format(folder=output.absolute(), mount=mount)
     return Laid(output / called / ref.version, start, tuple(notes))
+
+
+def _check_name(name: str, server: Server, output: Path) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{name!r} is no name for a server's model.", remedy="Give one of letters, digits, _, . and - by --name."
+        )
+    if name.lower() == server.config:
+        raise ConfigurationError(
+            f"{name} is the file from which {server.name} reads its models.", remedy="Give another --name."
+        )
+    if (output / name).is_file():
+        raise ConfigurationError(f"{output / name} is a file.", remedy="Give another --name, or another --output.")
 
 
 def _check_format(server: Server, format_: str) -> None:

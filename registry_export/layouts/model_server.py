@@ -71,4 +71,5 @@ MODEL_SERVER = Server(
     write,
     "docker run --rm -p 8000:8000 -v {folder}:{mount} openvino/model_server --config_path {mount}/config.json "
     "--rest_port 8000",
+    config=CONFIG,
 )

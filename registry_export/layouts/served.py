@@ -52,6 +52,8 @@ class Server:
         write: Writes the folder `<name>` of one model, its version in it, and what belongs beside it, into an empty
             folder. The folder that it will be moved to is given for what other models have left there.
         start: The command that serves such a folder, with `{folder}` for it and `{mount}` for where the server sees it.
+        notes: Format -> what a person should know of it at this server.
+        config: The file beside the models that it reads; empty: none.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Server:
     write: Callable[[Served, Path, Path], None]
     start: str
     notes: Mapping[str, str] = field(default_factory=dict)
-    """What a person should know of a format at this server."""
+    config: str = ""
 
 
 def is_batched(interface: Interface) -> bool:

@@ -112,4 +112,5 @@ TFSERVING = Server(
     ("saved_model",),
     write,
     "docker run --rm -p 8501:8501 -v {folder}:{mount} tensorflow/serving --model_config_file={mount}/models.config",
+    config=CONFIG,
 )

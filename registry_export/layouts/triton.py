@@ -179,10 +179,11 @@ def _write_warmup(served: Served, config: Any, model: Path) -> None:
     batched = bool(config.max_batch_size)
     warmup = config.model_warmup.add(name="example", batch_size=1)
     (model / _WARMUP).mkdir()
-    for spec, own in zip(_named(served.manifest).inputs, served.manifest.inputs, strict=True):
+    names = _named(served.manifest).inputs
+    for position, (spec, own) in enumerate(zip(names, served.manifest.inputs, strict=True)):
         array = served.inputs[own.name]
         array = array[0] if batched else array
-        file = f"{spec.name}.bin".replace("/", "_")
+        file = f"input_{position}.bin"  # a tensor's name may be no file's, or too long for one
         (model / _WARMUP / file).write_bytes(array.tobytes())
         warmup.inputs[spec.name].data_type = _type(spec)
         warmup.inputs[spec.name].dims.extend(array.shape or (1,))

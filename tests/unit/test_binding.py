@@ -13,6 +13,7 @@ from registry_export.errors import VerificationError
 X = TensorSpec("x", "float32", ("batch", 3))
 IDS = TensorSpec("ids", "int64", ("batch", "seq"))
 MASK = TensorSpec("mask", "bool", ("batch", "seq"))
+SCALE = TensorSpec("scale", "float32", ())
 ROWS = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 NUMBERS = [[1, 2], [3, 4]]
 
@@ -127,6 +128,7 @@ def test_predict_takes_an_integer_of_another_width_where_its_values_fit():
         (np.array([[1, 0]]), MASK, "takes bool, and was given int64"),
         (np.array([["a", "b"]]), IDS, "takes int64, and was given <U1"),
         ([[0.5, 1.0]], IDS, "takes int64; float64 values would be changed"),
+        (np.float64(0.1), SCALE, "takes float32, and was given float64. Cast it"),
     ],
 )
 def test_predict_casts_no_array_and_says_what_is_expected(value, spec, said):
@@ -145,6 +147,15 @@ def test_predict_casts_no_array_and_says_what_is_expected(value, spec, said):
 def test_predict_refuses_another_shape_and_writes_both(value, said):
     with pytest.raises(VerificationError, match=said):
         exact(value, X)
+
+
+@pytest.mark.parametrize("value", [0.1, 1, np.float32(0.1)])
+def test_predict_takes_a_number_that_has_no_dtype_or_the_declared_one(value):
+    assert exact(value, SCALE) == np.float32(value)
+
+
+def test_predict_casts_a_list_whatever_it_holds():
+    assert exact([np.float64(0.1), np.float64(0.2)], TensorSpec("x", "float32", ("batch",))).dtype == np.float32
 
 
 def test_predict_takes_any_shape_where_the_rank_is_unknown():

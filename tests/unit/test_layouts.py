@@ -13,6 +13,7 @@ from registry_export.cli.layout import SERVERS as OFFERED
 from registry_export.entities import FileRecord, Interface, ModelVersionRef, Status, TensorSpec
 from registry_export.errors import ArtifactError, ConfigurationError
 from registry_export.layouts import SERVERS, model_server, tfserving, triton
+from registry_export.layouts.layout import _check_name
 from registry_export.layouts.served import Served, zeros_for
 from registry_export.layouts.tfrecord import _crc32c
 from registry_export.manifest import Manifest
@@ -115,6 +116,31 @@ def test_triton_is_given_no_strings_to_warm_up_with_as_numpy_keeps_them(tmp_path
     text = TensorSpec("text", "string", ("batch", 1))
     config = triton_config(tmp_path, inputs=(text,), feed={"text": np.array([["hello"]])})
     assert not config.model_warmup
+
+
+def test_triton_warms_up_with_the_right_bytes_whatever_the_inputs_are_called(tmp_path):
+    names = ("a/b", "a_b", "../" * 90)
+    feed = {name: np.full((1, 2), number, np.float32) for number, name in enumerate(names)}
+    config = triton_config(tmp_path, inputs=[TensorSpec(name, "float32", ("batch", 2)) for name in names], feed=feed)
+    for number, name in enumerate(names):
+        file = config.model_warmup[0].inputs[name].input_data_file
+        assert set(np.fromfile(tmp_path / "digits/warmup" / file, np.float32)) == {number}
+
+
+@pytest.mark.parametrize(
+    ("name", "server", "said"),
+    [
+        ("models.config", "tfserving", "models.config is the file from which tfserving reads"),
+        ("Config.json", "openvino-model-server", "the file from which"),
+        ("a/b", "triton", "'a/b' is no name"),
+        ("..", "triton", "is no name"),
+        ("notes.txt", "triton", "notes.txt is a file"),
+    ],
+)
+def test_no_model_is_called_what_the_server_or_a_person_has_there(tmp_path, name, server, said):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigurationError, match=said):
+        _check_name(name, SERVERS[server], tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from registry_export.discovery import discover_formats
 from registry_export.entities import Interface
 from registry_export.errors import SourceError
 from registry_export_plugins._torch.archives import Content, content_of
+from registry_export_plugins._torch.contents import held
 from registry_export_plugins._torch.files import checkpoint_file
+from registry_export_plugins._torch.modules import to_array
 from registry_export_plugins._torch.pickles import outline
 from tests import models
 from tests.support.torch_models import Classifier
@@ -244,3 +246,12 @@ def test_an_adapter_without_its_model_is_refused_with_the_way_to_merge_it(tmp_pa
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(SourceError, match=r"PEFT adapter.*merge_and_unload"):
         FORMATS["safetensors"].locate(tmp_path, {})
+
+
+def test_the_imaginary_part_of_half_complex_numbers_is_read_too_and_packed_bits_are_listed_unread():
+    half = torch.tensor([1 + 2j, 3 - 4j], dtype=torch.complex32)
+    packed = torch.zeros(4, dtype=torch.uint8).view(torch.int4)
+    wave, bits = held({"wave": half, "bits": packed})
+    assert (wave.dtype, wave.size_bytes, wave.value().tolist()) == ("complex32", 8, [1 + 2j, 3 - 4j])
+    assert (bits.dtype, bits.value) == ("int4", None)
+    assert to_array(half).tolist() == [1 + 2j, 3 - 4j]
