@@ -40,8 +40,9 @@ def compare(expected: Array, actual: Array, tolerance: Tolerance, noise: float =
     Args:
         expected: The source's output.
         actual: The exported model's output.
-        tolerance: Judges floats element by element, by their signal-to-noise ratio, or by both; integers and
-            booleans must be equal, or agree in the share that it names.
+        tolerance: Judges floats element by element, by their signal-to-noise ratio, or by both, and complex
+            numbers by their real and imaginary parts; integers and booleans must be equal, or agree in the
+            share that it names.
         noise: The source's noise floor on these inputs: for floats a difference, for others a share.
         name: The output's, for the worst element.
 
@@ -53,13 +54,13 @@ def compare(expected: Array, actual: Array, tolerance: Tolerance, noise: float =
         return Comparison(Sums(), f"dtype {actual.dtype.name} instead of {expected.dtype.name}")
     if expected.shape != actual.shape:
         return Comparison(Sums(), f"shape {_shape(actual)} instead of {_shape(expected)}")
-    if expected.dtype.kind not in "fiub":
+    if expected.dtype.kind not in "fciub":
         return Comparison(Sums(), f"dtype {expected.dtype.name} cannot be compared")
-    exact = expected.dtype.kind != "f"
+    exact = not is_continuous(expected)
     size = size_of(expected)
     allowed = allowance(tolerance, size, noise, exact=exact)
-    judged, beyond = _Judged(expected.shape, allowed, name), 0
-    for start, e, a in _blocks(expected, actual):
+    judged, beyond = _Judged(real(expected).shape, allowed, name), 0
+    for start, e, a in _blocks(real(expected), real(actual)):
         beyond += judged.take(start, e, a)
     sums, problem = judged.sums, judged.odd
     _count_rows(expected, actual, sums)
@@ -97,6 +98,16 @@ def compare_all(
     return compared, problems[0] if problems else ""
 
 
+def is_continuous(array: Array) -> bool:
+    """Say whether an array holds measurements, which may differ a little, and not choices."""
+    return array.dtype.kind in "fc"
+
+
+def real(array: Array) -> Array:
+    """Return complex numbers as pairs of floats along a last axis, real and imaginary part; all else as it is."""
+    return np.stack((array.real, array.imag), axis=-1) if array.dtype.kind == "c" else array
+
+
 def size_of(array: Array) -> Size:
     """Measure the root mean square and the largest of an output's finite elements; zeros where there are none."""
     largest, squared, count = 0.0, 0.0, 0
@@ -111,11 +122,12 @@ def size_of(array: Array) -> Size:
 
 def is_finite(array: Array) -> bool:
     """Say whether nothing in an array is NaN or infinite."""
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+    return not is_continuous(array) or bool(np.isfinite(array).all())
 
 
 def _finite_blocks(array: Array) -> Iterator[Floats]:
-    for _, block, _ in _blocks(array, array):
+    known = real(array)
+    for _, block, _ in _blocks(known, known):
         yield block[np.isfinite(block)]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from registry_export.comparison import is_finite, size_of
+from registry_export.comparison import is_continuous, is_finite, real, size_of
 from registry_export.dimensions import BATCH
 from registry_export.entities import Interface, NoiseFloor, Tolerance
 from registry_export.format import Runner
@@ -133,13 +133,13 @@ def _differences(infer: Infer, run: Run) -> dict[str, float] | None:
 
 
 def difference(one: Array, other: Array) -> float:
-    """Return the largest difference of finite floats, or the share of elements that differ of anything else."""
+    """Return the largest difference of finite floats and parts of complex numbers, or the share of what differs."""
     if not one.size:
         return 0.0
-    if one.dtype.kind != "f":
+    if not is_continuous(one):
         return float(np.mean(one != other))
     with np.errstate(invalid="ignore"):
-        apart = np.abs(one.astype(np.float64) - other.astype(np.float64))
+        apart = np.abs(real(one).astype(np.float64) - real(other).astype(np.float64))
     known = apart[np.isfinite(apart)]
     return float(known.max()) if known.size else 0.0
 
@@ -161,8 +161,8 @@ def _unstable(found: Mapping[str, Mapping[str, float]], answers: Mapping[str, Ar
     for way, differences in found.items():
         for name, value in differences.items():
             array = answers[name]
-            if too_noisy(tolerance, size_of(array), value, exact=array.dtype.kind != "f"):
-                kind = "of its elements" if array.dtype.kind != "f" else "at its largest"
+            if too_noisy(tolerance, size_of(array), value, exact=not is_continuous(array)):
+                kind = "at its largest" if is_continuous(array) else "of its elements"
                 return f"source is unstable: its output {name} differs by {value:.1e} {kind} when computed with {way}"
     return ""
 
@@ -190,7 +190,7 @@ def unfit(measured: Measured, run: Run) -> str:
         return ""
     noise = carried(measured, run)
     for name, array in run[1].items():
-        exact = array.dtype.kind != "f"
+        exact = not is_continuous(array)
         if not is_finite(array):
             return f"the source's own output {name} is not finite here"
         if too_noisy(measured.tolerance, size_of(array), noise.get(name, 0.0), exact=exact):

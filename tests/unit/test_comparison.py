@@ -83,6 +83,15 @@ def test_booleans_are_compared():
     assert compare(np.array([True]), np.array([False]), TIGHT).problem
 
 
+@pytest.mark.parametrize("shape", [(), (4,), (4, 3)])
+def test_complex_numbers_are_judged_by_both_of_their_parts(shape):
+    expected = np.full(shape, 1 + 2j, np.complex64)
+    assert not compare(expected, expected + np.complex64(1e-6 + 1e-6j), TIGHT).problem
+    assert "breach" in compare(expected, expected + np.complex64(0.1j), TIGHT).problem
+    assert "breach" in compare(expected, expected + np.complex64(0.1), TIGHT).problem
+    assert "nan" in compare(expected, expected * np.complex64(complex(1, np.nan)), TIGHT).problem
+
+
 def test_missing_and_extra_outputs_are_problems():
     assert "b is missing" in compare_all({"a": f32(1), "b": f32(1)}, {"a": f32(1)}, TIGHT)[1]
     assert "b is not the source's" in compare_all({"a": f32(1)}, {"a": f32(1), "b": f32(1)}, TIGHT)[1]

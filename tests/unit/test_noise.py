@@ -48,6 +48,15 @@ def test_a_source_far_from_its_float64_self_is_unstable():
     assert not measure(half, runs(half), OUTPUTS).unstable
 
 
+def test_complex_numbers_have_a_floor_and_are_not_called_unstable_for_their_last_digit():
+    source = Source(0)
+    source.infer = lambda inputs: {"y": inputs["x"] + 1j}
+    source.variants = {"float64": lambda inputs: {"y": inputs["x"].astype(np.float64) + 1j + 1e-5}}
+    measured = measure(source, runs(source), OUTPUTS)
+    assert measured.floor.outputs["y"] == pytest.approx(1e-5, rel=1e-2)
+    assert not measured.unstable
+
+
 def test_a_row_that_comes_out_otherwise_alone_raises_the_floor():
     source = Source()
     measured = measure(source, runs(source, alone={"y": X[:1] + np.float32(1e-4)}), OUTPUTS)
