@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from registry_export_plugins._onnx_to_tf.common import Node, operator, plain, sizes, static
+from registry_export_plugins._onnx_to_tf.common import Node, Sequenced, operator, plain, sizes, static
 
 LONGEST_UNROLLED = 16
 """Loops that are known to run no more often than this are written out step by step."""
@@ -51,6 +51,8 @@ def _loop(node: Node, graph: Any, values: Any, trips: Any = None, condition: Any
         unrolled = _unrolled(once, None if trips is None else known_trips, known_condition, list(carried), count)
         if unrolled is not None:
             return unrolled
+    if any(isinstance(value, Sequenced) for value in carried):
+        raise node.refuse("it carries a sequence from step to step, and how often it runs is not known")
     limit = tf.constant(2**31 - 1, tf.int64) if trips is None else tf.reshape(tf.cast(trips, tf.int64), [])
     go = tf.constant(True) if condition is None else tf.reshape(condition, [])
     return _looped(once, limit, go, list(carried), count)

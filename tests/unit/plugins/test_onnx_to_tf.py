@@ -247,6 +247,25 @@ def test_what_cannot_be_translated_is_named_with_its_node():
         translate_model(model)
 
 
+def test_a_loop_that_collects_a_sequence_of_unknown_length_is_refused_with_its_node():
+    grown = [helper.make_tensor_sequence_value_info(name, TensorProto.FLOAT, None) for name in ("so far", "grown")]
+    go = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go", "still")]
+    position = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+    steps = [
+        helper.make_node("Identity", ["go"], ["still"]),
+        helper.make_node("SequenceInsert", ["so far", "x"], ["grown"]),
+    ]
+    body = helper.make_graph(steps, "body", [position, go[0], grown[0]], [go[1], grown[1]])
+    nodes = [
+        helper.make_node("SequenceEmpty", [], ["none"]),
+        helper.make_node("Size", ["x"], ["trips"]),
+        helper.make_node("Loop", ["trips", "", "none"], ["all"], body=body, name="collect"),
+        helper.make_node("ConcatFromSequence", ["all"], ["y"], axis=0),
+    ]
+    with pytest.raises(UnsupportedModelError, match=r"Loop \(collect\) cannot be translated: it carries a sequence"):
+        translate_model(_model(nodes, {"x": ["n", 3]}, {"y": ["m", 3]}))
+
+
 def test_erf_is_within_float32_of_the_exact_one():
     import math
 
