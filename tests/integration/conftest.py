@@ -1,9 +1,13 @@
-"""A site that a module has to itself: its processes are killed, and its server with them."""
+"""A site that a module has to itself, and what an export is given besides its version.
+
+The site's processes are killed, and its server with them. Modules that kill none share a server: their `server` is it.
+"""
 
 from __future__ import annotations
 
 import pytest
 
+from registry_export.ledger import KnownExports, Ledger
 from tests.support.nursery import Nursery
 from tests.support.planted_versions import planted_versions
 from tests.support.server import MlflowServer
@@ -32,3 +36,22 @@ def nursery():
 def site(versions, nursery, server, tmp_path):
     with site_in(tmp_path, versions, nursery, server) as site:
         yield site
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger.migrate()
+    yield ledger
+    ledger.dispose()
+
+
+@pytest.fixture
+def index(ledger):
+    return KnownExports(ledger.database)
+
+
+@pytest.fixture
+def name(request):
+    """A model's: no other test has it."""
+    return request.node.name.removeprefix("test_")[:60]

@@ -11,9 +11,8 @@ import pytest
 
 from registry_export.entities import Status, Tolerance
 from registry_export.evaluation_setup import EvaluationSetup
-from registry_export.ledger import KnownExports, Ledger
 from registry_export.model_setup import ModelSetup
-from tests.support.planted_versions import Steps, planted_versions
+from tests.support.planted_versions import Steps
 
 ANYTHING = Tolerance(1e3, 1e3)
 """Numbers this far off are called verified: what is left to judge is what an export is good for."""
@@ -38,17 +37,9 @@ def broken(predict, inputs, labels):
 
 
 @pytest.fixture(scope="module")
-def versions(mlflow_server, tmp_path_factory):
-    with planted_versions(mlflow_server.uri, tmp_path_factory.mktemp("planted-site")) as versions:
-        yield versions
-
-
-@pytest.fixture
-def index(tmp_path):
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    ledger.migrate()
-    yield KnownExports(ledger.database)
-    ledger.dispose()
+def server(mlflow_server):
+    """The one that the modules share."""
+    return mlflow_server
 
 
 @pytest.fixture
@@ -69,11 +60,6 @@ def rules(tmp_path):
     secret.write_text("a password")
     (tmp_path / "rules" / "measures.py").write_text(EVALUATOR.format(secret=str(secret)))
     return ModelSetup(search=(str(tmp_path / "rules"),))
-
-
-@pytest.fixture
-def name(request):
-    return request.node.name.removeprefix("test_")[:60]
 
 
 def test_labelled_samples_give_an_accuracy_for_the_source_and_every_export_that_runs_here(versions, name, samples):

@@ -20,7 +20,6 @@ from registry_export.registry import Registry
 from registry_export.settings import Settings
 from registry_export.worker import run_worker
 from tests.support.hookless import hookless_server
-from tests.support.planted_versions import planted_versions
 from tests.support.proxy import INVALID, PASS, UNKNOWN, Proxy
 from tests.support.server import free_port
 from tests.support.versions import FILES, Versions
@@ -49,12 +48,6 @@ def server(tmp_path_factory):
     }
     with hookless_server(tmp_path_factory.mktemp("hookless-server"), environ) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def versions(server, tmp_path_factory):
-    with planted_versions(server.uri, tmp_path_factory.mktemp("hookless-site")) as versions:
-        yield versions
 
 
 @pytest.fixture

@@ -14,46 +14,21 @@ import requests
 from registry_export.entities import ModelVersionRef, Status, Tolerance
 from registry_export.errors import RegistryUnavailableError
 from registry_export.exports import load
-from registry_export.ledger import KnownExports, Ledger, Vouchers
+from registry_export.ledger import KnownExports, Vouchers
 from registry_export.ledger.tables import known_exports
 from registry_export.model_setup import ModelSetup
 from registry_export.page import read_report
 from tests.support import planted
-from tests.support.planted_versions import Steps, planted_versions
+from tests.support.planted_versions import count
 
 _MOST_CALLS = 25
 """It is 23 with two variants; each further one costs the listing of its folder."""
 
 
 @pytest.fixture(scope="module")
-def versions(mlflow_server, tmp_path_factory):
-    with planted_versions(mlflow_server.uri, tmp_path_factory.mktemp("planted-site")) as versions:
-        yield versions
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    ledger.migrate()
-    yield ledger
-    ledger.dispose()
-
-
-@pytest.fixture
-def index(ledger):
-    return KnownExports(ledger.database)
-
-
-@pytest.fixture
-def name(request):
-    return request.node.name.removeprefix("test_")[:60]
-
-
-def count(versions, ref, targets="planted", **rest):
-    """Export, and say how many conversions that took."""
-    steps = Steps()
-    report = versions.export(ref, targets, reporter=steps, **rest)
-    return report, steps.names.count("convert"), steps
+def server(mlflow_server):
+    """The one that the modules share."""
+    return mlflow_server
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

@@ -15,13 +15,13 @@ from registry_export.exports import load
 from registry_export.ledger import Ledger
 from registry_export.page import read_report
 from tests.support import planted
-from tests.support.planted_versions import Steps, planted_versions
+from tests.support.planted_versions import Steps
 
 
 @pytest.fixture(scope="module")
-def versions(mlflow_server, tmp_path_factory):
-    with planted_versions(mlflow_server.uri, tmp_path_factory.mktemp("planted-site")) as versions:
-        yield versions
+def server(mlflow_server):
+    """The one that the modules share."""
+    return mlflow_server
 
 
 @pytest.fixture(autouse=True)

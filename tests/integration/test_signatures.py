@@ -12,16 +12,15 @@ import registry_export
 from registry_export.cli import main
 from registry_export.errors import ArtifactError, UnsignedError
 from registry_export.exports import pull
-from registry_export.ledger import KnownExports, Ledger
 from registry_export.manifest import Signer, Verifier
-from tests.support.planted_versions import Steps, planted_versions
+from tests.support.planted_versions import Steps, count
 from tests.support.signing_keys import key_pair, model_signing
 
 
 @pytest.fixture(scope="module")
-def versions(mlflow_server, tmp_path_factory):
-    with planted_versions(mlflow_server.uri, tmp_path_factory.mktemp("planted-site")) as versions:
-        yield versions
+def server(mlflow_server):
+    """The one that the modules share."""
+    return mlflow_server
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +34,6 @@ def signer(keys):
 
 
 @pytest.fixture
-def index(tmp_path):
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    ledger.migrate()
-    yield KnownExports(ledger.database)
-    ledger.dispose()
-
-
-@pytest.fixture
-def name(request):
-    return request.node.name.removeprefix("test_")[:60]
-
-
-@pytest.fixture
 def fetched(versions, keys, tmp_path):
     """Pulls an export with the public key asked for."""
 
@@ -57,12 +43,6 @@ def fetched(versions, keys, tmp_path):
         return pull(ref.uri, variant, output, registry=versions.registry, formats=versions.formats, verifier=verifier)
 
     return fetch
-
-
-def count(versions, ref, **rest):
-    steps = Steps()
-    report = versions.export(ref, reporter=steps, **rest)
-    return report, steps.names.count("convert"), steps
 
 
 def test_what_was_signed_is_pulled_and_verified_by_model_signing_for_all_versions_that_share_it(

@@ -101,6 +101,15 @@ class PlantedVersions:
             return self.registry.download_artifact(ref, path, Path(folder)).read_bytes()
 
 
+def count(
+    versions: PlantedVersions, ref: ModelVersionRef, targets: str = "planted", **rest
+) -> tuple[ExportReport, int, Steps]:
+    """Export, and say how many conversions that took."""
+    steps = Steps()
+    report = versions.export(ref, targets, reporter=steps, **rest)
+    return report, steps.names.count("convert"), steps
+
+
 _MLMODEL = """
 flavors: {planted: {}}
 signature:
