@@ -31,7 +31,7 @@ from registry_export.dimensions import (
 )
 from registry_export.discovery import discover_formats, format_named
 from registry_export.entities import Interface, NoiseFloor
-from registry_export.errors import RegistryExportError, SamplesError, SourceError
+from registry_export.errors import RegistryExportError, SamplesError, SourceError, VerificationError
 from registry_export.format import Format, Runner
 from registry_export.inference import DRAWN, EDGE, Origin, RungFiles, first_run, one_line, one_sided
 from registry_export.noise import Measured, carried, measure, unfit
@@ -177,6 +177,8 @@ class _Opened:
         try:
             self._context = self._origin.open(self._format)
             return self._context.__enter__()
+        except VerificationError as error:  # a runner of exports says so, and nothing is exported yet
+            raise SourceError(error.message, remedy=error.remedy) from error
         except (RegistryExportError, MemoryError):
             raise
         except Exception as error:

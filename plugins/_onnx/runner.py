@@ -28,11 +28,13 @@ _NOT_REGISTERED = "is not a registered function/op"
 _OLDER_FILE = (
     "Lower the file's ir_version (model.ir_version = 13; onnx.save) and log it again, or install a newer onnxruntime."
 )
+_DAMAGED = "Log the file again: it is none of ONNX's, or damaged."
 _REMEDIES = {
     _NOT_REGISTERED: "Give the target custom_ops_library.",
     "External data path does not exist": "Log the model with all of its files.",
     "External initializer": "Log the model with all of its files, whole.",
-    "Protobuf parsing failed": "Log the file again: it is none of ONNX's, or damaged.",
+    "Protobuf parsing failed": _DAMAGED,
+    "No graph was found": _DAMAGED,
 }
 _TOO_NEW = ("under development", "Unsupported model IR version", "NOT_IMPLEMENTED", "Could not find an implementation")
 
@@ -186,7 +188,7 @@ def open_session(path: Path, threads: int = 0, *, lean: bool = False) -> Any:
     try:
         return _session(path, options)
     except Exception as error:  # its exceptions have no public base class
-        text = _without_place(str(error)).replace(str(path), path.name)
+        text = _without_place(str(error)).replace(f"{path.parent}/", "").replace(str(path.parent), "its folder")
         library = library_of(path) if _NOT_REGISTERED in text else None
         if library is not None:
             return _with_library(path, options, library)
@@ -219,7 +221,9 @@ def _refusal(text: str) -> VerificationError:
 
 def _without_place(text: str) -> str:
     """Cut the C++ function and file out of an error of ONNX Runtime's."""
-    return re.sub(r"/onnxruntime_src/\S+ .*?\) ", "", re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)).strip()
+    for place in (r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", r"/onnxruntime_src/\S+ .*?\) ", r"\w+\.cc:\d+ \w+ "):
+        text = re.sub(place, "", text)
+    return text.strip()
 
 
 def session_interface(session: Any) -> Interface:

@@ -31,6 +31,15 @@ def test_samples_that_numpy_made_in_double_precision_are_given_to_the_model_as_f
     assert found.notes[0] == "The model refuses float64, in which input was given; it got float32."
 
 
+@pytest.mark.parametrize("content", [b"", b"no model"])
+def test_a_damaged_checkpoint_is_an_error_of_loading_it_and_not_of_verifying_an_export(content, tmp_path: Path):
+    (tmp_path / "model.onnx").write_bytes(content)
+    origin = Origin("onnx", str(tmp_path / "model.onnx"), Interface(inputs=()))
+    with pytest.raises(SourceError, match=r"cannot load the model: .*Log the file again") as caught:
+        reference(ReferenceRequest(origin, str(tmp_path / "rungs")))
+    assert str(tmp_path) not in str(caught.value)
+
+
 def test_samples_that_fit_in_no_precision_are_refused_with_the_first_reason(tmp_path: Path):
     with pytest.raises(SourceError, match=r"fails on its samples: RuntimeError: .*\. Check names"):
         run(tmp_path, np.zeros((5, 7)))
