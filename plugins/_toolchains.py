@@ -56,8 +56,8 @@ TORCH = Toolchain(
 """PyTorch and, where they are installed, the packages on the way from it to ONNX."""
 
 _OPERATORS = (
-    "activation", "control", "convolution", "elementwise", "indexing", "normalization", "padding", "pooling",
-    "quantization", "recurrent", "reduction", "resize", "sequence", "shape", "window",
+    "activation", "control", "convolution", "elementwise", "indexing", "making", "normalization", "padding",
+    "pooling", "quantization", "recurrent", "reduction", "resize", "sequence", "shape", "slicing", "window",
 )  # fmt: skip
 
 TENSORFLOW = Toolchain(

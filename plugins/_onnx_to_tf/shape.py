@@ -1,4 +1,4 @@
-"""Operators that make, reshape, join and cut tensors."""
+"""Operators that reshape, rearrange, join and repeat tensors."""
 
 from __future__ import annotations
 
@@ -10,76 +10,14 @@ from registry_export_plugins._onnx_to_tf.common import (
     Image,
     Node,
     axes_of,
-    constant,
     numbers,
     operator,
     partly_known,
     plain,
     sizes,
     static,
-    to_dtype,
 )
-
-
-@operator("Constant")
-def _constant(node: Node) -> Any:
-    from onnx import numpy_helper
-
-    name, value = next(iter(node.attributes.items()))
-    if name == "value":
-        return constant(numpy_helper.to_array(value))
-    if name == "sparse_value":
-        return constant(_dense(value))
-    dtype = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
-    return constant(np.array(value, dtype.get(name)))
-
-
-def _dense(sparse: Any) -> Any:
-    from onnx import numpy_helper
-
-    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-    array = np.zeros(list(sparse.dims), values.dtype)
-    if indices.ndim == 1:
-        array.reshape(-1)[indices] = values
-    else:
-        array[tuple(indices.T)] = values
-    return array
-
-
-@operator("ConstantOfShape")
-def _constant_of_shape(node: Node, shape: Any) -> Any:
-    import tensorflow as tf
-    from onnx import numpy_helper
-
-    value = node.get("value")
-    array = numpy_helper.to_array(value).reshape(()) if value is not None else np.float32(0)
-    return tf.fill(_dense_shape(shape), tf.constant(array))
-
-
-def _dense_shape(shape: Any) -> Any:
-    """Return a shape as Python numbers where all are known, else as the tensor."""
-    known = static(shape)
-    return shape if known is None else [int(size) for size in known.reshape(-1)]
-
-
-@operator("Shape", images=True)
-def _shape(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    tensor = plain(x)
-    known = tensor.shape.as_list()[node.get("start", 0) : node.get("end")]
-    if all(size is not None for size in known):
-        return constant(np.array(known, np.int64))
-    return tf.shape(tensor, tf.int64)[node.get("start", 0) : node.get("end")]
-
-
-@operator("Size")
-def _size(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    if x.shape.is_fully_defined():
-        return constant(np.int64(x.shape.num_elements()))
-    return tf.size(x, tf.int64)
+from registry_export_plugins._onnx_to_tf.making import dense_shape
 
 
 @operator("Reshape")
@@ -216,105 +154,7 @@ def _broadcast(first: list[int | None], second: list[int | None]) -> list[int | 
 def _tile(node: Node, x: Any, repeats: Any) -> Any:
     import tensorflow as tf
 
-    return tf.tile(x, _dense_shape(repeats))
-
-
-@operator("Range")
-def _range(node: Node, start: Any, limit: Any, delta: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.range(tf.reshape(start, []), tf.reshape(limit, []), tf.reshape(delta, []))
-
-
-@operator("EyeLike")
-def _eye_like(node: Node, x: Any) -> Any:
-    import tensorflow as tf
-
-    dtype = to_dtype(node.get("dtype")) if node.get("dtype") else x.dtype
-    rows, columns = sizes(x)
-    offset = node.get("k", 0)
-    difference = tf.range(columns)[None, :] - tf.range(rows)[:, None]
-    return tf.cast(tf.equal(difference, offset), dtype)
-
-
-@operator("Trilu")
-def _trilu(node: Node, x: Any, diagonal: Any = None) -> Any:
-    import tensorflow as tf
-
-    rows, columns = sizes(x)[-2:]
-    offset = tf.constant(0) if diagonal is None else tf.cast(tf.reshape(diagonal, []), tf.int32)
-    difference = tf.range(columns)[None, :] - tf.range(rows)[:, None]
-    kept = difference >= offset if node.get("upper", 1) else difference <= offset
-    return tf.where(kept, x, tf.zeros([], x.dtype))
-
-
-@operator("Split")
-def _split(node: Node, x: Any, lengths: Any = None) -> list[Any]:
-    import tensorflow as tf
-
-    axis = node.get("axis", 0) % x.shape.rank
-    given = numbers(node, lengths, "lengths") if lengths is not None else node.get("split")
-    count = node.get("num_outputs") or len(node.outputs)
-    if given is not None:
-        return list(tf.split(x, list(given), axis))
-    size = x.shape[axis]
-    if size is None or size % count == 0:
-        return list(tf.split(x, count, axis))
-    each = -(-size // count)
-    return list(tf.split(x, [each] * (count - 1) + [size - each * (count - 1)], axis))
-
-
-@operator("Slice")
-def _slice(node: Node, x: Any, starts: Any = None, ends: Any = None, axes: Any = None, steps: Any = None) -> Any:
-    import tensorflow as tf
-
-    rank = x.shape.rank
-    begin, end = _bounds(node, starts, "starts"), _bounds(node, ends, "ends")
-    where = axes_of(node, axes, rank) or list(range(len(begin)))
-    stride = numbers(node, steps, "steps") if steps is not None else [1] * len(begin)
-    index: list[Any] = [slice(None)] * rank
-    for axis, low, high, step in zip(where, begin, end, stride, strict=True):
-        index[axis] = _range_of(low, high, step, x.shape[axis])
-    sliced = x[tuple(index)]
-    return tf.identity(sliced) if sliced is x else sliced
-
-
-def _bounds(node: Node, value: Any, name: str) -> list[Any]:
-    """Read bounds as numbers, or as scalar tensors where the model computes them."""
-    import tensorflow as tf
-
-    if value is None:
-        return list(node.get(name))
-    known = static(value)
-    if known is not None:
-        return [int(number) for number in known.reshape(-1)]
-    value = tf.reshape(value, [-1])
-    return [value[i] for i in range(value.shape[0])]
-
-
-def _range_of(low: Any, high: Any, step: int, size: int | None) -> slice:
-    """Make the slice of one axis; bounds beyond the ends mean the ends."""
-    largest = 2**31 - 1
-    if isinstance(low, int) and abs(low) >= largest:
-        low = None if (low > 0) == (step < 0) or (low < 0) == (step > 0) else low
-    if isinstance(high, int) and abs(high) >= largest:
-        high = None
-    if isinstance(high, int) and size is not None and step < 0 and high < -size:
-        high = None
-    if isinstance(low, int) and size is not None and step < 0 and low >= size:
-        low = None
-    if isinstance(low, int) and size is not None and step > 0 and low < -size:
-        low = None
-    return slice(_int32(low), _int32(high), step)
-
-
-def _int32(bound: Any) -> Any:
-    """Bounds of one slice must agree in type; the model's are int64, TensorFlow's numbers int32."""
-    import tensorflow as tf
-
-    if bound is None or isinstance(bound, int):
-        return bound
-    return tf.cast(tf.clip_by_value(bound, -(2**31) + 1, 2**31 - 1), tf.int32)
+    return tf.tile(x, dense_shape(repeats))
 
 
 @operator("DepthToSpace")
