@@ -19,6 +19,8 @@ from registry_export.tolerances import Allowance, Size, allowance
 
 Array = NDArray[np.generic]
 
+NUMBERS = "fciub"
+"""NumPy's kinds of arrays that can be compared: floats, complex numbers, integers and booleans."""
 _BLOCK = 1 << 20
 
 
@@ -54,7 +56,7 @@ def compare(expected: Array, actual: Array, tolerance: Tolerance, noise: float =
         return Comparison(Sums(), f"dtype {actual.dtype.name} instead of {expected.dtype.name}")
     if expected.shape != actual.shape:
         return Comparison(Sums(), f"shape {_shape(actual)} instead of {_shape(expected)}")
-    if expected.dtype.kind not in "fciub":
+    if expected.dtype.kind not in NUMBERS:
         return Comparison(Sums(), f"dtype {expected.dtype.name} cannot be compared")
     exact = not is_continuous(expected)
     size = size_of(expected)

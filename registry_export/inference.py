@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from registry_export.comparison import NUMBERS
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import RegistryExportError, SourceError
 from registry_export.format import NO_SETUP, Array, Format, ModelSetup, Runner, Tensors
@@ -116,7 +117,7 @@ def first_run(
         what was given and fixes its batch; the outputs; notes for the report.
 
     Raises:
-        SourceError: The model fails on them, or returns nothing.
+        SourceError: The model fails on them, or returns nothing, or what is neither number nor boolean.
     """
     notes: tuple[str, ...] = ()
     try:
@@ -136,7 +137,18 @@ def first_run(
         base, outputs = taken, found
     if not outputs:
         raise SourceError("The model returns no tensor.")
+    _refuse_text(outputs)
     return base, outputs, notes
+
+
+def _refuse_text(outputs: Mapping[str, Array]) -> None:
+    for name, array in outputs.items():
+        if array.dtype.kind not in NUMBERS:
+            said = "text" if array.dtype.kind in "OSU" else array.dtype.name
+            raise SourceError(
+                f"Output {name} holds {said}; only outputs of numbers and booleans can be exported and verified.",
+                remedy="Take what makes it of numbers out of the model, and log the model again.",
+            )
 
 
 def _instead(

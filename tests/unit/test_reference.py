@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from registry_export.entities import Interface
 from registry_export.errors import SourceError
 from registry_export.evaluation import EvaluationRequest, evaluated
-from registry_export.inference import Origin
+from registry_export.inference import Origin, first_run
 from registry_export.reference import Reference, ReferenceRequest, reference
 from registry_export.tensors import read_tensors, write_tensors
 
@@ -38,6 +39,13 @@ def test_a_damaged_checkpoint_is_an_error_of_loading_it_and_not_of_verifying_an_
     with pytest.raises(SourceError, match=r"cannot load the model: .*Log the file again") as caught:
         reference(ReferenceRequest(origin, str(tmp_path / "rungs")))
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [np.array(["<b>"]), np.array(["cat"], object), np.array([b"cat"])])
+def test_a_model_that_answers_in_words_is_refused_with_the_output_and_what_to_do(words):
+    runner = SimpleNamespace(infer=lambda inputs: {"label": words}, interface=Interface(inputs=()))
+    with pytest.raises(SourceError, match=r"Output label holds text; .* Take what makes it of numbers out"):
+        first_run(runner, {"x": np.zeros(1)}, "example")
 
 
 def test_samples_that_fit_in_no_precision_are_refused_with_the_first_reason(tmp_path: Path):
