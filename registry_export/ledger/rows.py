@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from sqlalchemy import Row
@@ -11,6 +11,9 @@ from sqlalchemy import Row
 from registry_export.entities import Approval, ModelVersionRef, Status
 from registry_export.ledger.jobs import Job, JobState
 from registry_export.outbox import database_now_ms, stored_workspace
+
+_LAST_MS = 253_402_300_799_000
+"""The last second of the year 9999, in milliseconds since 1970: `datetime` knows no later one."""
 
 
 def milliseconds(seconds: float) -> int:
@@ -93,7 +96,10 @@ def _time(milliseconds_since_1970: int) -> datetime:
 
 
 def _approval(details: str | None, promotion: str) -> Approval | None:
-    """Read who let a promotion through its gate; a later hook may write more than is read here."""
+    """Read who let a promotion through its gate; a later hook may write more than is read here.
+
+    What no hook can have written, a time that no calendar has among it, tells of nobody: the job goes on without it.
+    """
     try:
         told = msgspec.json.decode(details or "{}", type=_Details).approval
     except msgspec.MsgspecError:
@@ -106,7 +112,7 @@ def _approval(details: str | None, promotion: str) -> Approval | None:
 
 class _Told(msgspec.Struct):
     by: str
-    at_ms: int
+    at_ms: Annotated[int, msgspec.Meta(ge=0, le=_LAST_MS)]
     reason: str
     lacking: tuple[str, ...]
 

@@ -50,7 +50,7 @@ def same(ledger):
     return ledger.database.engine.url.render_as_string(hide_password=False)
 
 
-def promote(uri, *triggers, ref=DIGITS, previous_status=None, previous=None):
+def promote(uri, *triggers, ref=DIGITS, previous_status=None, previous=None, details=None):
     """Leave rows in the outbox, as the hook does."""
     database = Database(uri, "registry")
     with database.write() as connection:
@@ -65,6 +65,7 @@ def promote(uri, *triggers, ref=DIGITS, previous_status=None, previous=None):
                     trigger=trigger,
                     previous_status=previous_status,
                     previous=previous,
+                    details=details,
                     created_at_ms=database_now_ms(),
                 )
             )
@@ -439,6 +440,19 @@ def test_a_job_knows_what_its_promotion_replaced(ledger, make_uri):
     ledger.drain_outbox(OutboxReader(uri))
     assert [job.previous for job in reversed(ledger.list())] == ["None", "", None]
     assert ledger.get(ledger.enqueue(DIGITS, "reconciled:stage:Staging")).previous is None
+
+
+@pytest.mark.parametrize("at_ms", ["999999999999999999", "-1", "1e400", "253402300799001"])
+def test_an_approval_with_a_time_that_no_calendar_has_hinders_no_job(ledger, at_ms):
+    told = '{"approval": {"by": "alice", "at_ms": %s, "reason": "why", "lacking": ["onnx"]}}'
+    promote(same(ledger), "stage:Staging", details=told % at_ms)
+    promote(same(ledger), "stage:Production", details=told % "253402300799000")
+    reader = OutboxReader(same(ledger))
+    assert ledger.drain_outbox(reader) == 2
+    reader.dispose()
+    last, absurd = ledger.list()
+    assert absurd.approval is None
+    assert last.approval.at == "9999-12-31T23:59:59+00:00"
 
 
 def test_a_promotion_that_was_taken_back_and_asked_again_replaces_what_the_last_one_replaced(ledger, make_uri):
