@@ -20,7 +20,7 @@ from registry_export.config import Requirement, Requirements, read_requirements
 from registry_export.errors import ConfigurationError
 from registry_export.gate_tables import EXPORT, OWN, OWN_LASTS_MS, approvals, exists, vouchers
 from registry_export.outbox import database_now_ms, stored_workspace
-from registry_export.queueing import PROMPT_TAG
+from registry_export.queueing import says_prompt
 from registry_export.settings import CONFIG, config_places
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _is_prompt(connection: Connection, target: Any) -> bool:
 
     versions: Table = SqlModelVersion.__table__
     tags: Table = SqlModelVersionTag.__table__
-    tagged = select(tags.c.key).where(*_same(tags, target), tags.c.key == PROMPT_TAG).exists()
+    tagged = select(tags.c.key).where(*_same(tags, target), *says_prompt(tags)).exists()
     query = select(versions.c.source).where(*_same(versions, target), tagged)
     return connection.execute(query).scalar() in _PROMPT_SOURCES
 

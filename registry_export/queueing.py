@@ -14,18 +14,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Insert, bindparam, exists, literal, select, union_all
+from sqlalchemy import Insert, bindparam, exists, func, literal, select, union_all
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from registry_export.outbox import STATUS_TAG, TRIGGER_TAG, database_now_ms, outbox
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import ColumnElement, Connection, Table
 
 PROMPT_TAG = "mlflow.prompt.is_prompt"
-"""MLflow keeps prompts in the registry as well; this tag on a version says that it is one."""
+"""MLflow keeps prompts in the registry as well; this tag says of a version that it is one, if its value is `true`."""
 
 QUEUED = "queued"
+
+_TRUE = "true"
 
 _BEGIN, _KEEP, _UNDO = (f"{verb} registry_export_hook" for verb in ("SAVEPOINT", "RELEASE SAVEPOINT", "ROLLBACK TO"))
 
@@ -56,7 +58,7 @@ def queue(
         pending_tags: MLflow's tags that this transaction has yet to insert for the version, by key.
         details: What only this transaction knows of the promotion, in JSON.
     """
-    if PROMPT_TAG in pending_tags:
+    if PROMPT_TAG in pending_tags and _says_true(pending_tags[PROMPT_TAG].value):
         return
     row = {
         "event": uuid.uuid4().hex,
@@ -73,6 +75,15 @@ def queue(
     else:
         with connection.begin_nested():
             _queue_step_by_step(connection, target, row, pending)
+
+
+def says_prompt(tags: Table) -> tuple[ColumnElement[bool], ...]:
+    """Name the tags by which MLflow takes a version for a prompt; with another value it takes it for a model."""
+    return tags.c.key == PROMPT_TAG, func.lower(tags.c.value) == _TRUE
+
+
+def _says_true(value: str | None) -> bool:
+    return value is not None and value.lower() == _TRUE
 
 
 def _queue_at_once(connection: Connection, parameters: dict[str, Any]) -> None:
@@ -129,7 +140,7 @@ def _queue_step_by_step(connection: Connection, target: Any, row: dict[str, Any]
     for column, value in key.items():
         query = query.where(tags.c[column] == value)
     present = {name: value for name, value in connection.execute(query)}  # noqa: C416 - rows are no pairs to a type checker
-    if PROMPT_TAG in present:
+    if _says_true(present.get(PROMPT_TAG)):
         return
     status = pending[STATUS_TAG].value if STATUS_TAG in pending else present.get(STATUS_TAG)
     values = {**row, "previous_status": status, "created_at_ms": database_now_ms()}
@@ -214,5 +225,5 @@ def _row(tags: Table, key: dict[str, Any]) -> Insert:
         "previous_status": select(tags.c.value).where(*same, tags.c.key == STATUS_TAG).scalar_subquery(),
         "created_at_ms": database_now_ms(),
     }
-    is_prompt = exists().where(*same, tags.c.key == PROMPT_TAG)
+    is_prompt = exists().where(*same, *says_prompt(tags))
     return outbox.insert().from_select(list(values), select(*values.values()).where(~is_prompt))

@@ -274,6 +274,19 @@ def test_an_alias_set_again_in_a_rolled_back_transaction_leaves_no_row(store):
     assert len(rows_of(store.db_uri, "digits")) == 1
 
 
+def test_a_model_whose_prompt_tag_does_not_say_true_is_exported(store):
+    from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
+
+    store.set_registered_model_tag("digits", RegisteredModelTag("mlflow.prompt.is_prompt", "false"))
+    for version, value in ((1, "false"), (2, "True")):
+        store.set_model_version_tag("digits", version, ModelVersionTag("mlflow.prompt.is_prompt", value))
+        store.set_registered_model_alias("digits", "champion", version)
+    tags = [ModelVersionTag(name, "no") for name in ("mlflow.prompt.is_prompt", "registry_export.status")]
+    store.create_model_version("digits", source="models:/digits/3", tags=tags)
+    queued = [(row.version, row.trigger) for row in rows_of(store.db_uri, "digits")]
+    assert queued == [("1", "alias:champion"), ("4", "copied:digits/3")], "MLflow itself heeds no case"
+
+
 def test_a_failing_hook_leaves_the_promotion_standing_and_says_so(store, caplog):
     with store.engine.begin() as connection:
         connection.exec_driver_sql(f"CREATE TABLE {outbox.name} (something_else INTEGER)")
