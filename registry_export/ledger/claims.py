@@ -130,9 +130,12 @@ class Claims:
 
     # Jobs are settled. Each of these raises StaleLeaseError when the job is another worker's by now.
 
-    def complete(self, job: Job, status: Status, run_id: str = "", *, revert: bool = False) -> None:
-        """The export went through, whatever the verdict on its targets; with `revert` its promotion is put back."""
-        self._settle(job, JobState.DONE, revert, status=status.value, run_id=run_id, error="")
+    def complete(self, job: Job, status: Status, run_id: str = "", *, revert: bool = False, lacking: str = "") -> None:
+        """The export went through, whatever the verdict on its targets; with `revert` its promotion is put back.
+
+        What came after it and could not be done is `lacking`, for people to read.
+        """
+        self._settle(job, JobState.DONE, revert, status=status.value, run_id=run_id, error=lacking)
 
     def fail(self, job: Job, error: str, *, transient: bool, revert: bool = False) -> Job:
         """The attempt failed as a whole: wait for the next one where that may help, else the job is dead.
@@ -150,13 +153,17 @@ class Claims:
             self._settle(job, JobState.CANCELLED, error=error)
         elif not transient:
             self._settle(job, JobState.DEAD, revert, status=Status.FAILED.value, error=error)
-        elif job.attempt - job.vanished >= self.max_attempts:
+        elif self.is_last_attempt(job):
             error = f"{error} Given up after {job.attempt} attempts."
             self._settle(job, JobState.DEAD, revert, status=Status.FAILED.value, error=error)
         else:
             available = database_now_ms() + milliseconds(self._delay_s(job.attempt - job.vanished))
             self._settle(job, JobState.FAILED, error=error, available_at_ms=available)
         return self.get(job.id)
+
+    def is_last_attempt(self, job: Job) -> bool:
+        """Whether a job is given up when this attempt fails."""
+        return job.attempt - job.vanished >= self.max_attempts
 
     def ignore(self, job: Job, reason: str) -> None:
         """No rule wants the promotion, or a worker made it."""

@@ -48,7 +48,7 @@ class Job:
         available_at: Before this time nobody claims it.
         targets: Targets that were asked for with the job, as they are typed; empty: those of the rule.
         status: The verdict on the version, once done.
-        error: Why the latest attempt failed, or why nothing was done.
+        error: Why the latest attempt failed, why nothing was done, or what could not be done after the export.
         run_id: The export run.
         workspace: MLflow's workspace; None where the server has none.
         previous_status: What the version's status tag said before the hook wrote `queued`.

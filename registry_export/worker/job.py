@@ -166,9 +166,9 @@ class JobRunner:
                 reporter=reporter,
             )
         parts.observer.exported(report, {target.variant for target in targets})
-        follow(parts, report, of_model)
+        lacking = follow(parts, report, of_model, last=self._ledger.is_last_attempt(job))
         revert = wants_reversion(parts, job, report.status)
-        self._ledger.complete(job, report.status, report.run_id, revert=revert)
+        self._ledger.complete(job, report.status, report.run_id, revert=revert, lacking=lacking)
         _logger.info("%s: %s", job.model_version, report.status, extra=self._end(report.status))
 
     def _verify(self, job: Job) -> None:
@@ -198,8 +198,8 @@ class JobRunner:
                 signer=parts.signer,
                 reporter=reporter,
             )
-        follow(parts, verified, of_model)
-        self._ledger.complete(job, verified.status, verified.run_id)
+        lacking = follow(parts, verified, of_model, last=self._ledger.is_last_attempt(job))
+        self._ledger.complete(job, verified.status, verified.run_id, lacking=lacking)
         _logger.info("%s: verified again: %s", job.model_version, verified.status, extra=self._end(verified.status))
 
     def _end(self, status: str) -> dict[str, object]:

@@ -26,6 +26,7 @@ _logger = logging.getLogger(__name__)
 
 _STAGE, _ALIAS = "stage", "alias"
 _FAILURES = (Status.MISMATCH, Status.FAILED)
+_UNGATED = frozenset(f"{_STAGE}:{stage}" for stage in UNPROMOTED_STAGES)
 
 
 def wants_reversion(parts: Parts, job: Job, status: Status) -> bool:
@@ -136,8 +137,9 @@ class Reverter:
     def _let_through(self, ref: ModelVersionRef, promotion: str) -> AbstractContextManager[None]:
         """Open the gates for what is put back: it was there before, whatever is required of it since."""
         vouchers = self._parts.vouchers
-        gated = vouchers is not None and ref.version != ABSENT and promotion.partition(":")[2] not in UNPROMOTED_STAGES
-        return vouchers.own_promotion(ref, promotion) if vouchers is not None and gated else nullcontext()
+        if vouchers is None or ref.version == ABSENT or promotion in _UNGATED:
+            return nullcontext()
+        return vouchers.own_promotion(ref, promotion)
 
     def _tell(self, job: Job, sentence: str) -> None:
         """Say it in the log and on the version's page; a version that was deleted has none."""

@@ -14,13 +14,14 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
 
 from registry_export.entities import ExportReport, ModelVersionRef, Status, TargetResult
+from registry_export.errors import RegistryError, RegistryUnavailableError
 from registry_export.gate_tables import approvals, exists, vouchers
-from registry_export.ledger import Ledger, Vouchers
+from registry_export.ledger import JobState, Ledger, Vouchers
 from registry_export.outbox import outbox
 from registry_export.registry import Registry
 from registry_export.report import to_html, to_markdown
 from registry_export.settings import Settings
-from registry_export.worker import run_worker
+from registry_export.worker import run_worker, success
 from tests.support.outbox import empty_outbox_of
 from tests.support.server import MlflowServer
 
@@ -53,7 +54,7 @@ rules:
   - models: "plain-*"
     targets: [onnx, torchscript]
     on_failure: revert
-    require: {stages: [Production], aliases: ["prod*"], targets: [onnx, torchscript]}
+    require: {stages: [Production], aliases: ["prod*", Archived], targets: [onnx, torchscript]}
 """
 
 
@@ -503,24 +504,25 @@ def test_what_a_worker_verifies_opens_the_gate_and_what_it_finds_wrong_closes_it
     assert "no verified onnx." in refusal(lambda: to_production(client, ref))
 
 
-def test_what_a_worker_puts_back_is_not_gated(settings, client, server):
+@pytest.mark.parametrize("alias", ["prod", "Archived"])
+def test_what_a_worker_puts_back_is_not_gated(settings, client, server, alias):
     first = registered(client)
     second = version_of(client, first.name)
     path = server.folder / "rules.yaml"
     path.write_text('rules: [{models: "*", targets: [onnx]}]')
     try:
-        client.set_registered_model_alias(first.name, "prod", first.version)  # from before there were gates
+        client.set_registered_model_alias(first.name, alias, first.version)  # from before there were gates
     finally:
         path.write_text(RULES)
     work(settings, **BOTH)
     client.set_registered_model_alias(first.name, "champion", second.version)
     work(settings, **BOTH)
-    client.set_registered_model_alias(first.name, "prod", second.version)
+    client.set_registered_model_alias(first.name, alias, second.version)
     told = Vouchers(server.database_uri, Registry(server.uri).version)
     told.withdraw(first, list(BOTH))
     told.dispose()
     work(settings, onnx=Status.MISMATCH, torchscript=Status.VERIFIED)
-    assert client.get_registered_model(first.name).aliases["prod"] == first.version
+    assert client.get_registered_model(first.name).aliases[alias] == first.version
     assert [row for row in rows(server, vouchers) if row.kind == "promotion"] == []
 
 
@@ -593,3 +595,26 @@ def test_a_stage_names_its_alias_in_small_letters(settings, client):
     to_production(client, ref)
     work(settings, onnx=Status.VERIFIED)
     assert aliases_of(client, ref) == {"production-verified": "1"}
+def test_a_second_alias_that_cannot_be_set_is_told_and_fails_no_export(settings, client, monkeypatch, caplog):
+    refs = [registered(client, "second") for _ in range(3)]
+    for ref in refs:
+        client.set_registered_model_alias(ref.name, "champion", ref.version)
+    errors = iter([RegistryError("Refused."), RegistryUnavailableError("Still down."), TypeError("A mistake.")])
+
+    def fail(_info):
+        raise next(errors)
+
+    monkeypatch.setattr(success, "promotions_of", fail)
+    monkeypatch.setattr(Ledger, "is_last_attempt", lambda *_: True)
+    work(settings, **BOTH)
+    ledger = Ledger(settings.ledger_uri)
+    jobs = {job.model_version: job for job in ledger.list()}
+    ledger.dispose()
+    for ref, why in zip(refs, ("Refused.", "Still down.", "TypeError: A mistake."), strict=True):
+        assert (jobs[ref].state, jobs[ref].status) == (JobState.DONE, Status.VERIFIED)
+        assert jobs[ref].error == f"No alias of `on_success` was moved. {why}"
+        assert f"{ref}: No alias of `on_success` was moved. {why}" in caplog.text
+        tags = client.get_model_version(ref.name, ref.version).tags
+        assert (tags["registry_export.status"], tags.get("registry_export.error")) == ("verified", None)
+
+
