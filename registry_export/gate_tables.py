@@ -19,6 +19,9 @@ APPROVE_TAG = "registry_export.approve"
 EXPORT, OWN = "export", "promotion"
 """What a worker vouches for: that an export is verified and published; that a promotion is its own."""
 
+WITHDRAWN = "withdrawn"
+"""An export for which a worker has vouched, and whose files have been touched since; it opens no gate."""
+
 OWN_LASTS_MS = 600_000
 """A worker that died at its own promotion leaves its word behind; after so long it is nobody's any more."""
 

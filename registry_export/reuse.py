@@ -164,12 +164,21 @@ class Shelf:
             if error.transient:
                 raise
             self.reporter.note(f"{variant} of {ref} is not used again: {error}")
-            forget(self.index, ref, [variant])
+            # What this worker may not read can be as it should: that is no reason to close a gate.
+            forget(self.index, ref, [variant], standing=() if isinstance(error, ArtifactError) else [variant])
             return None
 
 
-def forget(index: KnownExports | None, ref: ModelVersionRef, variants: Iterable[str]) -> None:
+def forget(
+    index: KnownExports | None, ref: ModelVersionRef, variants: Iterable[str], standing: Collection[str] = ()
+) -> None:
     """Take exports back whose files are about to be replaced; a ledger that does not answer is only logged.
+
+    Args:
+        index: The ledger's; None: there is none.
+        ref: The version.
+        variants: Which exports.
+        standing: Those of them whose model files stay as they are and verified: gates go on to believe in them.
 
     Raises:
         LedgerUnavailableError: The registry's database does not answer, and gates would go on to believe in them.
@@ -177,7 +186,7 @@ def forget(index: KnownExports | None, ref: ModelVersionRef, variants: Iterable[
     named = list(variants)
     _tell(lambda: index.forget(ref, named) if index is not None else None)
     if index is not None and index.vouchers is not None:
-        index.vouchers.withdraw(ref, named)
+        index.vouchers.withdraw(ref, [variant for variant in named if variant not in standing])
 
 
 def remember(
@@ -304,10 +313,11 @@ def _taken_over(shelf: Shelf, keys: Mapping[str, str], places: Places) -> dict[s
     """Fetch exports that were made for other versions."""
 
     def look(variant: str) -> Found | None:
-        others = [known for known in places.get(keys[variant], ()) if known.model_version != shelf.ref]
+        known_here = (known for known in places.get(keys[variant], ()) if known.variant == variant)
+        others = [known for known in known_here if known.model_version != shelf.ref]
         for known in others[:_MOST_PLACES]:
             try:
-                found = shelf.attempt(known.variant, known.model_version, partial(_fetched, shelf, known, variant))
+                found = shelf.attempt(known.variant, known.model_version, partial(_fetched, shelf, known))
             except (ArtifactError, RegistryError) as error:
                 # Another version's files that cannot be reached are no reason to wait with this one's.
                 shelf.reporter.note(f"{variant} of {known.model_version} cannot be fetched: {error}")
@@ -321,12 +331,10 @@ def _taken_over(shelf: Shelf, keys: Mapping[str, str], places: Places) -> dict[s
         return {variant: one for variant, one in found if one is not None}
 
 
-def _fetched(shelf: Shelf, known: KnownExport, variant: str) -> Found:
+def _fetched(shelf: Shelf, known: KnownExport) -> Found:
     """Fetch one export of another version, and check every byte of it."""
-    if known.variant != variant:
-        raise ArtifactError(f"its files are called {known.variant}.")
     place = shelf.work / "taken" / f"{known.model_version.version}-{known.manifest_sha256[:16]}"
-    folder = shelf.registry.download_artifact(known.model_version, f"{EXPORTS_FOLDER}/{variant}", place)
+    folder = shelf.registry.download_artifact(known.model_version, f"{EXPORTS_FOLDER}/{known.variant}", place)
     path = folder / MANIFEST
     if not path.is_file() or path.is_symlink() or sha256_of(path) != known.manifest_sha256:
         raise ArtifactError(f"its {MANIFEST} is not the one that was published.")

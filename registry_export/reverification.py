@@ -334,7 +334,7 @@ def _publish(
     }
     # What could not run here keeps a verdict that the store alone tells of: it is neither vouched for nor disowned.
     judged = [v for v in results if v not in intact or results[v] is not intact[v].result]
-    forget(job.index, job.ref, judged)
+    forget(job.index, job.ref, judged, standing=[v for v in judged if results[v].status is Status.VERIFIED])
 
     def write(folder: Path, manifest: Manifest) -> None:
         write_manifest(folder, manifest)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
-from sqlalchemy import Connection, and_, or_, text
+from sqlalchemy import Connection, and_, or_, select, text
 
 from registry_export.entities import ModelVersionRef
 from registry_export.errors import LedgerError, RegistryError
-from registry_export.gate_tables import EXPORT, OWN, exists, metadata, vouchers
+from registry_export.gate_tables import EXPORT, OWN, WITHDRAWN, exists, metadata, vouchers
 from registry_export.ledger.database import Database
 from registry_export.outbox import database_now_ms, stored_workspace
 
@@ -82,7 +82,8 @@ class Vouchers:
     def settle(self, ref: ModelVersionRef, verified: Mapping[str, str], others: Collection[str] = ()) -> None:
         """Vouch for what is verified and published, and no longer for what is not.
 
-        Other versions of the same folder go on with what they were vouched for, where that is the very same.
+        An export belongs to its folder of files: the new verdict is that of other versions too, which share the folder
+        and were vouched for before it was touched.
 
         Args:
             ref: The version.
@@ -92,15 +93,19 @@ class Vouchers:
         version = self._read_version(ref)
 
         def write(connection: Connection) -> None:
-            self._forget(connection, ref, others, version.files_id)
-            for variant, digest in verified.items():
-                self._forget(connection, ref, [variant], version.files_id, but=digest)
-                self._insert(connection, ref, EXPORT, variant, version, digest)
+            told = self._take(connection, ref, version.files_id, [*others, *verified])
+            told |= {(ref, variant): self._row(ref, variant, version) for variant in verified}
+            for (_, variant), row in told.items():
+                if variant in verified:
+                    self._put(connection, row, EXPORT, verified[variant])
 
         self._write(write)
 
     def withdraw(self, ref: ModelVersionRef, variants: Collection[str]) -> None:
-        """No longer vouch for exports: their files are about to change, or are not what they were."""
+        """No longer vouch for exports: their files are about to change, or are not what they were.
+
+        For which versions it was done is kept until there is a verdict on the new files.
+        """
         if not variants:
             return
         try:
@@ -109,7 +114,12 @@ class Vouchers:
             if error.transient:
                 raise
             files_id = ""  # it was deleted
-        self._write(lambda connection: self._forget(connection, ref, variants, files_id))
+
+        def write(connection: Connection) -> None:
+            for row in self._take(connection, ref, files_id, variants).values():
+                self._put(connection, row, WITHDRAWN)
+
+        self._write(write)
 
     @contextmanager
     def own_promotion(self, ref: ModelVersionRef, promotion: str) -> Iterator[None]:
@@ -129,7 +139,7 @@ class Vouchers:
 
         def announce(connection: Connection) -> None:
             self._forget_own(connection, ref, promotion)
-            self._insert(connection, ref, OWN, promotion, version, "")
+            self._put(connection, self._row(ref, promotion, version), OWN)
 
         self._write(announce)
         try:
@@ -172,32 +182,36 @@ class Vouchers:
             _logger.warning("Gates hear no more of what is verified here, until the next start. %s", error)
             self._refused = str(error)
 
-    def _forget(
-        self, connection: Connection, ref: ModelVersionRef, variants: Collection[str], files_id: str, but: str = ""
-    ) -> None:
+    def _take(
+        self, connection: Connection, ref: ModelVersionRef, files_id: str, variants: Collection[str]
+    ) -> dict[tuple[ModelVersionRef, str], Mapping[str, Any]]:
+        """Take away what is told of exports in a version's folder, and return it by version and variant."""
         same = and_(vouchers.c.model_name == ref.name, vouchers.c.version == ref.version)
         if files_id:
-            same = or_(same, and_(vouchers.c.files_id == files_id, vouchers.c.manifest_sha256 != but))
-        exports = (vouchers.c.kind == EXPORT, vouchers.c.name.in_(variants))
-        connection.execute(vouchers.delete().where(vouchers.c.workspace == self._workspace, same, *exports))
+            same = or_(same, vouchers.c.files_id == files_id)
+        exports = (vouchers.c.kind.in_((EXPORT, WITHDRAWN)), vouchers.c.name.in_(variants))
+        about = (vouchers.c.workspace == self._workspace, same, *exports)
+        # Of a version that was registered anew under its number the later one comes last, and is the one that is there.
+        query = select(vouchers).where(*about).order_by(vouchers.c.version_created_ms).with_for_update()
+        rows = connection.execute(query).mappings().all()
+        connection.execute(vouchers.delete().where(*about))
+        return {(ModelVersionRef(row["model_name"], row["version"]), row["name"]): dict(row) for row in rows}
 
     def _forget_own(self, connection: Connection, ref: ModelVersionRef, promotion: str) -> None:
         row = {"model_name": ref.name, "version": ref.version, "kind": OWN, "name": promotion}
         same = (vouchers.c[name] == value for name, value in row.items())
         connection.execute(vouchers.delete().where(vouchers.c.workspace == self._workspace, *same))
 
-    def _insert(
-        self, connection: Connection, ref: ModelVersionRef, kind: str, name: str, version: Version, digest: str
-    ) -> None:
-        values = {
+    def _row(self, ref: ModelVersionRef, name: str, version: Version) -> Mapping[str, Any]:
+        return {
             "workspace": self._workspace,
             "model_name": ref.name,
             "version": ref.version,
-            "kind": kind,
             "name": name,
             "version_created_ms": version.created_ms,
             "files_id": version.files_id,
-            "manifest_sha256": digest,
-            "created_at_ms": database_now_ms(),
         }
-        connection.execute(vouchers.insert().values(values))
+
+    def _put(self, connection: Connection, row: Mapping[str, Any], kind: str, digest: str = "") -> None:
+        told = {"kind": kind, "manifest_sha256": digest, "created_at_ms": database_now_ms()}
+        connection.execute(vouchers.insert().values({**row, **told}))

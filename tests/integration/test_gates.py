@@ -206,7 +206,7 @@ def test_an_export_that_is_replaced_or_no_longer_verified_closes_the_gate_again(
     to_production(client, ref)
 
 
-def test_versions_that_share_a_folder_lose_a_replaced_export_together(server, client, told):
+def test_versions_that_share_a_folder_lose_a_replaced_export_together_and_get_it_back(server, client, told):
     first = registered(client)
     known = client.get_model_version(first.name, first.version)
     second = ModelVersionRef(
@@ -216,6 +216,14 @@ def test_versions_that_share_a_folder_lose_a_replaced_export_together(server, cl
     told.settle(second, {"onnx": "a" * 64})
     told.withdraw(second, ["onnx"])
     assert "no verified onnx." in refusal(lambda: to_production(client, first))
+    told.withdraw(second, ["onnx"])
+    told.settle(second, {"onnx": "c" * 64})
+    to_production(client, first)
+    told.settle(second, {}, others=["onnx"])
+    told.settle(second, {"onnx": "d" * 64})
+    assert [row.version for row in rows(server, vouchers) if row.model_name == first.name and row.name == "onnx"] == [
+        second.version
+    ], "what was found wanting is vouched for again by its own export alone"
 
 
 def test_the_exports_of_a_deleted_model_open_no_gate_for_its_namesake(server, client, told):
@@ -590,11 +598,6 @@ def test_an_alias_that_was_moved_meanwhile_moves_no_other(settings, client):
     assert aliases_of(client, ref) == {}
 
 
-def test_a_stage_names_its_alias_in_small_letters(settings, client):
-    ref = registered(client, "second")
-    to_production(client, ref)
-    work(settings, onnx=Status.VERIFIED)
-    assert aliases_of(client, ref) == {"production-verified": "1"}
 def test_a_second_alias_that_cannot_be_set_is_told_and_fails_no_export(settings, client, monkeypatch, caplog):
     refs = [registered(client, "second") for _ in range(3)]
     for ref in refs:
@@ -618,3 +621,8 @@ def test_a_second_alias_that_cannot_be_set_is_told_and_fails_no_export(settings,
         assert (tags["registry_export.status"], tags.get("registry_export.error")) == ("verified", None)
 
 
+def test_a_stage_names_its_alias_in_small_letters(settings, client):
+    ref = registered(client, "second")
+    to_production(client, ref)
+    work(settings, onnx=Status.VERIFIED)
+    assert aliases_of(client, ref) == {"production-verified": "1"}
