@@ -1,50 +1,41 @@
-"""From PyTorch to ONNX: two exporters, the order in which they are tried, and what is believed of their output.
+"""From PyTorch to ONNX: the order in which two exporters are tried, and what is believed of their output.
 
-The exporter on `torch.export` (`dynamo=True`) writes opset 18; the older one on TorchScript (`dynamo=False`)
-writes 7 to 20. Other opsets are reached with a converter afterwards. The newer one comes first where it reaches the
-opset. The older one comes first for recurrent layers, which the newer one writes for one length where the
-sequence is the first axis, and it is the way for models whose Python control flow depends on data, which it
-keeps once they are compiled.
-
-Source: https://pytorch.org/docs/stable/onnx.html
+The exporter on `torch.export` comes first where it reaches the opset. The older one, on TorchScript, comes first for
+recurrent layers, which the newer one writes for one length where the sequence is the first axis, and it is the way
+for models whose Python control flow depends on data, which it keeps once they are compiled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from onnx import ModelProto
 
-from registry_export.entities import Attempt, Interface, TensorSpec
+from registry_export.entities import Attempt, Interface
 from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import ConversionRequest, ConversionResult
 from registry_export_plugins._onnx.candidates import Wanted
-from registry_export_plugins._onnx.files import gathered, interface_of, read, read_in_part, size_of
+from registry_export_plugins._onnx.exporters import (
+    PROGRAM_OPSET,
+    TRANSLATION_TABLE,
+    Draft,
+    program_to_onnx,
+    script_to_onnx,
+)
+from registry_export_plugins._onnx.files import interface_of
 from registry_export_plugins._onnx.finishing import deliver, settle
-from registry_export_plugins._onnx.libraries import translation_table
-from registry_export_plugins._onnx.operators import reason_of, refused_operator
-from registry_export_plugins._onnx.opsets import is_heavy
+from registry_export_plugins._onnx.operators import reason_of
 from registry_export_plugins._onnx.runner import problem_when_loaded
-from registry_export_plugins._torch.calls import bind
 from registry_export_plugins._torch.export import depends_on_data, export_program, left_out, trace_inputs
 from registry_export_plugins._torch.modules import TorchAdapter
 from registry_export_plugins._torch.plain import written_out
-from registry_export_plugins._torch.programs import ProgramCall
 from registry_export_plugins._torch.tracing import program_module, script, trace, unrolled
-
-TRANSLATION_TABLE = "custom_translation_table"
-PROGRAM_OPSET = 18
-"""What the exporter on `torch.export` implements natively."""
-SCRIPT_OPSETS = (7, 20)
-"""What the exporter on TorchScript implements natively."""
 
 _RECURRENT = (
     torch.ops.aten.lstm.input,
@@ -52,19 +43,6 @@ _RECURRENT = (
     torch.ops.aten.rnn_tanh.input,
     torch.ops.aten.rnn_relu.input,
 )
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A model as an exporter left it.
-
-    Attributes:
-        model: The graph, with all weights, or with the small ones alone.
-        weights: The file that it was read from in part, with the large weights beside it; None: all are in `model`.
-    """
-
-    model: ModelProto
-    weights: Path | None = None
 
 
 class Way(Protocol):
@@ -103,7 +81,7 @@ def from_torch_module(
 def from_exported_program(model: Any, output: Path, request: ConversionRequest, wanted: Wanted) -> ConversionResult:
     """Export a `torch.export` program. Arguments and errors as for `from_torch_module`."""
     ways: list[tuple[str, Way]] = [
-        ("torch.onnx on the program", lambda request, _: (_export_program(model, request), ())),
+        ("torch.onnx on the program", lambda request, _: (program_to_onnx(model, request), ())),
         ("torch.onnx on a trace of the program", lambda request, opset: _through_trace(model, request, opset)),
     ]
     recurrent = any(node.target in _RECURRENT for node in model.graph.nodes)
@@ -114,7 +92,7 @@ def from_torchscript(model: Any, output: Path, request: ConversionRequest, wante
     """Export TorchScript. Arguments and errors as for `from_torch_module`."""
 
     def way(request: ConversionRequest, opset: int) -> tuple[Draft, tuple[str, ...]]:
-        return _export_script(model, request, opset), ()
+        return script_to_onnx(model, request, opset), ()
 
     return _first_that_works([("torch.onnx on TorchScript", way)], output, request, wanted)
 
@@ -196,56 +174,7 @@ def _fixed(model: ModelProto, interface: Interface) -> list[str]:
 
 
 def _through_program(model: TorchAdapter, request: ConversionRequest) -> Draft:
-    return _export_program(export_program(model, request).program, request)
-
-
-def _export_program(program: Any, request: ConversionRequest) -> Draft:
-    interface, table = request.interface, translation_table(request.options.get(TRANSLATION_TABLE))
-    call = ProgramCall(program, interface)
-    names = {position: spec.name for position, spec in zip(call.order, interface.inputs, strict=True)}
-    try:
-        exported = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=PROGRAM_OPSET,
-            input_names=[names[position] for position in range(len(names))],
-            output_names=[spec.name for spec in interface.outputs] or None,
-            external_data=False,
-            verbose=False,
-            custom_translation_table=table or None,
-        )
-    except Exception as error:  # it raises whatever a translation raises
-        refused = refused_operator(error, program)
-        if refused is None:
-            raise
-        raise refused from error
-    draft = _drafted(exported, request.work / "program" / "model.onnx")
-    _fix_sizes(draft.model, call.inputs, interface)
-    return draft
-
-
-def _drafted(exported: Any, file: Path) -> Draft:
-    """Take what the exporter made; large weights go from PyTorch's memory straight to the disk."""
-    if not is_heavy(sum(_stored_bytes(value) for value in exported.model.graph.initializers.values())):
-        return Draft(exported.model_proto)
-    file.parent.mkdir(exist_ok=True)
-    exported.save(str(file), external_data=True)
-    return Draft(read_in_part(file), file)
-
-
-def _stored_bytes(value: Any) -> int:
-    return int(value.const_value.nbytes) if value.const_value is not None else 0
-
-
-def _fix_sizes(model: ModelProto, specs: Sequence[TensorSpec], interface: Interface) -> None:
-    """Write the sizes that a program has fixed: the exporter leaves some of them symbolic."""
-    values = {value.name: value for value in model.graph.input}
-    for spec, named in zip(specs, interface.inputs, strict=True):
-        value = values.get(named.name)
-        dims = value.type.tensor_type.shape.dim if value is not None else ()
-        for dim, size in zip(dims, spec.shape or (), strict=False):
-            if isinstance(size, int):
-                dim.dim_value = size
+    return program_to_onnx(export_program(model, request).program, request)
 
 
 def _through_script(model: TorchAdapter, request: ConversionRequest, opset: int) -> tuple[Draft, tuple[str, ...]]:
@@ -255,53 +184,18 @@ def _through_script(model: TorchAdapter, request: ConversionRequest, opset: int)
         traced, decisions = trace(model, inputs)
     kept = "" if decisions else unrolled(model, traced, request.interface, inputs)
     if not decisions and not kept:
-        return _export_script(traced, request, opset), ()
+        return script_to_onnx(traced, request, opset), ()
     why = f"a trace holds for one size of {kept} alone" if kept else "it decides on data"
     try:
-        return _export_script(script(model.wrapped), request, opset), (f"Compiled from source: {why}.",)
+        return script_to_onnx(script(model.wrapped), request, opset), (f"Compiled from source: {why}.",)
     except (ConversionError, RuntimeError, ValueError, TypeError):
-        return _export_script(traced, request, opset), decisions
+        return script_to_onnx(traced, request, opset), decisions
 
 
 def _through_trace(model: Any, request: ConversionRequest, opset: int) -> tuple[Draft, tuple[str, ...]]:
     with written_out(opset):
         traced, decisions = trace(program_module(model, request.interface), trace_inputs(request))
-    return _export_script(traced, request, opset), decisions
-
-
-def _export_script(module: torch.jit.ScriptModule, request: ConversionRequest, opset: int) -> Draft:
-    interface = request.interface
-    binding = bind(module, interface)
-    args, kwargs = binding.arguments(trace_inputs(request))
-    order = (*binding.positional, *(position for _, position in binding.keywords))
-    native = min(max(opset, SCRIPT_OPSETS[0]), SCRIPT_OPSETS[1])
-    # Beyond 2 GiB the exporter writes weights beside the file, and a file it must be.
-    file = request.work / "script" / "model.onnx"
-    shutil.rmtree(file.parent, ignore_errors=True)  # weights of an attempt before
-    file.parent.mkdir(exist_ok=True)
-    torch.onnx.export(
-        module,
-        (*args, kwargs) if kwargs else args,
-        str(file),
-        dynamo=False,
-        opset_version=native,
-        input_names=[interface.inputs[position].name for position in order],
-        output_names=[spec.name for spec in interface.outputs],
-        dynamic_axes=_dynamic_axes(interface),
-        verbose=False,
-    )
-    if not is_heavy(size_of(file)):
-        return Draft(read(file))
-    whole = gathered(file, request.work / "gathered" / file.name)
-    return Draft(read_in_part(whole), whole)
-
-
-def _dynamic_axes(interface: Interface) -> dict[str, dict[int, str]]:
-    axes = {
-        spec.name: {axis: size for axis, size in enumerate(spec.shape or ()) if isinstance(size, str)}
-        for spec in (*interface.inputs, *interface.outputs)
-    }
-    return {name: sizes for name, sizes in axes.items() if sizes}
+    return script_to_onnx(traced, request, opset), decisions
 
 
 @contextlib.contextmanager

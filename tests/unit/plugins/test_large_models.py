@@ -17,8 +17,7 @@ from registry_export.entities import Interface
 from registry_export.format import TORCH_MODULE
 from registry_export_plugins import _links
 from registry_export_plugins._links import link_file
-from registry_export_plugins._onnx import files, runner
-from registry_export_plugins._onnx import torch as onnx_torch
+from registry_export_plugins._onnx import exporters, files, runner
 from registry_export_plugins._onnx.files import gathered
 from registry_export_plugins._torch import otherwise, programs
 from registry_export_plugins._torch.loading import load_module
@@ -92,7 +91,7 @@ def test_weights_below_the_threshold_stay_in_the_file(wide, tmp_path):
 def test_weights_that_lay_apart_for_the_works_sake_alone_end_in_one_file(options, wide, tmp_path, monkeypatch):
     monkeypatch.setattr("registry_export_plugins._onnx.opsets.LARGEST_IN_MEMORY", MEGABYTE)
     apart = []
-    monkeypatch.setattr(onnx_torch, "read_in_part", lambda path: apart.append(path) or files.read_in_part(path))
+    monkeypatch.setattr(exporters, "read_in_part", lambda path: apart.append(path) or files.read_in_part(path))
     path = convert_wide(wide, tmp_path, **options)
     assert apart, "the graph was worked on without its weights"
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]

@@ -16,10 +16,10 @@ from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import ConversionError, RuntimeAbsentError, SourceError, VerificationError
 from registry_export.format import EXPORTED_PROGRAM, ONNX_MODEL, TORCH_MODULE, TORCHSCRIPT, ConversionRequest
 from registry_export_plugins._onnx.candidates import Wanted
+from registry_export_plugins._onnx.exporters import program_to_onnx
 from registry_export_plugins._onnx.files import read
 from registry_export_plugins._onnx.finishing import settle
 from registry_export_plugins._onnx.opsets import opset_of, to_opset
-from registry_export_plugins._onnx.torch import _export_program
 from registry_export_plugins._torch.export import export_program
 from registry_export_plugins.onnx import DEFAULT_OPSET, HIGHEST_OPSET, Onnx
 from tests import models
@@ -91,10 +91,10 @@ def test_programs_are_exported(name, opset, source_of, tmp_path):
 def test_an_error_of_the_exporters_for_which_no_operator_is_to_blame_is_not_its_own_cause(tmp_path, monkeypatch):
     program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
     raised = RuntimeError("whatever")
-    monkeypatch.setattr("registry_export_plugins._onnx.torch.ProgramCall", lambda *_: SimpleNamespace(order=()))
+    monkeypatch.setattr("registry_export_plugins._onnx.exporters.ProgramCall", lambda *_: SimpleNamespace(order=()))
     monkeypatch.setattr(torch.onnx, "export", Mock(side_effect=raised))
     with pytest.raises(RuntimeError) as told:
-        _export_program(program, ConversionRequest({}, NOTHING, {}, tmp_path))
+        program_to_onnx(program, ConversionRequest({}, NOTHING, {}, tmp_path))
     assert told.value is raised
     assert (raised.__cause__, raised.__context__) == (None, None)
 
