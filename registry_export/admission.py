@@ -18,8 +18,8 @@ from registry_export.machine import available_bytes, cores
 _GATHER_S = 0.005
 """Between a change and the next choice: the steps that it made possible have queued up by then."""
 
-_LOOK_S = 0.1
-"""Between two looks at whether a person has cancelled."""
+_LOOK_S = 0.5
+"""Between two looks at whether a person has cancelled, which ends what runs: whoever waits hears of the free place."""
 
 _MOST_OVERTAKEN = 8
 _KEPT_FREE = 0.9

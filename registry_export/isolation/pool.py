@@ -38,7 +38,7 @@ from registry_export.scratch import Scratch
 TRIES = 3
 """So many times something is begun that somebody kills: by then it is likely to be why."""
 
-_WATCH_SECONDS = 0.05
+_WATCH_SECONDS = 0.1
 _NO_SPACE = 1 << 20
 """Bytes: on a disk with fewer, a child that left without an answer could not write it."""
 
