@@ -45,7 +45,7 @@ from registry_export.pools import Pool
 from registry_export.publishing import publish
 from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
-from registry_export.regressions import compared_with
+from registry_export.regressions import compared_with, read_earlier
 from registry_export.report import draw_ahead, prepare_report
 from registry_export.reporter import SILENT, Reporter
 from registry_export.reuse import Kept, Own, Shelf, forget, known_exports, remember
@@ -146,7 +146,8 @@ class _Job:
 
 def _export(job: _Job, bench: Bench) -> ExportReport:
     shelf = Shelf(job.registry, job.ref, job.index, bench.work / "kept", bench.reporter, job.signer)
-    with bench.step("download"), ThreadPoolExecutor(1) as beside:
+    with bench.step("download"), ThreadPoolExecutor(2) as beside:
+        earlier = beside.submit(read_earlier, job.registry, job.earlier)
         own = None
         if not job.force:
             job.registry.location(job.ref)  # once for both
@@ -183,7 +184,7 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
         tools=tool_versions(),
         approval=job.approval,
     )
-    report = replace(report, compared_with=compared_with(job.registry, report, job.earlier))
+    report = replace(report, compared_with=compared_with(report, job.earlier, earlier.result()))
     manifests = [write_artifact(f, report, results[v], checkpoint.files, job.signer) for v, f in folders.items()]
     forget(job.index, job.ref, folders)
     with bench.step("publish"):

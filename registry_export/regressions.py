@@ -15,25 +15,36 @@ from registry_export.registry import Registry
 _log = logging.getLogger(__name__)
 
 
-def compared_with(registry: Registry, report: ExportReport, earlier: ModelVersionRef | None) -> ComparedWith | None:
-    """Read what an earlier version's exports had come to, of those variants that a report has too.
+def read_earlier(registry: Registry, earlier: ModelVersionRef | None) -> ExportReport | None:
+    """Read the report of the version that was exported before; None where there is none, or it cannot be read.
 
     Args:
-        registry: Where the earlier version is.
-        report: The new one.
-        earlier: The version that was exported before; None: there was none, or it is not known.
-
-    Returns:
-        None where nothing is left of it, or where it is the same checkpoint.
+        registry: Where the version is.
+        earlier: Which; None: there was none, or it is not known.
     """
     if earlier is None:
         return None
     try:
-        before = read_report(registry, earlier)
+        return read_report(registry, earlier)
     except RegistryError as error:
-        _log.info("%s is not compared with %s: %s", report.model_version, earlier, error)
+        _log.info("Nothing is compared with %s: %s", earlier, error)
         return None
-    if before is None or _digest(before) == _digest(report) or _makers(before) & _makers(report):
+
+
+def compared_with(
+    report: ExportReport, earlier: ModelVersionRef | None, before: ExportReport | None
+) -> ComparedWith | None:
+    """Say what an earlier version's exports had come to, of those variants that a report has too.
+
+    Args:
+        report: The new one.
+        earlier: The version that was exported before.
+        before: Its report, as `read_earlier` found it.
+
+    Returns:
+        None where nothing is left of it, or where it is the same checkpoint.
+    """
+    if earlier is None or before is None or _digest(before) == _digest(report) or _makers(before) & _makers(report):
         return None
     variants = {result.variant for result in report.targets}
     targets = tuple(

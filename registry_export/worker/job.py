@@ -143,7 +143,8 @@ class JobRunner:
         tags = {**of_model, **info.tags}
         targets = self._targets(job, rule, tags)
         setup = requested_setup(rule, tags, str(job.model_version))
-        self._registry.set_tags(job.model_version, {TRIGGER_TAG: job.trigger, STATUS_TAG: Status.RUNNING})
+        told = {TRIGGER_TAG: job.trigger, STATUS_TAG: Status.RUNNING}  # the hook has told of the trigger already
+        self._registry.set_tags(job.model_version, {n: v for n, v in told.items() if info.tags.get(n) != v})
         with self._reporter(job) as reporter:
             report = parts.export(
                 job.model_version,
