@@ -186,7 +186,7 @@ def _export(job: _Job, bench: Bench) -> ExportReport:
     )
     report = replace(report, compared_with=compared_with(report, job.earlier, earlier.result()))
     manifests = [write_artifact(f, report, results[v], checkpoint.files, job.signer) for v, f in folders.items()]
-    forget(job.index, job.ref, folders)
+    forget(job.index, job.ref, set(folders).difference(fresh.stored))
     with bench.step("publish"):
         for variant, folder in kept.signed.items():
             job.registry.upload(job.ref, folder, f"{EXPORTS_FOLDER}/{variant}")

@@ -184,6 +184,8 @@ def forget(
         LedgerUnavailableError: The registry's database does not answer, and gates would go on to believe in them.
     """
     named = list(variants)
+    if not named:
+        return
     _tell(lambda: index.forget(ref, named) if index is not None else None)
     if index is not None and index.vouchers is not None:
         index.vouchers.withdraw(ref, [variant for variant in named if variant not in standing])

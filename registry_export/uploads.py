@@ -89,6 +89,8 @@ class EarlyUploads:
     def _before(self) -> tuple[VersionInfo, ExportReport | None]:
         """Read what the version promises, once: nobody else writes it meanwhile."""
         if self._found is None:
-            self._registry.set_tags(self._ref, {STATUS_TAG: Status.RUNNING})
-            self._found = self._registry.version(self._ref), read_report(self._registry, self._ref)
+            info = self._registry.version(self._ref)
+            if info.tags.get(STATUS_TAG) != Status.RUNNING:
+                self._registry.set_tags(self._ref, {STATUS_TAG: Status.RUNNING})
+            self._found = info, read_report(self._registry, self._ref)
         return self._found
