@@ -23,6 +23,8 @@ from registry_export_plugins._torch.modules import with_argument_names
 
 _LARGEST_WHOLE = 1 << 20
 """Bytes of a weight that is worth leaving out."""
+_STRIDE = ".stride()"
+_NOT_CONTIGUOUS = "it was made from an array that is a slice or a transpose: log it with np.ascontiguousarray(example)"
 _LIBRARIES = {"quantized_decomposed": "torch.ao.quantization.fx._decomposed", "torchao": "torchao"}
 """Operators that PyTorch knows once their module is imported: those of programs that were quantised."""
 _GRAPH = "models/model.json"
@@ -138,9 +140,18 @@ class ProgramCall:
         self.inputs = _specs(names, tensors, program, self.labels)
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> Any:
-        """Return what the program returns; its guards refuse sizes that it was not made for."""
+        """Return what the program returns; its guards refuse sizes that it was not made for.
+
+        Raises:
+            AssertionError: A guard refuses; of one about strides it says how the program came to it.
+        """
         args, kwargs = pytree.tree_unflatten(self.leaves(tensors), self._spec)
-        return self._module(*args, **kwargs)
+        try:
+            return self._module(*args, **kwargs)
+        except AssertionError as error:
+            if _STRIDE not in str(error):
+                raise
+            raise AssertionError(f"{error} ({_NOT_CONTIGUOUS})") from error
 
     def watched(self, tensors: Sequence[torch.Tensor]) -> Iterator[Intermediate]:
         """Run the graph node by node, and yield what depends on the tensors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +19,7 @@ _ENDED = ("failed", "done", "dead", "cancelled")
 _WAITING = ("queued", "failed")
 _ERROR_WIDTH = 60
 _MOST = 10_000
+_WHERE = "If your worker has another one, set REGISTRY_EXPORT_OUTBOX_URI or REGISTRY_EXPORT_LEDGER_URI as it has them."
 _ALL_OF = "All that are in this state, in place of their numbers."
 
 _model_option = click.option("--model", metavar="NAME[/VERSION]", help="Only jobs of this model, or of one version.")
@@ -26,7 +28,7 @@ _ids = click.argument("ids", metavar="JOB...", nargs=-1, required=True, type=cli
 _ids_or_none = click.argument("ids", metavar="[JOB]...", nargs=-1, type=click.IntRange(min=1))
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, short_help="List, show, retry and cancel jobs.")
 @_json_option
 @click.pass_context
 def jobs(context: click.Context, as_json: bool) -> None:
@@ -48,16 +50,24 @@ def list_jobs(states: tuple[str, ...] = (), model: str | None = None, limit: int
     `queued` waits for a worker, `failed` for its next attempt. `dead` was given up, and waits for a person: correct
     what its error says, then `jobs retry`. `ignored`: no rule wants the promotion.
     """
+    missing = _missing_file()
+    if missing is not None:  # a mistyped path must not become a new ledger
+        if as_json:
+            print_json(())
+        else:
+            click.echo(f"There is no ledger {missing}: no worker has written there. {_WHERE}", err=True)
+            _print_outbox()
+        return
     ledger = _ledger()
     found = _found(ledger, states, model, limit)
     if as_json:
         print_json(found)
         return
     count = _count(ledger)
-    if not found:
-        place = ledger.database.engine.url.render_as_string()
-        hint = "" if states or model else " Where yours are is for REGISTRY_EXPORT_OUTBOX_URI or ..._LEDGER_URI to say."
-        click.echo(f"{'No such job' if states or model else 'No job'} in the ledger {place}.{hint}", err=True)
+    if not found or not _is_named():
+        what = "Jobs of" if found else "No such job in" if states or model else "No job in"
+        hint = "" if states or model else f" {_WHERE}"
+        click.echo(f"{what} the ledger {ledger.database.engine.url.render_as_string()}.{hint}", err=True)
     head = ("job", "model version", "trigger", "state", "status", "attempt", "age", "updated (UTC)", "why")
     print_table(head, [_row(job, count.taken_at) for job in found])
     _print_summary(count)
@@ -106,6 +116,21 @@ def cancel(ids: tuple[int, ...], state: str | None, model: str | None) -> None:
         click.echo(f"Job {job_id} is {said}{', there is nothing to cancel' if over else ''}.")
 
 
+def _missing_file() -> str | None:
+    """Return the path of a SQLite ledger that nobody has made yet; None where there is one, or a server keeps it."""
+    from registry_export.ledger import missing_file
+    from registry_export.settings import Settings
+
+    return missing_file(Settings.from_environment().ledger_uri)
+
+
+def _is_named() -> bool:
+    """Whether the environment says which ledger is meant."""
+    from registry_export.settings import LEDGER_URI, OUTBOX_URI
+
+    return bool(os.environ.get(LEDGER_URI) or os.environ.get(OUTBOX_URI))
+
+
 def _ledger() -> Ledger:
     from registry_export.ledger import Ledger
     from registry_export.settings import Settings
@@ -144,6 +169,10 @@ def _print_summary(count: Count) -> None:
     if held:
         waiting = f"; the oldest that waits was asked for {_span(count.oldest_waiting_s)} ago"
         click.echo(f"{', '.join(held)}{waiting if count.oldest_waiting_s else ''}.", err=True)
+    _print_outbox()
+
+
+def _print_outbox() -> None:
     if in_outbox := _in_outbox():
         click.echo(f"Promotions in the outbox that no worker has fetched yet: {in_outbox}.", err=True)
 

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from registry_export.config import load_configuration
+from registry_export.discovery import discover_formats
 from registry_export.errors import ConfigurationError, RegistryExportError
-from registry_export.settings import OUTBOX_URI, TRACKING_URI
+from registry_export.settings import CONFIG, OUTBOX_URI, TRACKING_URI, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -38,8 +40,10 @@ def run_server_and_worker(arguments: Sequence[str], environ: Mapping[str, str]) 
         environ: The environment of both.
 
     Raises:
+        ConfigurationError: The rules are not understood, or the address is taken; nothing was started.
         RegistryExportError: One of them ended by itself.
     """
+    rules = _checked_rules(environ)
     url = server_url(arguments, environ)
     stores, registry = store_of(arguments, environ)
     environment = {**environ, "MLFLOW_TRACKING_URI": url}
@@ -52,14 +56,29 @@ def run_server_and_worker(arguments: Sequence[str], environ: Mapping[str, str]) 
     if _answers(url):
         raise ConfigurationError(f"Something answers at {url} already; choose another port with --port.")
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as running:
-        server = running.enter_context(started(mlflow_command, environ))
+        server = running.enter_context(started(mlflow_command, _without_known_warnings(environ)))
         wait_until_healthy(server, url)
         worker = running.enter_context(started(worker_command, environment))
         click.echo(f"MLflow is at {url}, and a worker exports what is promoted there. Ctrl-C stops both.")
         click.echo(f"For clients, in another terminal: export {TRACKING_URI}={url}")
         if environment.get(OUTBOX_URI, "").startswith("sqlite:"):  # others have a password in them
             click.echo(f"For `registry-export jobs` also: export {OUTBOX_URI}={environment[OUTBOX_URI]}")
+        if rules is not None:
+            click.echo(f"For `export` and `plan` by the same rules also: export {CONFIG}={rules}")
         _wait_until_one_ends({"mlflow server": server, "the worker": worker})
+
+
+def _checked_rules(environ: Mapping[str, str]) -> Path | None:
+    """Return the file with the rules, None without one, before the worker would refuse it behind a server's log."""
+    path = Settings.from_environment(environ).config_path
+    load_configuration(path, discover_formats())
+    return path and path.absolute()
+
+
+def _without_known_warnings(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Leave out what each of MLflow's processes says of its own use of Starlette, and nobody here can mend."""
+    filters = (environ.get("PYTHONWARNINGS", ""), "ignore:starlette.middleware.wsgi is deprecated")
+    return {**environ, "PYTHONWARNINGS": ",".join(filter(None, filters))}
 
 
 def server_url(arguments: Sequence[str], environ: Mapping[str, str]) -> str:

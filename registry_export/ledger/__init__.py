@@ -8,7 +8,7 @@ every time in it is the database's own.
 """
 
 from registry_export.ledger.census import Census, Count
-from registry_export.ledger.database import Database
+from registry_export.ledger.database import Database, missing_file
 from registry_export.ledger.heartbeat import Heartbeat
 from registry_export.ledger.jobs import SETTLED, VERIFY, WAITING, Job, JobState
 from registry_export.ledger.known_exports import KnownExport, KnownExports
@@ -41,4 +41,5 @@ __all__ = [
     "Reversions",
     "Verifications",
     "Vouchers",
+    "missing_file",
 ]

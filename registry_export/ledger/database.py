@@ -124,6 +124,20 @@ def _with_driver(url: sqlalchemy.URL) -> sqlalchemy.URL:
     return url
 
 
+def missing_file(uri: str) -> str | None:
+    """Return the path of the SQLite file that an address names and that is not there; None for any other address.
+
+    Args:
+        uri: SQLAlchemy URL; one that is none is for `Database` to refuse.
+    """
+    try:
+        url = sqlalchemy.make_url(uri)
+    except ArgumentError:
+        return None
+    is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+    return url.database if is_file and not Path(str(url.database)).exists() else None
+
+
 def _make_folder(url: sqlalchemy.URL) -> None:
     if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ END = "<!-- registry-export:end -->"
 
 _BLOCK = re.compile(re.escape(BEGIN) + r"(?:(?!" + re.escape(BEGIN) + r").)*?" + re.escape(END), re.DOTALL)
 _LONGEST_REASON = 200
+_REPORT = "exports/report.html"
 _HEAD = ("target", "status", "version", "size", "max abs diff")
 _SPACE = "&emsp;"
 _EM_PER_CHARACTER = 0.55
@@ -134,11 +135,17 @@ def _padded(name: str, width: int) -> str:
 def _line(report: ExportReport, link: Link) -> str:
     sentence = escaped(shortened(verdict_sentence(report), _LONGEST_REASON))
     approval = escaped(shortened(approval_text(report.approval), _LONGEST_REASON))
-    line = f"**Exports: {report.status}.** {sentence} {_linked('Report', link('exports/report.html'), '')}".rstrip()
+    line = f"**Exports: {report.status}.** {sentence} {_report_link(link)}".rstrip()
     return f"{line}\n\n{approval}" if approval else line
 
 
-def _linked(text: str, target: str | None, otherwise: str | None = None) -> str:
-    if target:
-        return f"[{escaped(text)}]({target})"
-    return escaped(text) if otherwise is None else otherwise
+def _report_link(link: Link) -> str:
+    target = link(_REPORT)
+    if target is None:
+        return ""
+    # The page of a logged model has no address for one of its files.
+    return f"[Report]({target}){'' if target.endswith(_REPORT) else f': {escaped(_REPORT)}'}"
+
+
+def _linked(text: str, target: str | None) -> str:
+    return f"[{escaped(text)}]({target})" if target else escaped(text)

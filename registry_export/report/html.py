@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ class View:
     """What the page shows of one target besides its record."""
 
     result: TargetResult
+    details: Mapping[str, str]
     snippets: tuple[Snippet, ...]
     command: str
     against_source: str
@@ -123,6 +125,7 @@ def _source_size(source: SourceRecord | None) -> int:
 def _view(report: ExportReport, result: TargetResult, command: str) -> View:
     return View(
         result,
+        _details(result),
         snippets(report, result),
         command,
         beside.against_source(result, report.source),
@@ -133,6 +136,16 @@ def _view(report: ExportReport, result: TargetResult, command: str) -> View:
         tries_within(result),
         error_plots(result),
     )
+
+
+def _details(result: TargetResult) -> dict[str, str]:
+    """Label what the file says of itself as the page's other rows are; operators that are counted are named there."""
+    description = result.description
+    if description is None:
+        return {}
+    counted = description.outline is not None and bool(description.outline.operators)
+    shown = {name: text for name, text in description.details.items() if name != "operators" or not counted}
+    return {f"{name[:1].upper()}{name[1:]}".replace("_", " "): text for name, text in shown.items()}
 
 
 def _rank(status: Status) -> int:

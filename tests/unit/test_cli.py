@@ -370,6 +370,15 @@ def test_the_worker_is_pointed_at_the_server_it_was_started_with(
     assert server_url(arguments, environ) == url
 
 
+def test_a_server_with_rules_that_are_not_understood_says_so_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "registry-export.yaml").write_text("rules: [{models: '*', targets: [onxx]}]")
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a process was started"))
+    assert run("server", "--port", "1") == 2
+    assert "did you mean 'onnx'?" in capsys.readouterr().err
+
+
 def test_the_hooks_database_is_the_registrys_when_stores_are_split() -> None:
     assert store_of([], {}) == (("--backend-store-uri", "sqlite:///mlflow.db"), "sqlite:///mlflow.db")
     both = ["--backend-store-uri", "sqlite:///a.db", "--registry-store-uri=sqlite:///b.db"]
@@ -384,9 +393,37 @@ def ledger(tmp_path: Path) -> Ledger:
     return ledger
 
 
+@pytest.mark.usefixtures("ledger")
 def test_jobs_of_a_new_ledger_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("jobs") == 0
     assert capsys.readouterr().out.split()[:2] == ["job", "model"]
+
+
+def test_a_mistyped_ledger_is_named_and_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REGISTRY_EXPORT_LEDGER_URI", f"sqlite:///{tmp_path / 'tpyo' / 'ledger.db'}")
+    assert run("jobs") == 0
+    assert f"There is no ledger {tmp_path / 'tpyo' / 'ledger.db'}" in capsys.readouterr().err
+    assert run("jobs", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert not (tmp_path / "tpyo").exists()
+
+
+def test_jobs_of_a_ledger_that_nobody_named_say_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("REGISTRY_EXPORT_LEDGER_URI")
+    monkeypatch.delenv("REGISTRY_EXPORT_OUTBOX_URI", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    ledger = Ledger(f"sqlite:///{tmp_path / 'data' / 'registry-export' / 'ledger.db'}")
+    ledger.migrate()
+    ledger.enqueue(ModelVersionRef("digits", "1"), "manual")
+    assert run("jobs") == 0
+    said = capsys.readouterr()
+    assert "digits/1" in said.out
+    assert "data/registry-export/ledger.db" in said.err
+    assert "REGISTRY_EXPORT_OUTBOX_URI" in said.err
 
 
 def test_jobs_are_listed_the_newest_first_and_by_state(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:

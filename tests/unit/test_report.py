@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_export.entities import Divergence, ErrorRecord, Hop, Metrics, ModelVersionRef, Status, Verification
+from registry_export.entities import (
+    Description,
+    Divergence,
+    ErrorRecord,
+    Hop,
+    Metrics,
+    ModelVersionRef,
+    Outline,
+    Status,
+    Verification,
+)
 from registry_export.errors import ArtifactError
 from registry_export.report import (
     description_block,
@@ -222,6 +232,17 @@ def test_every_target_of_the_table_leads_to_its_details():
     assert {"affine", "third", "other"} <= found.ids
 
 
+def test_what_a_file_says_of_itself_is_labelled_as_the_other_rows_and_said_once():
+    details = {"operators": "ADD, CONV", "min_runtime_version": "1.6.0", "IR notes": "x"}
+    told = Description(affine.INTERFACE, details=details)
+    counted = replace(told, outline=Outline(operators={"ADD": 2, "CONV": 1}))
+    text = page(affine.report(REF, replace(VERIFIED, description=counted))).text
+    assert "Min runtime version" in text
+    assert "IR notes" in text
+    assert "ADD, CONV" not in text
+    assert "ADD, CONV" in page(affine.report(REF, replace(VERIFIED, description=told))).text
+
+
 @pytest.mark.parametrize("write", [to_html, to_markdown])
 def test_a_person_finds_the_verdict_the_measures_and_the_commands(write):
     text = page(REPORT).text if write is to_html else to_markdown(REPORT)
@@ -265,6 +286,13 @@ def test_the_block_has_a_row_and_a_link_for_each_target_with_files():
 def test_the_block_never_exceeds_its_limit(limit, count):
     report = affine.report(REF, *(replace(MISMATCH, variant=f"variant-{number}") for number in range(count)))
     assert len(description_block(report, link, limit)) <= limit
+
+
+def test_a_link_that_cannot_end_at_the_report_is_followed_by_its_name():
+    assert "[Report](#/models/m-1/artifacts): exports/report.html" in description_block(
+        REPORT, lambda _: "#/models/m-1/artifacts", 5000
+    )
+    assert "exports/report.html)\n" in description_block(REPORT, lambda path: f"#/artifacts/{path}", 5000)
 
 
 def test_a_block_with_little_room_is_a_line_with_a_link():

@@ -62,6 +62,12 @@ def _logged(module, arguments, folder, dynamic_shapes=None, **keywords):
     return path
 
 
+def test_a_program_logged_from_a_slice_says_what_to_log_instead(tmp_path):
+    path = _logged(torch.nn.Linear(8, 4), (torch.ones(4, 5, 8)[:, 0],), tmp_path, ({0: torch.export.Dim.AUTO},))
+    with ExportedProgram().open(path, NOTHING) as runner, pytest.raises(AssertionError, match="ascontiguousarray"):
+        runner.infer({"input": np.ones((4, 8), np.float32)})
+
+
 def test_a_program_logged_from_a_batch_of_one_is_seen_to_be_static(tmp_path):
     path = _logged(models.DictOutput().eval(), (torch.ones(1, 4),), tmp_path, ({0: torch.export.Dim.AUTO},))
     described = ExportedProgram().describe(path)
