@@ -156,7 +156,7 @@ class Leaves:
 
     Attributes:
         names: `output` for a lone tensor; dictionary keys and field names; `output_0`, ... for the
-            elements of a tuple; a nested name joined by `.`.
+            elements of a tuple, `output` for a key of no characters; a nested name joined by `.`.
         tensors: In the same order.
         dropped: What is neither tensor, number nor container of these (a key-value cache, text): name and type.
     """
@@ -176,7 +176,7 @@ def flatten(value: Any) -> Leaves:
             found.append((name, tensor))
         elif leaf is not None:
             dropped.append(f"{name} ({type(leaf).__name__})")
-    return Leaves(tuple(_distinct(name for name, _ in found)), tuple(tensor for _, tensor in found), tuple(dropped))
+    return Leaves(tuple(_distinct(name or "output" for name, _ in found)), tuple(tensor for _, tensor in found), tuple(dropped))
 
 
 def _as_tensor(leaf: Any) -> torch.Tensor | None:

@@ -13,6 +13,7 @@ from torch import nn
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import SourceError, VerificationError
 from registry_export.format import ModelSetup
+from registry_export_plugins._torch.calls import flatten
 from registry_export_plugins._torch.surroundings import hide_broken
 from registry_export_plugins.pytorch import PyTorch
 from registry_export_plugins.torchscript import TorchScript
@@ -53,6 +54,10 @@ def test_a_module_logged_in_training_mode_is_run_in_evaluation_mode(tmp_path):
 def test_outputs_are_named_by_their_place_in_what_forward_returns(module, names, tmp_path):
     x = np.ones((2, 1, 8, 8), np.float32) if isinstance(module, models.ConvNet) else X
     assert list(_infer(module, tmp_path, {"x": x})) == names
+
+
+def test_a_key_of_no_characters_is_named_so_that_every_format_can_hold_it():
+    assert flatten({"": torch.zeros(1), "y": torch.zeros(1)}).names == ("output", "y")
 
 
 def test_none_is_left_out_and_a_python_number_becomes_an_array_without_axes(tmp_path):

@@ -53,6 +53,12 @@ def test_a_fixed_size_refuses_other_sizes_instead_of_answering_for_the_old_one(t
             runner.infer({"x": np.ones((2, 3), np.float32)})
 
 
+def test_a_function_that_draws_at_random_is_converted_and_left_to_the_verification(tmp_path: Path):
+    import tensorflow as tf
+
+    assert _converted(tmp_path, lambda x: [x + tf.random.normal(tf.shape(x))], ("batch", 3)).is_file()
+
+
 def test_a_function_without_a_kernel_is_refused_by_the_operators_name(tmp_path: Path):
     import tensorflow as tf
 
