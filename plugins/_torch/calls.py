@@ -176,7 +176,8 @@ def flatten(value: Any) -> Leaves:
             found.append((name, tensor))
         elif leaf is not None:
             dropped.append(f"{name} ({type(leaf).__name__})")
-    return Leaves(tuple(_distinct(name or "output" for name, _ in found)), tuple(tensor for _, tensor in found), tuple(dropped))
+    names = _distinct(name or "output" for name, _ in found)
+    return Leaves(tuple(names), tuple(tensor for _, tensor in found), tuple(dropped))
 
 
 def _as_tensor(leaf: Any) -> torch.Tensor | None:

@@ -127,6 +127,8 @@ def _unpickle(path: Path) -> Any:
 def _refusal(path: Path, error: Exception) -> SourceError | None:
     """Say what went wrong in reading a file; None where nothing is known of it."""
     said = str(error).split(". ")[0].rstrip(".")
+    if "inline_container" in said:  # PyTorch's reader of zip files tells the line of its own source
+        said = "it is a zip file, and damaged or none that torch.save wrote"
     if place := _place_in_other_code(error):
         return SourceError(
             f"{path.name} runs its author's code when loaded, which raised {type(error).__name__}: {said} ({place}).",

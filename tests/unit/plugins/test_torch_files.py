@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import zipfile
 
 import cloudpickle
 import pytest
@@ -207,9 +208,13 @@ def test_the_best_model_goes_before_the_last_checkpoint(tmp_path):
         (lambda path: path.write_text("no model"), r"net\.pt cannot be read: it begins with b'no m'"),
         (lambda path: path.write_bytes(b""), r"net\.pt is empty\."),
         (lambda path: torch.save(torch.ones(3), path), r"net\.pt holds a value of class Tensor.*state_dict\(\)"),
+        (
+            lambda path: zipped(path),
+            r"net\.pt cannot be read: it is a zip file, and damaged or none that torch\.save wrote",
+        ),
         (lambda path: cut(path), r"net\.pt cannot be read: .*the end is not there\."),
     ],
-    ids=["text", "empty", "tensor", "cut"],
+    ids=["text", "empty", "tensor", "zip", "cut"],
 )
 def test_a_lone_file_that_holds_no_model_is_claimed_so_that_loading_it_says_why(content, reason, tmp_path):
     (tmp_path / "notes.md").write_text("what it is")
@@ -223,6 +228,11 @@ def test_a_file_that_holds_no_model_does_not_hide_another_formats(tmp_path):
     (tmp_path / "junk.pt").write_text("no model")
     (tmp_path / "net.onnx").write_bytes(b"x")
     assert names_of(tmp_path) == ["onnx"]
+
+
+def zipped(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", "{}")
 
 
 def cut(path):
