@@ -77,7 +77,7 @@ def _loses_weights(model: Any, path: Path, objects: Mapping[str, Any]) -> bool:
     """Say whether Keras, loading the file of a subclass, makes fewer weights than were saved."""
     import keras
 
-    from registry_export_plugins._tensorflow.keras import is_subclass
+    from registry_export_plugins._tensorflow.keras_call import is_subclass
 
     if not is_subclass(model):
         return False
@@ -169,7 +169,7 @@ class Keras:
 
     def describe(self, path: Path) -> Description:
         """Read the inputs and outputs of a functional model; those of a subclass are unknown."""
-        from registry_export_plugins._tensorflow.keras import KerasCall, outputs_of
+        from registry_export_plugins._tensorflow.keras_call import KerasCall, outputs_of
 
         model = _load(path)
         version, precision = _written_by(path), _precision(model)

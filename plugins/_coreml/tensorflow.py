@@ -68,7 +68,9 @@ def from_keras_model(model: Any, output: Path, request: ConversionRequest) -> Co
 
     Arguments and errors as for `from_tf_function`.
     """
-    from registry_export_plugins._tensorflow.keras import KerasCall, to_function, unrolled
+    from registry_export_plugins._tensorflow.keras import to_function
+    from registry_export_plugins._tensorflow.keras_call import KerasCall
+    from registry_export_plugins._tensorflow.keras_tracing import unrolled
 
     def make(specs: tuple[TensorSpec, ...]) -> TensorFlowFunction:
         with _plain_loops():

@@ -10,7 +10,8 @@ import numpy as np
 from registry_export.entities import Interface
 from registry_export.format import Array, Intermediate, Tensors
 from registry_export_plugins._inputs import in_order
-from registry_export_plugins._tensorflow.keras import KerasCall, outputs_of, to_function
+from registry_export_plugins._tensorflow.keras import to_function
+from registry_export_plugins._tensorflow.keras_call import KerasCall, outputs_of
 
 
 class KerasRunner:

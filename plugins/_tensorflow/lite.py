@@ -64,7 +64,8 @@ def convert_keras(
     model: Any, output: Path, request: ConversionRequest, by_tensorflow: bool = False
 ) -> ConversionResult:
     """Convert a Keras model as `convert_function` does, unrolling recurrent layers where loops are refused."""
-    from registry_export_plugins._tensorflow.keras import KerasCall, to_function
+    from registry_export_plugins._tensorflow.keras import to_function
+    from registry_export_plugins._tensorflow.keras_call import KerasCall
     from registry_export_plugins._tensorflow.keras_tracing import unrolled
 
     def traced(specs: tuple[TensorSpec, ...]) -> TensorFlowFunction:
