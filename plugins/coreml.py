@@ -71,7 +71,7 @@ TENSORFLOW_COREML = Toolchain(
 )
 """TensorFlow and coremltools."""
 
-PRECISION = precision_option("fp32", "fp16", "int8")
+PRECISION = precision_option("fp32", "fp16", "int8", lacks={"bf16": "Core ML computes in no bf16"})
 QUANTIZATION = quantization_option("weight_only", default="weight_only")
 PALETTIZE = Option(
     "palettize",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from registry_export_plugins._executorch.files import Contents
 
 BACKEND = Option("backend", str, "xnnpack", "{value}", ("xnnpack", "portable"), help="which kernels run it")
-PRECISION = precision_option("fp32", "fp16", "int8")
+PRECISION = precision_option("fp32", "fp16", "bf16", "int8")
 QUANTIZATION = quantization_option("static", "dynamic")
 MAX_BATCH = Option("max_batch", int, 16, "batch{value}", minimum=1, help="largest batch; memory is planned for it")
 MAX_SIZE = Option("max_size", int, 512, "max{value}", minimum=1, help="largest size of any other dynamic dimension")
@@ -56,12 +56,11 @@ def _convert(module: Any, output: Path, request: ConversionRequest, notes: tuple
     from registry_export_plugins._executorch.files import read
     from registry_export_plugins._executorch.lowering import lower
     from registry_export_plugins._torch.export import export_program
+    from registry_export_plugins._torch.rounding import rounded
 
-    precision, attempts = request.options[PRECISION.name], ()
-    if precision == "fp16":
-        module = quantizing.halved(module, request)
-    exported = export_program(module, request)
-    attempts += exported.attempts
+    precision = request.options[PRECISION.name]
+    exported = export_program(rounded(module, request), request)
+    attempts = exported.attempts
     if precision == "int8":
         dynamic = request.options[QUANTIZATION.name] == "dynamic"
         module = quantizing.quantized(exported.program, request, dynamic=dynamic)

@@ -31,6 +31,7 @@ from registry_export_plugins._snippets import in_a_row, snippet, tensor
 from registry_export_plugins._toolchains import TORCH
 from registry_export_plugins._torch.archives import Content
 from registry_export_plugins._torch.files import checkpoint_file
+from registry_export_plugins._torch.precision import PRECISION, scripts_keep_types
 
 if TYPE_CHECKING:
     from registry_export_plugins._torch.pruning import Pruned
@@ -38,17 +39,30 @@ if TYPE_CHECKING:
 
 def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     from registry_export_plugins._torch.export import export_program, left_out
+    from registry_export_plugins._torch.rounding import rounded
 
-    exported = export_program(model, request)
+    exported = export_program(rounded(model, request), request)
     _save(exported.program, output)
     return ConversionResult(exported.attempts, left_out(model, request))
 
 
 def _from_exported_program(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     asked = request.options.get(DYNAMIC_DIMENSIONS.name)
+    if request.options[PRECISION.name] != PRECISION.default:
+        return _rounded(model, output, request)
     _save(model, output)
     notes = ("A program's dimensions are as it was logged: dynamic_dimensions cannot add to them.",) if asked else ()
     return ConversionResult((Attempt("torch.export.save"),), notes)
+
+
+def _rounded(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
+    from registry_export_plugins._torch.export import export_program
+    from registry_export_plugins._torch.programs import flat_module
+    from registry_export_plugins._torch.rounding import rounded
+
+    exported = export_program(rounded(flat_module(model, request.interface), request), request)
+    _save(exported.program, output)
+    return ConversionResult(exported.attempts)
 
 
 def _from_torchscript(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
@@ -84,11 +98,11 @@ class ExportedProgram:
     toolchain = TORCH
     kind = EXPORTED_PROGRAM
     filename = "model.pt2"
-    options = (DYNAMIC_DIMENSIONS,)
+    options = (DYNAMIC_DIMENSIONS, PRECISION)
     conversions = (
         Conversion(TORCH_MODULE, _from_torch_module, TORCH, cost=2.0),
         Conversion(EXPORTED_PROGRAM, _from_exported_program, TORCH, cost=0.5),
-        Conversion(TORCHSCRIPT, _from_torchscript, TORCH, cost=2.5),
+        Conversion(TORCHSCRIPT, _from_torchscript, TORCH, cost=2.5, accepts=scripts_keep_types),
     )
     verified_by = "PyTorch on the CPU"
     setup = ("wrapper", "pruning")

@@ -50,7 +50,9 @@ class Mnn(TargetOnly):
     toolchain = MNN
     filename = "model.mnn"
     options = (
-        precision_option("fp32", "fp16", "int8"),
+        precision_option(
+            "fp32", "fp16", "int8", lacks={"bf16": "MNN stores none; its runtime rounds to bf16 where it is told to"}
+        ),
         quantization_option("static", "weight_only"),
         DYNAMIC_DIMENSIONS,
     )

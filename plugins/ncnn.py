@@ -81,7 +81,17 @@ class Ncnn(TargetOnly):
     requirements = ("ncnn",)
     toolchain = NCNN
     filename = "model.ncnn.param"
-    options = (precision_option("fp32", "fp16"), DYNAMIC_DIMENSIONS)
+    options = (
+        precision_option(
+            "fp32",
+            "fp16",
+            lacks={
+                "bf16": "ncnn stores none; its runtime rounds to bf16 where use_bf16_storage is on",
+                "int8": "ncnn's quantiser is a program of its own, which pip does not install",
+            },
+        ),
+        DYNAMIC_DIMENSIONS,
+    )
     conversions = (
         Conversion(TORCH_MODULE, from_torch_module, TORCH, cost=2.0, requirements=("torch", "pnnx")),
         Conversion(TORCHSCRIPT, from_torchscript, TORCH, cost=2.0, requirements=("torch", "pnnx")),

@@ -175,7 +175,7 @@ class Onnx:
     options = (
         OPSET_VERSION,
         OPTIMIZE,
-        precision_option("fp32", "fp16", "int8"),
+        precision_option("fp32", "fp16", "bf16", "int8"),
         quantization_option("static", "dynamic"),
         QDQ,
         EXTERNAL_DATA,

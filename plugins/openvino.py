@@ -46,7 +46,12 @@ OPENVINO = Toolchain(name="openvino", modules=_RUNTIME, late=_LATE)
 OPENVINO_NNCF = Toolchain(name="openvino-nncf", modules=(*_RUNTIME, *installed("nncf")), late=_LATE)
 """OpenVINO and its quantiser, which is four times as long to import."""
 
-PRECISION = precision_option("fp32", "fp16", "int8")
+PRECISION = precision_option(
+    "fp32",
+    "fp16",
+    "int8",
+    lacks={"bf16": "it is a setting of OpenVINO's device (INFERENCE_PRECISION_HINT), not of the file"},
+)
 QUANTIZATION = quantization_option("static", "weight_only")
 
 

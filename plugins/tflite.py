@@ -137,7 +137,7 @@ class TFLite(TargetOnly):
     toolchain = LITERT
     filename = "model.tflite"
     options = (
-        precision_option("fp32", "fp16", "int8"),
+        precision_option("fp32", "fp16", "int8", lacks={"bf16": "LiteRT's kernels for the CPU compute in none"}),
         quantization_option("static", "dynamic", "weight_only"),
         Option("integer_io", bool, False, "integer-io", help="integers as inputs and outputs of static int8"),
         DYNAMIC_DIMENSIONS,

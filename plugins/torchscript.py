@@ -34,6 +34,7 @@ from registry_export_plugins._snippets import in_a_row, listed, sizes, snippet, 
 from registry_export_plugins._toolchains import TORCH
 from registry_export_plugins._torch.archives import Content
 from registry_export_plugins._torch.files import checkpoint_file
+from registry_export_plugins._torch.precision import PRECISION, scripts_keep_types
 
 if TYPE_CHECKING:
     from registry_export_plugins._torch.pruning import Pruned
@@ -48,17 +49,20 @@ _EXTRA = "registry_export.json"
 def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     """Trace or compile; a trace that fixed a decision of the author's gives way to the compiled source."""
     from registry_export_plugins._torch.export import left_out, trace_inputs
+    from registry_export_plugins._torch.rounding import rounded
     from registry_export_plugins._torch.tracing import script, trace, unrolled
 
     if request.options[METHOD.name] == "script":
         return _save(script(model.wrapped), output, request, (Attempt("torch.jit.script"),))
     remarks = left_out(model, request)
-    inputs = trace_inputs(request)
-    traced, decisions = trace(model, inputs)
-    kept = "" if decisions else unrolled(model, traced, request.interface, inputs)
+    inputs, module = trace_inputs(request), rounded(model, request)
+    traced, decisions = trace(module, inputs)
+    kept = "" if decisions else unrolled(module, traced, request.interface, inputs)
     if not decisions and not kept:
         return _save(traced, output, request, (Attempt("torch.jit.trace"),), remarks)
     try:
+        if module is not model:
+            raise UnsupportedModelError("Compiled source keeps the types of the checkpoint.")
         compiled = script(model.wrapped)
     except UnsupportedModelError as error:
         attempts = (Attempt("torch.jit.script", error.message), Attempt("torch.jit.trace"))
@@ -71,9 +75,11 @@ def _from_torch_module(model: Any, output: Path, request: ConversionRequest) -> 
 
 def _from_exported_program(model: Any, output: Path, request: ConversionRequest) -> ConversionResult:
     from registry_export_plugins._torch.export import trace_inputs
+    from registry_export_plugins._torch.rounding import rounded
     from registry_export_plugins._torch.tracing import program_module, trace
 
-    traced, notes = trace(program_module(model, request.interface), trace_inputs(request))
+    module = rounded(program_module(model, request.interface), request)
+    traced, notes = trace(module, trace_inputs(request))
     return _save(traced, output, request, (Attempt("torch.jit.trace of the program"),), notes)
 
 
@@ -151,6 +157,10 @@ def _traced_only(options: Mapping[str, OptionValue]) -> str:
     return "a program has no source to compile, so method=script needs a pickled module" if _scripts(options) else ""
 
 
+def _typed_by_trace(options: Mapping[str, OptionValue]) -> str:
+    return scripts_keep_types(options) if _scripts(options) else ""
+
+
 def _scripts(options: Mapping[str, OptionValue]) -> bool:
     return options.get(METHOD.name) == "script"
 
@@ -165,11 +175,11 @@ class TorchScript:
     toolchain = TORCH
     kind = TORCHSCRIPT
     filename = "model.pt"
-    options = (METHOD, FREEZE, OPTIMIZE, DYNAMIC_DIMENSIONS)
+    options = (METHOD, FREEZE, OPTIMIZE, DYNAMIC_DIMENSIONS, PRECISION)
     conversions = (
-        Conversion(TORCH_MODULE, _from_torch_module, TORCH, cost=1.0),
+        Conversion(TORCH_MODULE, _from_torch_module, TORCH, cost=1.0, accepts=_typed_by_trace),
         Conversion(EXPORTED_PROGRAM, _from_exported_program, TORCH, cost=1.5, accepts=_traced_only),
-        Conversion(TORCHSCRIPT, _from_torchscript, TORCH, cost=0.5),
+        Conversion(TORCHSCRIPT, _from_torchscript, TORCH, cost=0.5, accepts=scripts_keep_types),
     )
     verified_by = "PyTorch on the CPU"
     setup = ("wrapper", "pruning")

@@ -24,7 +24,7 @@ _FORWARD = "forward"
 _IDENTIFIER = slice(4, 8)
 _INT8 = ("xnn_datatype_qint8", "xnn_datatype_qcint8", "xnn_datatype_qdint8", "xnn_datatype_qpint8")
 _QUANTIZED = "quantized_decomposed::"
-_HALF = ("xnn_datatype_fp16", "HALF")
+_HALVES = {"fp16": ("xnn_datatype_fp16", "HALF"), "bf16": ("xnn_datatype_bf16", "BFLOAT16")}
 
 
 def to_text(interface: Interface) -> str:
@@ -56,7 +56,7 @@ class Contents:
         bounds: The largest size of each dynamic dimension of the inputs, by the dimension's name.
         delegates: Parts that run on a backend, by the backend's name.
         operators: Operators that run on the portable kernels.
-        precision: That of most weights and constants: `fp32`, `fp16` or `int8`.
+        precision: That of most weights and constants: `fp32`, `fp16`, `bf16` or `int8`.
     """
 
     schema: str
@@ -149,4 +149,4 @@ def _precision(types: list[str], operators: tuple[str, ...]) -> str:
     dequantized = any(name.startswith(_QUANTIZED) for name in operators)
     if any(name in _INT8 or (dequantized and name == "CHAR") for name in types):
         return "int8"
-    return "fp16" if any(name in _HALF for name in types) else "fp32"
+    return next((half for half, names in _HALVES.items() if any(name in names for name in types)), "fp32")

@@ -5,7 +5,6 @@ Source: https://docs.pytorch.org/ao/stable/pt2e_quantization/index.html
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,25 +20,6 @@ _MOST_CALLS = 64
 """Calls that calibrate: ranges hardly move after dozens."""
 
 
-def captured(module: torch.nn.Module) -> bool:
-    """Say whether a module is, or holds, a graph that `torch.export` captured."""
-    return any(isinstance(part, torch.fx.GraphModule) for part in module.modules())
-
-
-class Half(torch.nn.Module):
-    """A module in half precision whose inputs and outputs stay single."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        # A captured graph holds fake tensors, which refuse to be copied; it was loaded for this conversion alone.
-        self.body = (module if captured(module) else copy.deepcopy(module)).half()
-
-    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Run on one tensor per input and return one tensor per output."""
-        halves = [t.half() if t.dtype == torch.float32 else t for t in tensors]
-        return tuple(t.float() if t.dtype == torch.float16 else t for t in self.body(*halves))
-
-
 class Graph(torch.nn.Module):
     """A captured graph as a module that can be captured again."""
 
@@ -51,12 +31,6 @@ class Graph(torch.nn.Module):
     def forward(self, *tensors: torch.Tensor) -> Any:
         """Run on one tensor per input and return one tensor per output."""
         return self.body(*tensors)
-
-
-def halved(module: torch.nn.Module, request: ConversionRequest) -> torch.nn.Module:
-    """Return a copy of a module that computes in half precision, for the same inputs and outputs."""
-    named: type[Half] = with_argument_names(Half, [spec.name for spec in request.interface.inputs])
-    return named(module)
 
 
 def quantized(program: torch.export.ExportedProgram, request: ConversionRequest, *, dynamic: bool) -> torch.nn.Module:

@@ -23,7 +23,7 @@ class Wanted:
     Attributes:
         opset: Of the default domain; None keeps the model's.
         optimize: Whether to simplify the graph.
-        precision: `fp32` (which changes nothing), `fp16` or `int8`.
+        precision: `fp32` (which changes nothing), `fp16`, `bf16` or `int8`.
         quantization: `static` or `dynamic`; how int8 is reached.
         layout: `full` or `symmetric`; where static int8 puts its quantizers.
         external_data: Whether weights lie beside the file however few they are.

@@ -85,6 +85,10 @@ def _in_precision(plain: Path, wanted: Wanted) -> Taken:
         from registry_export_plugins._onnx.half import to_fp16
 
         return to_fp16(plain, wanted)
+    if wanted.precision == "bf16":
+        from registry_export_plugins._onnx.half import to_bf16
+
+        return to_bf16(plain, wanted)
     if wanted.precision == "int8":
         from registry_export_plugins._onnx.quantizing import to_int8
 

@@ -1,4 +1,4 @@
-"""ONNX in half precision, with inputs and outputs as they were.
+"""ONNX in half precision, with inputs and outputs as they were; of bf16 the weights alone.
 
 The converter is ONNX Runtime's. What reads or writes values that are beyond fp16 on the samples stays in fp32.
 Tried in this order, until the result is valid, runs, and answers like the original: everything else in
@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
-from registry_export.errors import VerificationError
+from registry_export.errors import UnsupportedModelError, VerificationError
 from registry_export_plugins._onnx.candidates import Taken, Wanted, Way, best_of
 from registry_export_plugins._onnx.files import gathered, lay, problem_of_file, read, read_in_part, size_of, write
 from registry_export_plugins._onnx.opsets import graphs_of, is_heavy, too_large
@@ -34,7 +36,8 @@ SENSITIVE = (
 )
 """Operators whose intermediate values leave the range of fp16 (6e-8 to 65504), or lose their digits in it, first."""
 
-_LARGEST = float(np.finfo(np.float16).max)
+_TYPES = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+_BF16_SINCE = 13
 _MOST_NAMED = 5
 
 
@@ -55,15 +58,42 @@ def to_fp16(path: Path, wanted: Wanted) -> Taken:
         note = f"Computed in fp32, because values on the samples are beyond fp16: {_listed(large)}." if large else ""
         return Way(name, lambda candidate: _write_half(path, blocked, large, candidate), note)
 
-    def weights(candidate: Path) -> None:
-        write(_half_weights(read(path)), candidate)
-
     ways = (
         whole(()),
         whole(SENSITIVE),
-        Way("weights in fp16, arithmetic in fp32", weights, "Weights are stored in fp16; the arithmetic is fp32."),
+        _weights_alone(path, "fp16"),
     )
     return best_of(ways, path, wanted, ENOUGH_SIGNAL, problem_of_file)
+
+
+def to_bf16(path: Path, wanted: Wanted) -> Taken:
+    """Write a model whose weights are bf16, each cast to fp32 where it is read.
+
+    ONNX Runtime has no kernels of bf16 on the CPU for most operators: a file that computed in it would not run here.
+
+    Args:
+        path: A valid model in fp32.
+        wanted: Samples to try it on, and the folder to work in.
+
+    Raises:
+        UnsupportedModelError: Its opset has no bf16.
+        ConversionError: The file is not valid, or does not run.
+    """
+    opset = next((o.version for o in read(path, weights=False).opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < _BF16_SINCE:
+        raise UnsupportedModelError(
+            f"ONNX has bf16 from opset {_BF16_SINCE} on, and the file is to have {opset}.",
+            remedy="Leave opset_version out, or ask for precision fp16.",
+        )
+    return best_of((_weights_alone(path, "bf16"),), path, wanted, 0.0, problem_of_file)
+
+
+def _weights_alone(path: Path, precision: str) -> Way:
+    def made(candidate: Path) -> None:
+        write(_half_weights(read(path), precision), candidate)
+
+    note = f"Weights are stored in {precision}; the arithmetic is fp32."
+    return Way(f"weights in {precision}, arithmetic in fp32", made, note)
 
 
 def _beyond_range(path: Path, wanted: Wanted) -> frozenset[str]:
@@ -214,23 +244,27 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
             yield from (value.name for value in inner.output)
 
 
-def _half_weights(model: ModelProto) -> ModelProto:
-    """Store large float initializers in fp16, and cast each back where it is read."""
+def _half_weights(model: ModelProto, precision: str) -> ModelProto:
+    """Store float matrices and kernels in half precision, and cast each back where it is read.
+
+    Vectors stay: they are small, and a size that is computed from one (the scales of a `Resize`) must not be rounded.
+    """
+    dtype = _TYPES[precision]
     for graph in graphs_of(model):
         casts = []
         for tensor in graph.initializer:
             array = numpy_helper.to_array(tensor) if tensor.data_type == TensorProto.FLOAT else None
-            if array is None or array.size < 2 or _beyond_half(array):
+            if array is None or array.ndim < 2 or _beyond_half(array, dtype):
                 continue
-            name = f"{tensor.name}__fp16"
+            name = f"{tensor.name}__{precision}"
             casts.append(helper.make_node("Cast", [name], [tensor.name], to=TensorProto.FLOAT, name=f"{name}__cast"))
-            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16), name))
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(dtype), name))
         nodes = [*casts, *(type(node).FromString(node.SerializeToString()) for node in graph.node)]
         del graph.node[:]
         graph.node.extend(nodes)
     return model
 
 
-def _beyond_half(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bool:
+def _beyond_half(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], dtype: Any = np.float16) -> bool:
     finite = np.abs(array[np.isfinite(array)])
-    return bool(finite.size and finite.max() > _LARGEST)
+    return bool(finite.size and finite.max() > float(ml_dtypes.finfo(dtype).max))

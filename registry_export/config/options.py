@@ -41,7 +41,9 @@ def check(option: Option, value: OptionValue, place: Place) -> OptionValue:
     if not isinstance(value, option.type) or isinstance(value, bool) != (option.type is bool):
         raise place.error(f"must be {_type_name(option)}, not {_shown(value)}{_allowed(option)}")
     if option.choices and value not in option.choices:
-        raise place.error(f"cannot be {word(value)!r}{among(word(value), map(word, option.choices))}")
+        why = option.lacks.get(word(value))
+        rest = f": {why}{_allowed(option)}" if why else among(word(value), map(word, option.choices))
+        raise place.error(f"cannot be {word(value)!r}{rest}")
     if isinstance(value, str) and option.pattern and not re.fullmatch(option.pattern, value):
         raise place.error(f"must be {option.form}, not {value!r}.")
     if isinstance(value, int | float) and not _within(option, value):

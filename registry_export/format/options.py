@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from registry_export.entities import OptionValue
 from registry_export.model_setup import PRUNING as _PRUNING
@@ -20,6 +20,7 @@ class Option:
         default: Used when the user says nothing; None means that the format decides.
         short: The option's short form in a variant, with `{value}` for the value (`opset{value}`).
         choices: The only values allowed; empty for any.
+        lacks: A value that other formats have and this one has not -> why.
         minimum: Smallest number allowed.
         maximum: Largest number allowed.
         pattern: Regular expression that a whole text must match; empty for any text.
@@ -42,6 +43,7 @@ class Option:
     help: str = ""
     code: bool = False
     parts: tuple[Option, ...] = ()
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 DYNAMIC_DIMENSIONS = Option(
@@ -81,14 +83,16 @@ def pruning_of(options: Mapping[str, OptionValue]) -> Pruning | None:
     return Pruning(str(asked["method"]), float(str(asked["amount"]))) if isinstance(asked, Mapping) else None
 
 
-def precision_option(*choices: str, default: str = "fp32") -> Option:
+def precision_option(*choices: str, default: str = "fp32", lacks: Mapping[str, str] | None = None) -> Option:
     """Declare `precision`, as every format that has several does.
 
     Args:
         choices: Of `fp32`, `fp16`, `bf16`, `int8`.
         default: The one that a variant does not name.
+        lacks: Why the format has not one of the others, as the end of a sentence.
     """
-    return Option("precision", str, default, "{value}", choices, help="of the weights and the arithmetic")
+    told = "of the weights and the arithmetic"
+    return Option("precision", str, default, "{value}", choices, help=told, lacks=lacks or {})
 
 
 def quantization_option(*choices: str, default: str = "static") -> Option:

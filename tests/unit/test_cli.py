@@ -107,6 +107,10 @@ def test_the_commands_are_those_of_the_contract_and_those_of_the_readme() -> Non
         (["export", "models:/m/1", "--atol", "nan", "--rtol", "0"], "must be finite"),
         (["export", "models:/m/1", "--samples", "absent.npz"], "no file absent.npz"),
         (["export", "models:/m/1", "--target", "nothing"], "unknown format 'nothing'; the choices are"),
+        (
+            ["export", "models:/m/1", "--target", "tflite:precision=bf16"],
+            "cannot be 'bf16': LiteRT's kernels for the CPU compute in none; the choices are fp32, fp16, int8.",
+        ),
         (["plan", "models:/m/1", "--target", "torchscript:methd=trace"], "did you mean 'method'?"),
         (["export", "models:/m/1"], "MLFLOW_TRACKING_URI is not set"),
         (["pull", "models:/m/1", "--target", "onnx"], "--output"),

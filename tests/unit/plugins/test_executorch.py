@@ -200,11 +200,13 @@ def test_integers_of_the_models_own_are_no_quantisation(tmp_path, monkeypatch):
     assert FORMAT.describe(path).precision == "fp32"
 
 
-def test_half_precision_keeps_single_inputs_and_outputs(tmp_path):
-    source = make("conv", tmp_path)
-    path, _ = convert(FORMAT, TORCH_MODULE, source.load(), source, tmp_path, precision="fp16")
-    assert FORMAT.describe(path).precision == "fp16"
-    assert_same_numbers(FORMAT, path, source, atol=5e-3)
+@pytest.mark.parametrize(("precision", "atol"), [("fp16", 5e-3), ("bf16", 4e-2)])
+@pytest.mark.parametrize("name", ["conv", pytest.param("transformer", marks=pytest.mark.slow)])
+def test_half_precision_keeps_single_inputs_and_outputs(name, precision, atol, tmp_path):
+    source = make(name, tmp_path)
+    path, _ = convert(FORMAT, TORCH_MODULE, source.load(), source, tmp_path, precision=precision)
+    assert FORMAT.describe(path).precision == precision
+    assert_same_numbers(FORMAT, path, source, atol=atol)
 
 
 def test_a_program_of_open_sizes_is_made_half_precision(tmp_path):

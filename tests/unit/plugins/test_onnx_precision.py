@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from registry_export.entities import Interface
-from registry_export.errors import ConversionError, VerificationError
+from registry_export.errors import ConversionError, UnsupportedModelError, VerificationError
 from registry_export.format import ONNX_MODEL, TORCH_MODULE, ConversionRequest
 from registry_export_plugins._onnx import quantizing
 from registry_export_plugins._onnx.candidates import Judge, Wanted
@@ -70,6 +70,24 @@ def test_half_precision_keeps_names_dtypes_and_numbers(name, tmp_path):
     assert described.opset_version == DEFAULT_OPSET
     assert described.interface.inputs == source.interface.inputs
     assert _signal_to_noise(path, source) > 45
+
+
+@pytest.mark.parametrize("name", ["conv", pytest.param("transformer", marks=pytest.mark.slow)])
+def test_weights_in_bf16_are_half_the_size_and_no_vector_is_rounded(name, tmp_path):
+    source, path, result = _export(name, tmp_path, precision="bf16")
+    described = Onnx().describe(path)
+    assert (described.precision, described.opset_version) == ("bf16", DEFAULT_OPSET)
+    assert described.interface.inputs == source.interface.inputs
+    weights = [(len(t.dims), t.data_type) for t in onnx.load(str(path)).graph.initializer]
+    assert {kind for rank, kind in weights if rank > 1} == {TensorProto.BFLOAT16}
+    assert TensorProto.BFLOAT16 not in {kind for rank, kind in weights if rank < 2}
+    assert result.notes == ("Weights are stored in bf16; the arithmetic is fp32.",)
+    assert 40 < _signal_to_noise(path, source) < 70
+
+
+def test_an_opset_without_bf16_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(UnsupportedModelError, match="ONNX has bf16 from opset 13 on, and the file is to have 12"):
+        _export("conv", tmp_path, precision="bf16", opset_version=12)
 
 
 @pytest.mark.parametrize("quantization", ["static", "dynamic"])

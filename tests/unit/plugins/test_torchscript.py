@@ -225,3 +225,26 @@ def test_looking_into_a_file_does_not_hold_the_weights_that_are_passed_over(tmp_
     taken = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": "."})
     one = 2048 * 2048 * 4
     assert int(taken.stdout) < 3 * one
+
+
+@pytest.mark.parametrize(("precision", "atol"), [("fp16", 5e-3), ("bf16", 4e-2)])
+@pytest.mark.parametrize("name", ["conv", pytest.param("transformer", marks=pytest.mark.slow)])
+def test_traces_compute_in_the_half_precision_that_is_asked_for(name, precision, atol, tmp_path):
+    case = CASES[name]
+    source = make_source(models.seeded(case.make()).eval(), case.inputs, tmp_path)
+    path, _ = convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path / "one", precision=precision)
+    assert_same_numbers(TorchScript(), path, source, atol=atol)
+    assert TorchScript().describe(path).precision == precision
+    request = ConversionRequest({}, source.interface, source.runs[0][0], tmp_path)
+    program = export_program(source.load(), request).program
+    path, _ = convert(TorchScript(), EXPORTED_PROGRAM, program, source, tmp_path / "other", precision=precision)
+    assert_same_numbers(TorchScript(), path, source, atol=atol)
+    assert TorchScript().describe(path).precision == precision
+
+
+def test_what_is_compiled_keeps_its_types_and_says_so():
+    accepted = {c.kind: c.accepts for c in TorchScript.conversions}
+    assert "precision=bf16 needs a module" in accepted[TORCHSCRIPT]({"precision": "bf16"})
+    assert "method=trace" in accepted[TORCH_MODULE]({"precision": "bf16", "method": "script"})
+    assert not accepted[TORCH_MODULE]({"precision": "bf16", "method": "trace"})
+    assert not accepted[TORCHSCRIPT]({"precision": "fp32", "method": "trace"})
