@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 KEEP ?= 1
 PYTEST := $(BIN)/python -m pytest
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-all lint docs gpu macos bench bench-peers matrix corpus faults torture fuzz clean
@@ -17,6 +19,7 @@ venv: $(READY)  ## Create .venv with the pinned, tested versions
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("registry-export needs Python 3.11, this is " + sys.version.split()[0] if sys.version_info[:2] != (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'Installing the pinned packages into $(VENV): 6 GB, some minutes, without a word until it ends.'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test]' 2>&1 | { grep -v 'is ignored: it is neither a file nor a directory' || true; }
 	$(BIN)/registry-export --version
 	touch $(READY)
