@@ -46,7 +46,7 @@ from registry_export.publishing import publish
 from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.regressions import compared_with, read_earlier
-from registry_export.report import prepare_report
+from registry_export.report import draw_ahead, prepare_report
 from registry_export.reporter import SILENT, Reporter
 from registry_export.reuse import Kept, Own, Shelf, forget, known_exports, remember
 from registry_export.scoring import Scoring, score_exports
@@ -220,13 +220,18 @@ def _make(
     """Convert, verify, store and time what is missing."""
     uploading = EarlyUploads(bench, job.registry, job.ref, lambda variant: forget(job.index, job.ref, [variant]))
     starting = EarlyStarts(bench.starts, toolchains_of(bench, plan, missing))
-    with starting as starts, uploading as uploads, ThreadPoolExecutor(1, "prepare") as beside:
-        beside.submit(prepare_report)
+    with starting as starts, uploading as uploads, ThreadPoolExecutor(1, "draw") as drawing:
+
+        def judged(result: TargetResult, folder: Path | None) -> None:
+            uploads.begin(result, folder)
+            drawing.submit(draw_ahead, result)
+
+        drawing.submit(prepare_report)
         reference = run_reference(bench, checkpoint.origin, inputs.sample, inputs.evidence, job.targets)
         asked = [planned.target for planned in missing if planned.routes]
         pruned = run_pruned(bench, checkpoint.origin, inputs.sample, inputs.evidence, asked)
         starts.enough()
-        made = export_targets(bench, checkpoint.origin, plan, missing, reference, uploads.begin, pruned)
+        made = export_targets(bench, checkpoint.origin, plan, missing, reference, judged, pruned)
         stored = uploads.settle()  # all of it: nothing else is done beside a timed call
     folders = {variant: folder for variant, (_, folder) in made.items() if folder is not None}
     exports = {v: (made[v][0], _origin(bench, made[v][0], folder)) for v, folder in folders.items()}

@@ -5,7 +5,7 @@
 
 from registry_export.report.contents import contents_page
 from registry_export.report.description import description_block, text_around, with_block
-from registry_export.report.html import prepare_report, to_html
+from registry_export.report.html import draw_ahead, prepare_report, to_html
 from registry_export.report.markdown import to_markdown
 from registry_export.report.record import from_json, result_digest, to_json
 from registry_export.report.text import approval_text, is_usable, reason_text, size_text, tag_line, verdict_sentence
@@ -14,6 +14,7 @@ __all__ = [
     "approval_text",
     "contents_page",
     "description_block",
+    "draw_ahead",
     "from_json",
     "is_usable",
     "prepare_report",

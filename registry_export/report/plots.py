@@ -1,4 +1,7 @@
-"""The plots of the report: how differences are spread, expected against actual, bars beside each other."""
+"""The plots of the report: how differences are spread, expected against actual, bars beside each other.
+
+Each is drawn once for the same data: a report is written several times while its targets come in.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import ParamSpec
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ParamSpec
 
 from registry_export.entities import Distribution
 from registry_export.report.svg import (
@@ -20,18 +23,20 @@ from registry_export.report.svg import (
     MARK,
     SECOND,
     SOFT,
-    Margins,
-    Plot,
-    round_ticks,
+    drawn,
+    placed,
 )
 from registry_export.report.text import number_text
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 P = ParamSpec("P")
 
+_KEPT = 256
 _MOST_BINS, _MOST_POINTS, _MOST_BARS = 64, 300, 64
 """A report that was read may hold anything; one of ours holds no more."""
 _MOST_TICKS = 4
-_AROUND = Margins(left=34, right=8, bottom=34, top=26)
 _DIGITS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 _log = logging.getLogger(__name__)
@@ -57,17 +62,17 @@ class Bar:
 
 
 def or_nothing(draw: Callable[P, str]) -> Callable[P, str]:
-    """Return an empty text where nothing can be drawn: no plot is worth a report."""
+    """Keep what was drawn, and return an empty text where nothing can be: no plot is worth a report."""
 
-    @functools.wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+    @functools.lru_cache(_KEPT)
+    def kept(*args: P.args, **kwargs: P.kwargs) -> str:
         try:
             return draw(*args, **kwargs)
-        except (ArithmeticError, ValueError) as error:  # numbers of a report that was read
+        except Exception as error:  # noqa: BLE001  fonts, settings, and numbers of a report that was read
             _log.warning("A plot could not be drawn: %s", error)
             return ""
 
-    return drawn
+    return kept  # type: ignore[return-value]
 
 
 @or_nothing
@@ -76,20 +81,31 @@ def differences(name: str, found: Distribution) -> str:
     counts, edges = found.counts, found.edges
     if max(counts, default=0) <= 0 or len(counts) > _MOST_BINS or len(edges) != len(counts) + 1 or not _growing(edges):
         return ""
-    ends = [math.log10(edge) for edge in edges]
-    marks = [math.log10(limit) for limit in found.allowed if limit > 0]
-    low, high = min([*marks, ends[0], ends[-1] - 1]), max([*marks, ends[-1]])
-    margin = 0.03 * (high - low)
-    heights = [_height(count) for count in counts]
+
+    def draw(axes: Axes) -> None:
+        placed(axes, left=34, right=8, bottom=34, top=26)
+        ends = [math.log10(edge) for edge in edges]
+        marks = [math.log10(limit) for limit in found.allowed if limit > 0]
+        low, high = min([*marks, ends[0], ends[-1] - 1]), max([*marks, ends[-1]])
+        margin = 0.03 * (high - low)
+        low, high = low - margin, high + margin
+        heights = [_height(count) for count in counts]
+        axes.stairs(heights, ends, fill=True, color=MARK, linewidth=0.5)
+        top = max(heights) * 1.1
+        axes.set_xlim(low, high)
+        if marks:
+            _draw_allowed(axes, (min(marks), max(marks)), heights, ends, top)
+        axes.set_ylim(0, top)
+        decades = _decades(math.ceil(low), math.floor(high))
+        axes.set_xticks(decades, [_power(decade) for decade in decades])
+        tens = _decades(0, int(math.log10(max(counts))))
+        axes.set_yticks([_height(10**ten) for ten in tens], [_thousands(10**ten) for ten in tens])
+        axes.grid(axis="x", color=LINE, linewidth=0.5)
+        _named(axes, "|actual − expected|", "elements")
+
     beyond = f"; allowed: {' to '.join(map(number_text, dict.fromkeys(found.allowed)))}" if found.allowed else ""
     title = f"Differences of the output {name}: {number_text(edges[0])} to {number_text(edges[-1])}{beyond}"
-    plot = Plot(380, 180, title, _AROUND, (low - margin, high + margin), (0.0, max(heights) * 1.1))
-    decades = _decades(math.ceil(plot.x[0]), math.floor(plot.x[1]))
-    plot.axis_below([(decade, _power(decade)) for decade in decades], "|actual − expected|", grid=True)
-    _draw_bins(plot, heights, ends, (min(marks), max(marks)) if marks else None)
-    tens = _decades(0, int(math.log10(max(counts))))
-    plot.axis_beside([(_height(10**ten), _thousands(10**ten)) for ten in tens], "elements")
-    return plot.written()
+    return drawn(draw, 380, 180, title)
 
 
 @or_nothing
@@ -102,15 +118,27 @@ def agreement(name: str, found: Distribution) -> str:
     values = [value for pair in pairs for value in pair]
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
-    ends = low - margin, high + margin
-    title = f"Expected against actual values of the output {name}, {len(pairs)} elements"
-    plot = Plot(200, 180, title, replace(_AROUND, left=42), ends, ends)
-    ticks = [(tick, f"{tick:.3g}") for tick in round_ticks(*ends)]
-    plot.axis_below(ticks, "expected")
-    plot.axis_beside(ticks, "actual")
-    plot.line([(end, end) for end in ends], LINE)
-    plot.line(pairs, MARK, 3, dotted=True)
-    return plot.written()
+    low, high = low - margin, high + margin
+
+    def draw(axes: Axes) -> None:
+        from matplotlib.patches import PathPatch
+        from matplotlib.path import Path
+        from matplotlib.ticker import MaxNLocator
+
+        placed(axes, left=42, right=8, bottom=34, top=26)
+        axes.plot([low, high], [low, high], color=LINE, linewidth=1)
+        # One path of dots: a marker for each would be ten times as long.
+        path = Path([end for pair in pairs for end in (pair, pair)], [Path.MOVETO, Path.LINETO] * len(pairs))
+        axes.add_patch(PathPatch(path, fill=False, edgecolor=MARK, linewidth=3, capstyle="round", zorder=3))
+        axes.set_xlim(low, high)
+        axes.set_ylim(low, high)
+        ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+        labels = [f"{tick:.3g}" for tick in ticks]
+        axes.set_xticks(ticks, labels)
+        axes.set_yticks(ticks, labels)
+        _named(axes, "expected", "actual")
+
+    return drawn(draw, 200, 180, f"Expected against actual values of the output {name}, {len(pairs)} elements")
 
 
 @or_nothing
@@ -120,53 +148,61 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
     lengths = [length for bar in rows for length in (bar.value, bar.further) if length is not None]
     if not lengths or not all(map(math.isfinite, lengths)) or min(lengths) < 0:
         return ""
-    told = f"{title}: {'; '.join(f'{bar.label} {bar.text}' for bar in rows)}"
-    around, ends = Margins(left=108, right=90, bottom=4, top=4), (0.0, max(lengths) or 1.0)
-    plot = Plot(340, 8 + 19 * len(rows), told, around, ends, (len(rows) - 0.5, -0.5))
-    for place, bar in enumerate(rows):
-        if bar.further is not None:
-            _draw_bar(plot, place, bar.further, LINE)
-        if bar.value is not None:
-            _draw_bar(plot, place, bar.value, SECOND if bar.strong else MARK)
-        end = max(bar.value or 0.0, bar.further or 0.0)
-        below = -0.35 * LETTERS
-        plot.words(bar.text, (end, place), (4, below), INK if bar.value is not None else SOFT)
-        plot.words(_short(bar.label), (0, place), (-5, below), INK, "end")
-    plot.axis_beside([])
-    return plot.written()
+    longest = max(lengths) or 1.0
+
+    def draw(axes: Axes) -> None:
+        placed(axes, left=108, right=90, bottom=4, top=4)
+        for place, bar in enumerate(rows):
+            if bar.further is not None:
+                axes.barh(place, bar.further, 0.6, color=LINE)
+            if bar.value is not None:
+                axes.barh(place, bar.value, 0.6, color=SECOND if bar.strong else MARK)
+            end = max(bar.value or 0.0, bar.further or 0.0)
+            known = bar.value is not None
+            _write(axes, bar.text, (end, place), (4, 0), INK if known else SOFT, va="center")
+            _write(axes, _short(bar.label), (0, place), (-5, 0), INK, ha="right", va="center")
+        axes.set_xlim(0, longest)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines["bottom"].set_visible(False)
+
+    told = "; ".join(f"{bar.label} {bar.text}" for bar in rows)
+    return drawn(draw, 340, 8 + 19 * len(rows), f"{title}: {told}")
 
 
-def _draw_bar(plot: Plot, place: int, length: float, colour: str) -> None:
-    above, below = place - 0.3, place + 0.3
-    plot.area([(0, above), (length, above), (length, below), (0, below)], colour)
-
-
-def _draw_bins(
-    plot: Plot, heights: Sequence[float], ends: Sequence[float], allowed: tuple[float, float] | None
+def _draw_allowed(
+    axes: Axes, allowed: tuple[float, float], heights: Sequence[float], ends: Sequence[float], top: float
 ) -> None:
-    """Draw the bins with what was allowed, a line or a range; those beyond all of it have another colour."""
-    if allowed is None:
-        plot.area(_stairs(heights, ends), MARK)
-        return
+    """Draw what was allowed, a line or the range of it, and in another colour the bins that are beyond all of it."""
     least, most = allowed
-    top = plot.y[1]
-    if most > least:
-        plot.area([(least, 0), (least, top), (most, top), (most, 0)], ALLOWED, 0.14)
-    plot.area(_stairs(heights, ends), MARK)
-    beyond = [height if end >= most else 0.0 for height, end in zip(heights, ends, strict=False)]
+    beyond = [height if end >= most else 0 for height, end in zip(heights, ends, strict=False)]
     if any(beyond):
-        plot.area(_stairs(beyond, ends), BEYOND)
-    for limit in sorted({least, most}):
-        plot.line([(limit, 0), (limit, top)], ALLOWED, 1.2)
-    to_the_left = most > sum(plot.x) / 2
-    plot.words("allowed", (most, top), (0, 4), ALLOWED, "end" if to_the_left else "start")
+        axes.stairs(beyond, ends, fill=True, color=BEYOND, linewidth=0.5)
+    if most > least:
+        axes.axvspan(least, most, color=ALLOWED, alpha=0.14, linewidth=0, zorder=0)
+    axes.vlines(sorted({least, most}), 0, top, color=ALLOWED, linewidth=1.2)
+    to_the_left = most > sum(axes.get_xlim()) / 2
+    _write(axes, "allowed", (most, top), (0, 4), ALLOWED, ha="right" if to_the_left else "left")
 
 
-def _stairs(heights: Sequence[float], ends: Sequence[float]) -> list[tuple[float, float]]:
-    """Return the corners of columns that stand side by side."""
-    steps = zip(heights, itertools.pairwise(ends), strict=True)
-    corners = [(end, height) for height, both in steps for end in both]
-    return [(ends[0], 0.0), *corners, (ends[-1], 0.0)]
+def _named(axes: Axes, across: str, upwards: str) -> None:
+    """Name the axes: one below, the other at its upper end, where it can be read without turning the head."""
+    axes.set_xlabel(across, color=SOFT, fontsize=LETTERS, labelpad=2)
+    _write(axes, upwards, (axes.get_xlim()[0], axes.get_ylim()[1]), (-30, 14), SOFT)
+
+
+def _write(
+    axes: Axes,
+    text: str,
+    at: tuple[float, float],
+    offset: tuple[float, float],
+    color: str,
+    *,
+    ha: str = "left",
+    va: str = "baseline",
+) -> None:
+    axes.annotate(text, at, offset, textcoords="offset points", color=color, ha=ha, va=va, annotation_clip=False)
 
 
 def _height(count: int) -> float:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from registry_export.entities import ExportReport
 from registry_export.pareto import Comparison, compared
 from registry_export.report.plots import or_nothing
-from registry_export.report.svg import INK, LETTERS, LINE, MARK, SECOND, SOFT, Margins, Plot, round_ticks
+from registry_export.report.svg import INK, LETTERS, LINE, MARK, SECOND, SOFT, drawn, placed
 from registry_export.report.text import size_text
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _LEAST_POINTS, _MOST_POINTS = 2, 64
-_AROUND = Margins(left=52, right=20, bottom=34, top=26)
 _LEAST_WIDTH, _MOST_WIDTH = 9.0, 24.0
 """Of a point: the slowest call has the largest area."""
 
@@ -66,25 +69,40 @@ def tradeoff_plot(found: Comparison, source: float | None) -> str:
         share = (latency_ms or 0.0) / slowest if slowest > 0 else 0.0
         return math.sqrt(_LEAST_WIDTH**2 + (_MOST_WIDTH**2 - _LEAST_WIDTH**2) * share)
 
+    def draw(axes: Axes) -> None:
+        placed(axes, left=52, right=20, bottom=34, top=26)
+        sizes = [math.log10(point.size_bytes) for point in points]
+        _fit(axes, sizes, values)
+        if source is not None:
+            axes.axhline(source, color=SECOND, linewidth=1, zorder=1)
+            at = (axes.get_xlim()[0], source)
+            axes.annotate("source", at, (4, 4), textcoords="offset points", color=SOFT)
+        front = [(size, p.metric) for size, p in zip(sizes, points, strict=True) if p.on_front]
+        axes.plot(*zip(*front, strict=True), color=MARK, linewidth=0.8, zorder=1)
+        for number, (size, point) in enumerate(zip(sizes, points, strict=True), 1):
+            at, colour = (size, point.metric), MARK if point.on_front else LINE
+            # A line of no length with round ends: markers would be shared definitions, which a page has no place for.
+            wide = width(point.latency_ms)
+            axes.plot([size] * 2, [point.metric] * 2, color=colour, linewidth=wide, solid_capstyle="round", zorder=2)
+            beside = (wide / 2 + 3, -LETTERS / 3)
+            axes.annotate(str(number), at, beside, textcoords="offset points", color=INK, zorder=3)
+
     told = "; ".join(f"{n}: {p.variant}, {size_text(p.size_bytes)}, {p.metric:.4g}" for n, p in enumerate(points, 1))
-    sizes = [math.log10(point.size_bytes) for point in points]
-    plot = Plot(380, 220, f"{found.metric} over size: {told}", _AROUND, _around(sizes), _around(values))
-    low, high = plot.x
-    plot.axis_below([(tick, size_text(round(10**tick))) for tick in (low + (high - low) * s for s in (0.1, 0.5, 0.9))])
-    plot.axis_beside([(tick, f"{tick:.4g}") for tick in round_ticks(*plot.y)], grid=True)
-    if source is not None:
-        plot.line([(low, source), (high, source)], SECOND)
-        plot.words("source", (low, source), (4, 4), SOFT)
-    plot.line([(size, p.metric) for size, p in zip(sizes, points, strict=True) if p.on_front], MARK, 0.8)
-    for number, (size, point) in enumerate(zip(sizes, points, strict=True), 1):
-        at, wide = (size, point.metric), width(point.latency_ms)
-        plot.line([at], MARK if point.on_front else LINE, wide, dotted=True)
-        plot.words(str(number), at, (wide / 2 + 3, -LETTERS / 3), INK)
-    return plot.written()
+    return drawn(draw, 380, 220, f"{found.metric} over size: {told}")
 
 
-def _around(numbers: list[float]) -> tuple[float, float]:
-    """Return the ends of an axis that gives every number its room."""
-    low, high = min(numbers), max(numbers)
-    margin = 0.12 * (high - low) or 0.05
-    return low - margin, high + margin
+def _fit(axes: Axes, sizes: list[float], values: list[float]) -> None:
+    """Give every point its room, and the axes a few ticks that people can read."""
+    from matplotlib.ticker import MaxNLocator
+
+    for numbers, set_limits in ((sizes, axes.set_xlim), (values, axes.set_ylim)):
+        low, high = min(numbers), max(numbers)
+        margin = 0.12 * (high - low) or 0.05
+        set_limits(low - margin, high + margin)
+    low, high = axes.get_xlim()
+    ticks = [low + (high - low) * share for share in (0.1, 0.5, 0.9)]
+    axes.set_xticks(ticks, [size_text(round(10**tick)) for tick in ticks])
+    low, high = axes.get_ylim()
+    marks = [mark for mark in MaxNLocator(4).tick_values(low, high) if low <= mark <= high]
+    axes.set_yticks(marks, [f"{mark:.4g}" for mark in marks])
+    axes.grid(axis="y", color=LINE, linewidth=0.5)

@@ -134,18 +134,39 @@ def test_a_page_with_plots_fetches_nothing_and_runs_nothing():
     assert not re.search(r"url\(|@import|https?://", text)
 
 
+def test_drawing_touches_no_setting_of_the_callers_and_opens_no_window():
+    code = """
+import sys, matplotlib
+matplotlib.rcParams["svg.fonttype"] = "path"
+own = {name for name in matplotlib.rcParams if name != "backend"}  # which is chosen when it is looked at
+before = {name: matplotlib.rcParams[name] for name in own}
+from registry_export.report import plots
+from tests.unit.test_plots import FOUND
+assert plots.differences("y", FOUND) and plots.agreement("y", FOUND)
+assert "matplotlib.pyplot" not in sys.modules
+assert {name: matplotlib.rcParams[name] for name in own} == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_report_that_was_prepared_compiles_and_imports_nothing_more():
     code = """
 import sys
-from registry_export.report import prepare_report, to_html
+from registry_export.report import draw_ahead, prepare_report, to_html
 from tests.unit.test_plots import FOUND, REF, affine, shown
 prepare_report()
 result = shown({"y": FOUND})
+draw_ahead(result)
 before = set(sys.modules)
 import jinja2
 jinja2.Environment.compile = None
 to_html(affine.report(REF, result))
-late = {name for name in set(sys.modules) - before if name.startswith("jinja2")}
+late = {name for name in set(sys.modules) - before if name.startswith(("matplotlib", "jinja2"))}
 assert not late, late
 """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_is_drawn_with_before_there_is_something_to_draw():
+    code = "import sys, registry_export.report.plots; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
