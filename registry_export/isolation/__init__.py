@@ -8,7 +8,8 @@ a child answers and leaves is data that may be lies: it is checked here.
 
 from registry_export.isolation.leavings import check_within
 from registry_export.isolation.limits import Limits
-from registry_export.isolation.pool import TRIES, ChildPool, Outcome
+from registry_export.isolation.parents import TRIES, WarmParents
+from registry_export.isolation.pool import ChildPool, Outcome
 from registry_export.isolation.sandbox import left_open, reached_by_children
 
-__all__ = ["TRIES", "ChildPool", "Limits", "Outcome", "check_within", "left_open", "reached_by_children"]
+__all__ = ["TRIES", "ChildPool", "Limits", "Outcome", "WarmParents", "check_within", "left_open", "reached_by_children"]

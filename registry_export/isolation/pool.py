@@ -1,13 +1,11 @@
-"""The supervisor's side: warm parents by toolchain, and calls with their limits watched."""
+"""The supervisor's side of a call: what a child is told, its limits watched, its answer checked."""
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,27 +20,21 @@ from registry_export.errors import (
     ChildKilledError,
     DiskFullError,
     ExportCancelledError,
-    RegistryExportError,
 )
 from registry_export.format import Toolchain
 from registry_export.isolation.answers import read_answer, with_log
 from registry_export.isolation.leavings import check_leavings
 from registry_export.isolation.limits import Limits
+from registry_export.isolation.parents import WarmParents
 from registry_export.isolation.protocol import ANSWER_FILE, Call, Ended, Started
 from registry_export.isolation.sandbox import Room
-from registry_export.isolation.warm import PARENT, START_SECONDS, Key, Lines, WarmParent, key_of
+from registry_export.isolation.warm import START_SECONDS, Lines, WarmParent
 from registry_export.isolation.watch import Watch, kill_descent
 from registry_export.machine import available_bytes, cores
-from registry_export.scratch import Scratch
-
-TRIES = 3
-"""So many times something is begun that somebody kills: by then it is likely to be why."""
 
 _WATCH_SECONDS = 0.1
 _NO_SPACE = 1 << 20
 """Bytes: on a disk with fewer, a child that left without an answer could not write it."""
-
-_log = logging.getLogger(__name__)
 
 
 _T = TypeVar("_T")
@@ -100,20 +92,12 @@ class ChildPool:
         killed: How many children were killed at each limit, by `Watch.limit`.
     """
 
-    parent_module = PARENT
-
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, parents: WarmParents | None = None) -> None:
         self.limits = limits or Limits()
-        self.cancelled = threading.Event()
         self.killed = dict.fromkeys(("time", "memory", "processes", "disk"), 0)
-        self._scratch = Scratch()
-        self._parents: dict[Key, WarmParent] = {}
-        self._starting: list[WarmParent] = []
-        self._locks: dict[Key, threading.Lock] = {}
+        self._parents = parents or WarmParents()
+        self.cancelled = self._parents.cancelled
         self._lock = threading.Lock()
-        self._count = 0
-        self._closed = False
-        self._warming: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> ChildPool:
         return self
@@ -163,18 +147,16 @@ class ChildPool:
         call = Call(function, msgspec.to_builtins(arguments), str(work), limits.memory, room)
         (work / ANSWER_FILE).unlink(missing_ok=True)
         message = msgspec.json.encode(call) + b"\n"
-        parent = self._parent(toolchain)
-        started = time.monotonic()
-        try:
-            with parent.connect() as connection:
-                connection.sendall(message)
-                ended = self._watch(connection, Watched(limits, folders, disk, given_up))
-        except (ConnectionError, FileNotFoundError) as error:
-            if self.cancelled.is_set():
-                raise ExportCancelledError("The export was stopped.") from error
-            raise ChildKilledError(f"The warm parent of {toolchain.name} ended during a call.") from error
-        finally:
-            self._release(parent)
+        with self._parents.using(toolchain) as parent:
+            started = time.monotonic()
+            try:
+                with parent.connect() as connection:
+                    connection.sendall(message)
+                    ended = self._watch(connection, Watched(limits, folders, disk, given_up))
+            except (ConnectionError, FileNotFoundError) as error:
+                if self.cancelled.is_set():
+                    raise ExportCancelledError("The export was stopped.") from error
+                raise ChildKilledError(f"The warm parent of {toolchain.name} ended during a call.") from error
         try:
             answer = read_answer(ended, work, limits)
         except ChildCrashedError as error:
@@ -191,20 +173,15 @@ class ChildPool:
         Raises:
             ChildCrashedError: The toolchain cannot be imported.
         """
-        parent = self._parent(toolchain)
-        self._release(parent)
-        return parent
+        return self._parents.start(toolchain)
 
     def runs(self, toolchain: Toolchain) -> bool:
         """Whether a toolchain's warm parent runs."""
-        with self._lock:
-            parent = self._parents.get(key_of(toolchain))
-        return parent is not None and parent.alive
+        return self._parents.runs(toolchain)
 
     def parents(self) -> tuple[tuple[str, int], ...]:
         """Return the toolchain and the process number of every warm parent that runs."""
-        with self._lock:
-            return tuple((p.toolchain.name, p.process.pid) for p in self._parents.values() if p.alive)
+        return tuple((parent.toolchain.name, parent.process.pid) for parent in self._parents if parent.alive)
 
     def check(self) -> None:
         """Do nothing: this machine is there."""
@@ -227,127 +204,27 @@ class ChildPool:
 
     def cancel(self) -> None:
         """Make every running and future call raise `ExportCancelledError`; parents that still start are ended."""
-        self.cancelled.set()
-        with self._lock:
-            for starting in self._starting:
-                starting.process.kill()
-
-    def kill(self) -> None:
-        """End every process of the pool without a word, before this one is left."""
-        with self._lock:
-            parents = [*self._starting, *self._parents.values()]
-        for parent in parents:
-            kill_descent(parent.process.pid)
+        self._parents.cancel()
 
     def renew(self) -> None:
         """Take calls again after a cancellation."""
         self.cancelled.clear()
 
+    def kill(self) -> None:
+        """End every process of the pool without a word, before this one is left."""
+        self._parents.kill()
+
     def warm(self, toolchains: Iterable[Toolchain]) -> None:
-        """Start the parents of toolchains in the background, in this order, as many at a time as there are cores.
-
-        Those that run already stay; a call that needs one meanwhile waits for it. One that cannot be started is an
-        error of the call that needs it.
-        """
-        with self._lock:
-            if self._closed:
-                return
-            self._warming = self._warming or ThreadPoolExecutor(cores(), thread_name_prefix="warm")
-            for toolchain in toolchains:
-                self._warming.submit(self._warm, toolchain)
-
-    def _warm(self, toolchain: Toolchain) -> None:
-        try:
-            self.start(toolchain)
-        except RegistryExportError as error:
-            _log.info("the warm parent of %s could not be started ahead of its use: %s", toolchain.name, error)
+        """Start the parents of toolchains in the background; see `WarmParents.warm`."""
+        self._parents.warm(toolchains)
 
     def stop_idle(self, seconds: float) -> None:
         """Stop parents that have not been used for so long; the next call starts a new one."""
-        with self._lock:
-            now = time.monotonic()
-            idle = [n for n, p in self._parents.items() if p.active == 0 and now - p.last_used > seconds]
-            parents = [self._parents.pop(name) for name in idle]
-        if parents:
-            freed = sum(parent.ready.resident_bytes for parent in parents if parent.ready is not None)
-            names = ", ".join(parent.toolchain.name for parent in parents)
-            _log.info("not used for %.0f s, so stopped: the warm parents of %s, %.0f MB", seconds, names, freed / 1e6)
-        for parent in parents:
-            parent.stop()
+        self._parents.stop_idle(seconds)
 
     def close(self) -> None:
         """Stop every parent and remove the pool's folder."""
-        with self._lock:
-            self._closed = True
-        self.cancel()
-        if self._warming is not None:
-            self._warming.shutdown(wait=True, cancel_futures=True)
-        with self._lock:
-            parents, self._parents = list(self._parents.values()), {}
-        for parent in parents:
-            parent.let_go()  # all at once: some take a second to leave
-        for parent in parents:
-            parent.stop()
-        self._scratch.remove()
-
-    def _parent(self, toolchain: Toolchain) -> WarmParent:
-        """Return the running parent of a toolchain, counted as in use; it is started on first need."""
-        key = key_of(toolchain)
-        with self._lock:
-            lock = self._locks.setdefault(key, threading.Lock())
-        with lock:
-            with self._lock:
-                parent = self._parents.get(key)
-                if parent is not None and parent.alive:
-                    parent.active += 1
-                    return parent
-                self._count += 1
-                folder = self._scratch.path / str(self._count)
-            folder.mkdir(mode=0o700)
-            fresh = self._started_or_fallback(toolchain, folder)
-            with self._lock:
-                self._parents[key] = fresh
-                fresh.active += 1
-            return fresh
-
-    def _release(self, parent: WarmParent) -> None:
-        with self._lock:
-            parent.active -= 1
-            parent.last_used = time.monotonic()
-
-    def _started_or_fallback(self, toolchain: Toolchain, folder: Path) -> WarmParent:
-        """Start a parent; where that is not possible, that of the toolchain's fallback."""
-        try:
-            return self._started(toolchain, folder)
-        except ChildError as error:
-            if toolchain.fallback is None or self._closed:
-                raise
-            _log.warning("%s is used in place of %s: %s", toolchain.fallback.name, toolchain.name, error)
-        (folder / "fallback").mkdir(mode=0o700)
-        return self._started(toolchain.fallback, folder / "fallback")
-
-    def _started(self, toolchain: Toolchain, folder: Path) -> WarmParent:
-        for number in range(TRIES):
-            place = folder / str(number)
-            place.mkdir(mode=0o700)
-            parent = WarmParent(toolchain, place, self.parent_module)
-            with self._lock:
-                self._starting.append(parent)
-                if self.cancelled.is_set():
-                    parent.process.kill()
-            try:
-                parent.await_ready()
-            except ChildKilledError as error:
-                if self.cancelled.is_set():
-                    raise ExportCancelledError("The export was stopped.") from error
-                if number == TRIES - 1:
-                    raise
-            else:
-                return parent
-            finally:
-                with self._lock:
-                    self._starting.remove(parent)
-        raise AssertionError("the last try returns or raises")
+        self._parents.close()
 
     def _watch(self, connection: socket.socket, call: Watched) -> Ended:
         lines = Lines(connection)

@@ -80,7 +80,7 @@ def test_parents_have_no_thread_that_a_child_would_miss(exported):
     pool, _ = exported
     threads = {
         parent.toolchain.name: parent.ready.threads - sum(STANDING_THREADS.get(m, 0) for m in parent.toolchain.modules)
-        for parent in pool._parents.values()
+        for parent in pool._parents
         if not parent.toolchain.name.startswith("build")
     }
     assert len(threads) > 5
@@ -89,7 +89,7 @@ def test_parents_have_no_thread_that_a_child_would_miss(exported):
 
 def test_no_exercise_fails(exported):
     pool, _ = exported
-    assert [problem for parent in pool._parents.values() for problem in parent.ready.problems] == []
+    assert [problem for parent in pool._parents for problem in parent.ready.problems] == []
 
 
 def test_children_do_not_read_the_functions_of_torchlib_once_more(exported, tmp_path):

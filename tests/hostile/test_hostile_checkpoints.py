@@ -151,7 +151,7 @@ def test_a_hostile_checkpoint_wins_nothing_and_the_next_job_is_fine(world, pool,
     (job / "source").mkdir(parents=True)
     checkpoint = job / "source" / "model.pth"
     known = {key: value for key, value in world.items() if key != "listeners"}
-    known |= {"checkpoint": str(checkpoint), "pool": str(pool._scratch.path)}
+    known |= {"checkpoint": str(checkpoint), "pool": str(pool._parents.folder)}
     torch.save(Gadget(name, known), checkpoint)
     write_tensors(job / "sample", {"x": np.ones((2, 3), np.float32)})
     before, bytes_before = state(world), checkpoint.read_bytes()

@@ -14,19 +14,24 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from registry_export.isolation import ChildPool, Limits, parent, sandbox
+from registry_export.isolation import ChildPool, Limits, WarmParents, parent, sandbox
 from registry_export.isolation.protocol import Preparation
 
 
-class AuthorPool(ChildPool):
-    """Children that read, write and connect as the tests themselves do."""
-
+class _Parents(WarmParents):
     parent_module = "tests.support.authors"
 
     def _started(self, *arguments):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
             return super()._started(*arguments)
+
+
+class AuthorPool(ChildPool):
+    """Children that read, write and connect as the tests themselves do."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        super().__init__(limits, _Parents())
 
 
 @functools.cache

@@ -139,7 +139,7 @@ def test_children_of_one_parent_run_side_by_side(pool, tmp_path):
 def test_a_killed_parent_costs_one_call_and_is_replaced(tmp_path):
     with ChildPool() as pool:
         pool.call(PLAIN, HERE + "echo", {}, tmp_path)
-        parent = next(iter(pool._parents.values())).process
+        parent = next(iter(pool._parents)).process
         parent.send_signal(signal.SIGKILL)
         parent.wait()
         assert pool.call(PLAIN, HERE + "echo", {"again": 1}, tmp_path).value == {"again": 1}
@@ -155,7 +155,7 @@ def test_a_temporary_folder_of_a_long_name_does_no_harm(monkeypatch, tmp_path):
     for _ in range(2):
         with ChildPool() as pool:
             assert pool.call(PLAIN, HERE + "echo", {"a": 1}, work).value == {"a": 1}
-            assert str(pool._scratch.path).startswith(str(folder))
+            assert str(pool._parents.folder).startswith(str(folder))
     assert psutil.Process().num_fds() <= before
 
 
@@ -211,7 +211,7 @@ def test_an_exercise_is_done_before_the_fork_and_its_prints_are_no_answer(tmp_pa
     exercised = Toolchain("exercised", ("json",), exercise=HERE + "exercise")
     with ChildPool() as pool:
         assert pool.call(exercised, HERE + "exercised_by", {}, tmp_path).value not in (None, os.getpid())
-        parent = next(iter(pool._parents.values()))
+        parent = next(iter(pool._parents))
         assert pool.call(exercised, HERE + "exercised_by", {}, tmp_path).value == parent.process.pid
         assert parent.ready.threads == 1
         assert parent.ready.resident_bytes > 10_000_000
@@ -231,7 +231,7 @@ def test_a_parent_that_left_a_thread_behind_is_told_of(tmp_path, caplog):
     threaded = Toolchain("threaded", ("json",), exercise=HERE + "leave_a_thread")
     with ChildPool() as pool:
         pool.call(threaded, HERE + "echo", {}, tmp_path)
-        assert next(iter(pool._parents.values())).ready.threads == 2
+        assert next(iter(pool._parents)).ready.threads == 2
     assert "of threaded has 2 threads" in caplog.text
 
 
@@ -240,9 +240,9 @@ def test_parents_are_warmed_side_by_side_ahead_of_their_use(tmp_path):
     with ChildPool() as pool:
         pool.warm([first, second, first])
         assert pool.call(first, HERE + "echo", {"a": 1}, tmp_path).value == {"a": 1}
-        _wait_until(lambda: len(pool._parents) == 2)
-        assert pool._count == 2
-        assert [parent.active for parent in pool._parents.values()] == [0, 0]
+        _wait_until(lambda: len(pool.parents()) == 2)
+        assert pool._parents._count == 2
+        assert [parent.active for parent in pool._parents] == [0, 0]
 
 
 def test_what_cannot_be_warmed_is_an_error_of_its_call_alone(tmp_path):
@@ -259,7 +259,7 @@ def test_closing_ends_parents_that_still_start():
     began = time.monotonic()
     with ChildPool() as pool:
         pool.warm([Toolchain("hanging", ("json",), exercise=HERE + "hang_in_exercise")])
-        _wait_until(lambda: len(pool._starting) == 1)
+        _wait_until(lambda: len(pool._parents._starting) == 1)
     assert time.monotonic() - began < 10
     assert not {p.pid for p in psutil.Process().children(recursive=True)} - before
 
@@ -269,9 +269,9 @@ def test_idle_parents_are_stopped_and_their_memory_is_told(tmp_path, caplog):
     with ChildPool() as pool:
         pool.call(PLAIN, HERE + "echo", {}, tmp_path)
         pool.stop_idle(60)
-        assert len(pool._parents) == 1
+        assert len(pool.parents()) == 1
         pool.stop_idle(0)
-        assert not pool._parents
+        assert not list(pool._parents)
     assert "the warm parent of plain took" in caplog.text
     assert "stopped: the warm parents of plain" in caplog.text
 
