@@ -119,12 +119,26 @@ def promoted(site):
     return DIGITS
 
 
+_AT_REST = """document.getAnimations().every(
+    one => one.playState !== "running" || one.effect.getComputedTiming().iterations === Infinity)"""
+_OPAQUE = """one => {
+    for (let at = one; at; at = at.parentElement) if (getComputedStyle(at).opacity !== "1") return false;
+    return true;
+}"""
+
+
+def _close_assistant(page) -> None:
+    """Close what takes a third of the width."""
+    close = page.get_by_role("button", name="Close")
+    if close.count():
+        close.first.click()
+        page.wait_for_timeout(500)
+
+
 def _picture(page, name: str) -> None:
     if SCREENSHOTS.is_dir():
-        close = page.get_by_role("button", name="Close")
-        if close.count():  # the server's assistant takes a third of the width
-            close.first.click()
-            page.wait_for_timeout(500)
+        _close_assistant(page)
+        page.wait_for_function(_AT_REST)
         page.screenshot(path=SCREENSHOTS / name)
 
 
@@ -247,18 +261,22 @@ def test_the_new_uis_promote_button_exports_the_copy(site, promoted):
     page.context.close()
 
 
-def test_the_ui_shows_why_a_gate_refuses_a_stage_and_an_alias(site):
+def test_the_ui_shows_why_a_gate_refuses_a_stage_and_an_alias(site, promoted):
     ref = ModelVersionRef("gated", "1")
     page = site.page(old=True)
     site.open_version(page, ref)
+    _close_assistant(page)
     page.get_by_text("None", exact=True).first.click()
     page.get_by_text("Production", exact=True).first.click()
     page.get_by_role("button", name="OK").click()
     refused = page.get_by_text("gated/1 was not promoted to Production: that requires verified exports (onnx)").first
     refused.wait_for()
     assert "it has no verified onnx." in refused.inner_text()
+    page.get_by_role("button", name="OK").wait_for(state="hidden")
+    page.wait_for_function(_OPAQUE, arg=refused.element_handle())
     if SCREENSHOTS.is_dir():
-        page.screenshot(path=SCREENSHOTS / "gate-refusal.png", clip={"x": 0, "y": 0, "width": 1280, "height": 560})
+        page.wait_for_function(_AT_REST)
+        page.screenshot(path=SCREENSHOTS / "gate-refusal.png", clip={"x": 0, "y": 0, "width": 1280, "height": 480})
     page.context.close()
     page = site.page()
     site.open_version(page, ref)
