@@ -9,10 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from registry_export.gate import created_ms, of_version
-from registry_export.gate_tables import LONGEST_APPROVAL, approvals, exists, metadata
+from registry_export.gate_tables import LONGEST_APPROVAL, approvals, create, exists
 from registry_export.outbox import database_now_ms, stored_workspace
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ def record(connection: Connection, tag: Any) -> None:
         connection: That of the transaction in which the tag is written.
         tag: MLflow's tag; an empty one takes the approval back.
     """
-    _create(connection)
+    create(connection, approvals)
     created = created_ms(connection, tag)
     with connection.begin_nested():
         _withdraw(connection, tag, created)
@@ -68,18 +66,3 @@ def user() -> str:
 def _withdraw(connection: Connection, tag: Any, created: int | None) -> None:
     stands = (*of_version(approvals, tag, created), approvals.c.withdrawn_at_ms.is_(None))
     connection.execute(approvals.update().where(*stands).values(withdrawn_at_ms=database_now_ms()))
-
-
-def _create(connection: Connection) -> None:
-    """Create the table where it is absent: as the outbox is created, and as its owner."""
-    if exists(connection, approvals):
-        return
-    if connection.dialect.name in ("mysql", "mariadb"):
-        metadata.create_all(connection.engine, tables=[approvals])
-        return
-    try:
-        with connection.begin_nested():
-            metadata.create_all(connection, tables=[approvals])
-    except SQLAlchemyError:
-        if not exists(connection, approvals):  # another server was not faster: it is refused
-            raise

@@ -7,24 +7,21 @@ the rule says `gate: strict`.
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, or_, select
 
-from registry_export.config import Requirement, Requirements, read_requirements
-from registry_export.errors import ConfigurationError
+from registry_export.gate_rules import rules
 from registry_export.gate_tables import EXPORT, OWN, OWN_LASTS_MS, approvals, exists, vouchers
 from registry_export.outbox import database_now_ms, stored_workspace
 from registry_export.queueing import says_prompt
-from registry_export.settings import CONFIG, config_places
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Table
+
+    from registry_export.config import Requirement
 
 APPROVAL = "approval"
 """The key in the outbox row's details under which it says who let the promotion through."""
@@ -33,9 +30,6 @@ _PROMPT_SOURCES = ("prompt-template", "dummy-source")
 """What MLflow writes for good where a model's version names its files: a prompt has none."""
 
 _logger = logging.getLogger(__name__)
-
-_Stamp = tuple[str, int, int]
-
 
 _PASSED: tuple[str, None] = ("", None)
 
@@ -51,7 +45,7 @@ def check(connection: Connection, target: Any, promotion: str) -> tuple[str, str
     Returns:
         Why it is not, in a sentence, empty where it is; and what its outbox row is to say of it, in JSON.
     """
-    requirement = _rules.now().of(target.name, promotion)
+    requirement = rules.now(connection).of(target.name, promotion)
     if requirement is None:
         return _PASSED
     try:
@@ -160,51 +154,3 @@ def _sentence(target: Any, promotion: str, requirement: Requirement, lacking: li
         f"{' and no verified '.join(lacking)}. Promote it to another stage or alias first, or run "
         f"`registry-export export models:/{target.name}/{target.version}`; its page shows what became of each."
     )
-
-
-class _Rules:
-    """What the server's file requires, read anew when the file has changed."""
-
-    def __init__(self) -> None:
-        self._known: tuple[_Stamp | None, Requirements] = (None, Requirements())
-
-    def now(self) -> Requirements:
-        """Return what is required now; of a file that cannot be understood, what was before."""
-        stamp = _stamp()
-        known, requirements = self._known
-        if stamp == known:
-            return requirements
-        try:
-            requirements = _read(stamp)
-        except (OSError, UnicodeDecodeError, ConfigurationError) as error:
-            went_on = "gates go on with what it said before" if requirements.by_models else "there are no gates"
-            _logger.error("%s cannot be read, so that %s. %s", stamp[0] if stamp else "", went_on, error)
-            if isinstance(error, OSError):
-                return requirements  # which may pass while the file stays as it is
-        self._known = (stamp, requirements)
-        return requirements
-
-
-_rules = _Rules()
-
-
-@functools.cache
-def _places() -> tuple[str, ...]:
-    return tuple(map(str, config_places(os.environ)))
-
-
-def _stamp() -> _Stamp | None:
-    """Name the file as it is now; None: there is none."""
-    for place in _places():
-        try:
-            found = os.stat(place)  # noqa: PTH116 - a Path costs more than the look itself
-        except OSError:
-            continue
-        return place, found.st_mtime_ns, found.st_size
-    return (_places()[0], 0, 0) if os.environ.get(CONFIG) else None
-
-
-def _read(stamp: _Stamp | None) -> Requirements:
-    if stamp is None:
-        return Requirements()
-    return read_requirements(Path(stamp[0]).read_bytes().decode("utf-8-sig"), stamp[0])

@@ -1,7 +1,7 @@
-"""What gates go by: two tables in the registry's database, beside the outbox and with schemas as final as its own.
+"""What gates go by: three tables in the registry's database, beside the outbox and with schemas as final as its own.
 
-`vouchers` are a worker's to write and the hook's to read, `approvals` the hook's alone. Neither can be written through
-MLflow, as tags can: who has no account on the database cannot open a gate.
+`vouchers` are a worker's to write and the hook's to read, `approvals` and `kept_rules` the hook's alone. None can be
+written through MLflow, as tags can: who has no account on the database cannot open a gate.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text, inspect
+from sqlalchemy.exc import SQLAlchemyError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -66,6 +67,36 @@ approvals = Table(
 )
 
 
+kept_rules = Table(
+    "registry_export_gate_rules",
+    metadata,
+    # Of the path of the file of rules, as the server knows it.
+    Column("place_sha256", String(64), primary_key=True),
+    # What its rules require, in JSON, as it was when the file was last understood.
+    Column("requirements", Text, nullable=False),
+    Column("read_at_ms", BigInteger, nullable=False),
+)
+
+
 def exists(connection: Connection, table: Table) -> bool:
     """Whether a table is there."""
     return bool(inspect(connection).has_table(table.name))
+
+
+def create(connection: Connection, table: Table) -> None:
+    """Create one of the hook's own tables where it is absent: as the outbox is created, and as its owner.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: the database refused; what was done before in the transaction stands.
+    """
+    if exists(connection, table):
+        return
+    if connection.dialect.name in ("mysql", "mariadb"):  # which commit at DDL
+        metadata.create_all(connection.engine, tables=[table])
+        return
+    try:
+        with connection.begin_nested():
+            metadata.create_all(connection, tables=[table])
+    except SQLAlchemyError:
+        if not exists(connection, table):  # another server was not faster: it is refused
+            raise

@@ -51,6 +51,7 @@ def attach_to_mlflow(*store_arguments: Any) -> None:
         SqlRegisteredModelAlias,
     )
     from sqlalchemy import event
+    from sqlalchemy.orm import Mapper
 
     for mapped, name, listener in (
         (SqlModelVersion, "after_update", _version_updated),
@@ -63,6 +64,23 @@ def attach_to_mlflow(*store_arguments: Any) -> None:
     ):
         if not event.contains(mapped, name, listener):
             event.listen(mapped, name, listener)
+    if not event.contains(Mapper, "after_configured", _prepare_gates):
+        event.listen(Mapper, "after_configured", _prepare_gates)
+
+
+def _prepare_gates() -> None:
+    """Import what gates need, and read the rules, when MLflow opens its first store: no transaction waits for it then.
+
+    Clients of a server open none. What goes wrong here is met again, and told, with the first promotion.
+    """
+    try:
+        import registry_export.approving
+        import registry_export.queueing  # noqa: F401 - for later
+        from registry_export.gate_rules import rules
+
+        rules.now()
+    except Exception:
+        _logger.debug("Gates could not be prepared.", exc_info=True)
 
 
 def _harmless(otherwise: str) -> Callable[[_Listener], Callable[[Any, Connection, Any], None]]:

@@ -13,6 +13,7 @@ import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
 
+from registry_export import gate_rules
 from registry_export.entities import ExportReport, ModelVersionRef, Status, TargetResult
 from registry_export.errors import RegistryError, RegistryUnavailableError
 from registry_export.gate_tables import approvals, exists, vouchers
@@ -273,15 +274,13 @@ def test_a_model_that_is_tagged_as_a_prompt_does_not(server, client, told):
 def test_a_client_on_the_database_itself_is_refused_where_it_reads_the_rules(server, client, told, monkeypatch):
     ref = registered(client)
     monkeypatch.setenv("REGISTRY_EXPORT_CONFIG", str(server.folder / "rules.yaml"))
-    from registry_export import gate
-
-    gate._places.cache_clear()
+    gate_rules.places.cache_clear()
     try:
         direct = MlflowClient(server.database_uri, server.database_uri)
         with pytest.raises(MlflowException, match="requires verified exports"):
             to_production(direct, ref)
     finally:
-        gate._places.cache_clear()
+        gate_rules.places.cache_clear()
     assert stage_of(client, ref) == "None"
 
 
@@ -291,24 +290,11 @@ def test_rules_are_read_anew_when_they_change_and_a_mistake_leaves_those_that_st
     try:
         path.write_text(RULES + "  - models: [\n")
         refusal(lambda: to_production(client, ref))
-        assert "gates go on with what it said before" in server.log
+        assert "Gates go on with what the file of rules said before" in server.log
         path.write_text('rules: [{models: "*", targets: [onnx]}]')
         to_production(client, ref)
     finally:
         path.write_text(RULES)
-
-
-def test_a_file_that_could_not_be_opened_once_is_read_with_the_next_promotion(tmp_path, monkeypatch):
-    from registry_export import gate
-
-    place = tmp_path / "rules.yaml"
-    place.write_text(RULES)
-    monkeypatch.setattr(gate, "_places", lambda: (str(place),))
-    rules = gate._Rules()
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
-        assert rules.now().of("plain-1", "stage:Production") is None
-    assert rules.now().of("plain-1", "stage:Production") is not None
 
 
 # What cannot be found out.
