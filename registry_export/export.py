@@ -264,7 +264,8 @@ def _kept(shelf: Shelf, keys: Mapping[str, str], own: Own, scoring: Scoring) -> 
     kept = shelf.look_up(keys, own)
     kept = _with_files(shelf, kept, scoring.stale(kept.results))
     for variant, result in kept.results.items():
-        taken = f"taken over from {result.taken_from}" if variant in kept.folders else ""
+        is_taken = variant in kept.folders and result.taken_from is not None
+        taken = f"taken over from {result.taken_from}" if is_taken else ""
         shelf.reporter.step_finished("look up", variant, taken or f"{result.status} before, unchanged", 0.0)
     return kept
 

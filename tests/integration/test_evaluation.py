@@ -127,6 +127,7 @@ def test_another_evaluator_other_labels_and_another_limit_are_asked_and_nothing_
     def export(target="planted, planted:fault=swapped", **rest):
         steps = Steps()
         report = versions.export(ref, target, reporter=steps, **(terms | rest))
+        assert not [outcome for outcome in steps.outcomes if "None" in outcome]
         return report, steps.names.count("convert"), steps.names.count("evaluate")
 
     assert export(samples=samples)[1:] == (2, 3)

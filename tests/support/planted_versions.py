@@ -24,14 +24,18 @@ from tests.support import planted
 
 
 class Steps(Reporter):
-    """Keeps the names of the steps that began, and the notes."""
+    """Keeps the names of the steps that began, what came of each, and the notes."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.outcomes: list[str] = []
         self.notes: list[str] = []
 
     def step_started(self, step: str, variant: str) -> None:
         self.names.append(step)
+
+    def step_finished(self, step: str, variant: str, outcome: str, seconds: float) -> None:
+        self.outcomes.append(outcome)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
