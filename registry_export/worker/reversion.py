@@ -17,9 +17,9 @@ from registry_export.config import REVERT
 from registry_export.entities import ModelVersionRef, Status
 from registry_export.errors import ModelVersionNotFoundError, RegistryError
 from registry_export.ledger import Job, JobState, Reversions
+from registry_export.missed import PREFIX
 from registry_export.outbox import ABSENT, UNPROMOTED_STAGES
 from registry_export.page import ERROR_TAG
-from registry_export.reconcile import PREFIX
 from registry_export.worker.parts import Parts, about_job
 
 _logger = logging.getLogger(__name__)
