@@ -13,7 +13,7 @@ from registry_export.cli.tables import print_json, print_table, print_targets
 
 if TYPE_CHECKING:
     from registry_export.entities import ErrorRecord, ExportReport, TargetResult, Tolerance
-    from registry_export.graph import ExportPlan, PlannedTarget
+    from registry_export.graph import ExportPlan, PlannedTarget, Step
 
 _target_option = click.option(
     "--target",
@@ -199,9 +199,15 @@ def _print_plan(planned: ExportPlan) -> None:
 
 
 def _plan_row(planned: ExportPlan, target: PlannedTarget) -> tuple[str, str, str]:
-    ways = [" -> ".join(planned.steps[route].path) for route in target.routes]
+    ways = [_way(planned.steps[route]) for route in target.routes]
     optional = "" if target.target.required else " (not required)"
     return f"{target.target.variant}{optional}", ways[0] if ways else "can't be made", "; ".join(ways[1:])
+
+
+def _way(step: Step) -> str:
+    """Write the chain of formats, with the converter where one kind has several."""
+    _, bracket, label = step.id.rpartition("/")[2].partition("(")
+    return f"{' -> '.join(step.path)}{' (' if bracket else ''}{label}"
 
 
 def _sentence(error: ErrorRecord) -> str:

@@ -161,6 +161,8 @@ def test_a_plan_names_the_way_and_why_there_is_none(digits, capsys):
     shown = capsys.readouterr().out
     assert "pytorch -> torchscript" in shown
     assert "targets from: --target" in shown
+    assert run("plan", digits.uri, "--target", "tflite:precision=int8") == 0
+    assert "pytorch -> tflite (litert-torch)" in capsys.readouterr().out
     assert run("plan", digits.uri, "--target", "torchscript", "--json") == 0
     assert json.loads(capsys.readouterr().out)["source_format"] == "pytorch"
 
