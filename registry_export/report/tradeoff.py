@@ -75,8 +75,8 @@ def tradeoff_plot(found: Comparison, source: float | None) -> str:
         _fit(axes, sizes, values)
         if source is not None:
             axes.axhline(source, color=SECOND, linewidth=1, zorder=1)
-            at = (axes.get_xlim()[0], source)
-            axes.annotate("source", at, (4, 4), textcoords="offset points", color=SOFT)
+            at = (axes.get_xlim()[1], source)  # beneath, where no number of a point stands
+            axes.annotate("source", at, (-2, -LETTERS - 3), textcoords="offset points", color=SOFT, ha="right")
         front = [(size, p.metric) for size, p in zip(sizes, points, strict=True) if p.on_front]
         axes.plot(*zip(*front, strict=True), color=MARK, linewidth=0.8, zorder=1)
         for number, (size, point) in enumerate(zip(sizes, points, strict=True), 1):
@@ -84,8 +84,8 @@ def tradeoff_plot(found: Comparison, source: float | None) -> str:
             # A line of no length with round ends: markers would be shared definitions, which a page has no place for.
             wide = width(point.latency_ms)
             axes.plot([size] * 2, [point.metric] * 2, color=colour, linewidth=wide, solid_capstyle="round", zorder=2)
-            beside = (wide / 2 + 3, -LETTERS / 3)
-            axes.annotate(str(number), at, beside, textcoords="offset points", color=INK, zorder=3)
+            above = (0, wide / 2 + 3)
+            axes.annotate(str(number), at, above, textcoords="offset points", color=INK, ha="center", zorder=3)
 
     told = "; ".join(f"{n}: {p.variant}, {size_text(p.size_bytes)}, {p.metric:.4g}" for n, p in enumerate(points, 1))
     return drawn(draw, 380, 220, f"{found.metric} over size: {told}")
