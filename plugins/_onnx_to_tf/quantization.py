@@ -42,3 +42,18 @@ def _along_axis(node: Node, x: Any, value: Any) -> Any:
         return tf.reshape(value, [])
     axis = node.get("axis", 1) % x.shape.rank
     return tf.reshape(value, [-1 if i == axis else 1 for i in range(x.shape.rank)])
+
+
+@operator("MatMulInteger")
+def _matrix_product(node: Node, a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any = None) -> Any:
+    """Multiply in float32, where TFLite has no product of integers: exact up to a thousand products of bytes."""
+    import tensorflow as tf
+
+    def shifted(x: Any, zero_point: Any, axis: int) -> Any:
+        if zero_point is None:
+            return tf.cast(x, tf.float32)
+        if zero_point.shape.rank == 1 and zero_point.shape[0] != 1:
+            zero_point = tf.expand_dims(zero_point, axis)
+        return tf.cast(x, tf.float32) - tf.cast(zero_point, tf.float32)
+
+    return tf.cast(tf.matmul(shifted(a, a_zero_point, 1), shifted(b, b_zero_point, 0)), tf.int32)

@@ -196,6 +196,11 @@ class WarmParents:
                     raise ExportCancelledError("The export was stopped.") from error
                 if number == TRIES - 1:
                     raise
+            except BaseException:
+                if parent.alive:  # who waited was interrupted, and nobody else knows of it
+                    kill_descent(parent.process.pid)
+                parent.stop()
+                raise
             else:
                 return parent
             finally:

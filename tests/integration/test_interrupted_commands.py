@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": ["plan", "models:/m/1"],
     "pull": ["pull", "models:/m/1", "--target", "onnx", "--output", "out"],
     "doctor": ["doctor"],
+    "diff": ["diff", "models:/m/1", "models:/m/2"],  # `inspect` and `view` fetch as it does
 }
 
 

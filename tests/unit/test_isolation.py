@@ -19,6 +19,7 @@ from registry_export.errors import (
 )
 from registry_export.format import Toolchain
 from registry_export.isolation import ChildPool, Limits
+from registry_export.isolation.warm import WarmParent
 
 PLAIN = Toolchain("plain", ("json",))
 HERE = "tests.unit.child_functions:"
@@ -281,3 +282,19 @@ def _wait_until(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_parent_whose_start_is_interrupted_ends_and_leaves_no_folder(monkeypatch):
+    begun = []
+
+    def interrupted(parent):
+        begun.append(parent)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WarmParent, "await_ready", interrupted)
+    with ChildPool() as pool:
+        with pytest.raises(KeyboardInterrupt):
+            pool.start(Toolchain("hanging", ("json",), exercise=HERE + "hang_in_exercise"))
+        folder = pool._parents.folder
+        assert not begun[0].alive
+    assert not folder.exists()

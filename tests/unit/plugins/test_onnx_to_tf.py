@@ -17,7 +17,7 @@ from registry_export_plugins.saved_model import SavedModel, from_onnx_model
 
 # What ONNX's own test cases hold that is not translated, each with the reason.
 EXCLUDED = {
-    r"_expanded|cast|_bf16|float8|_e4m3fn|_e5m2|float4|int4|int2|quantizelinear|qlinear|matmulinteger": "types "
+    r"_expanded|cast|_bf16|float8|_e4m3fn|_e5m2|float4|int4|int2|quantizelinear|qlinear": "types "
     "that no exporter of float models writes, and cases that repeat others",
     r"attention|_sce_|nllloss|causal_conv|linear_attention|flexattention": "expanded by ONNX's definitions; "
     "some of them are run by name below",
@@ -59,6 +59,21 @@ def test_an_operator_that_onnx_defines_by_others_is_expanded(name: str):
 
     (case,) = [case for case in collect_testcases() if case.name == name]
     _run_case(case)
+
+
+def test_a_product_of_integers_takes_a_zero_point_for_each_row_and_column():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (2, 300)).astype(np.uint8), rng.integers(-128, 128, (300, 3)).astype(np.int8)
+    zero_of_a, zero_of_b = np.array([3, 200], np.uint8), np.array([-5, 0, 7], np.int8)
+    given = {"a": a, "b": b, "za": zero_of_a, "zb": zero_of_b}
+    inputs = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in given.items()
+    ]
+    output = helper.make_tensor_value_info("y", TensorProto.INT32, (2, 3))
+    graph = helper.make_graph([helper.make_node("MatMulInteger", list(given), ["y"])], "graph", inputs, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    expected = (a.astype(np.int32) - zero_of_a[:, None]) @ (b.astype(np.int32) - zero_of_b)
+    _compare(translate_model(model), list(given.values()), [expected])
 
 
 def _run_case(case: Any) -> None:
