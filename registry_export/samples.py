@@ -23,6 +23,8 @@ WHAT_TO_LOG = (
     "Log the model again with `input_example=` (a batch of 2 or more rows), or with a `signature=`, "
     "or give the rule `samples: {path: ...}`."
 )
+_NUMBERS_ONLY = "only inputs of numbers and booleans can be exported and verified."
+_OUT_OF_THE_MODEL = "Take what turns it into numbers out of the model, and log the model again."
 
 
 def bind(sample: Sequence[tuple[str, Array]], inputs: Sequence[TensorSpec]) -> dict[str, Array]:
@@ -36,7 +38,7 @@ def bind(sample: Sequence[tuple[str, Array]], inputs: Sequence[TensorSpec]) -> d
         inputs: The model's inputs.
 
     Raises:
-        SamplesError: Names and counts do not fit.
+        SamplesError: Names and counts do not fit, or an array holds text.
     """
     given = dict(sample)
     names = [spec.name for spec in inputs]
@@ -55,6 +57,8 @@ def bind(sample: Sequence[tuple[str, Array]], inputs: Sequence[TensorSpec]) -> d
 
 def _cast(array: Array, spec: TensorSpec) -> Array:
     array = np.ascontiguousarray(array) if array.ndim else np.asarray(array)
+    if array.dtype.kind in "OSU":
+        raise SamplesError(f"The sample of input {spec.name} holds text; {_NUMBERS_ONLY}", remedy=_OUT_OF_THE_MODEL)
     if not spec.dtype or array.dtype.name == spec.dtype:
         return array
     try:
@@ -107,10 +111,7 @@ def _draw_one(spec: TensorSpec, generator: np.random.Generator) -> Array:
         return generator.standard_normal(sizes).astype(dtype)
     if dtype.kind in "iub":
         return generator.integers(0, 2, sizes).astype(dtype)
-    raise SamplesError(
-        f"Input {spec.name} takes {spec.dtype}; only inputs of numbers and booleans can be exported and verified.",
-        remedy="Take what turns it into numbers out of the model, and log the model again.",
-    )
+    raise SamplesError(f"Input {spec.name} takes {spec.dtype}; {_NUMBERS_ONLY}", remedy=_OUT_OF_THE_MODEL)
 
 
 def _drawn_size(axis: int, dimension: Dimension) -> int:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 4_000_000_000
 """Of all arrays of an archive, which a few kilobytes may pretend to be."""
+_MAGIC = b"\x93NUMPY"
+
+
+def _starts_as_an_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def read_arrays(path: Path, place: str) -> dict[str, NDArray[np.generic]]:
@@ -36,6 +42,8 @@ def read_arrays(path: Path, place: str) -> dict[str, NDArray[np.generic]]:
                 unpacked = sum(entry.file_size for entry in archive.infolist())
             if unpacked > _MOST_BYTES:
                 raise ValueError(f"unpacked it is larger than {_MOST_BYTES / 1e9:.0f} GB")
+        elif not _starts_as_an_array(path):  # NumPy takes what is left for a pickle, and says how to load that
+            raise ValueError("it is neither a zip archive nor a .npy file")
         with PARSER:
             content = np.load(path, allow_pickle=False)
             arrays = {"": content} if isinstance(content, np.ndarray) else dict(content)

@@ -37,6 +37,12 @@ def test_fractions_for_an_integer_input_are_refused():
         bind([("ids", np.array([[0.5]]))], [IDS])
 
 
+@pytest.mark.parametrize("dtype", ["float32", ""])
+def test_words_in_place_of_numbers_are_refused_with_the_input(dtype):
+    with pytest.raises(SamplesError, match="The sample of input x holds text; only inputs of numbers"):
+        bind([("x", np.array([["a", "b"]]))], [TensorSpec("x", dtype, None)])
+
+
 def test_too_few_arrays_are_refused_with_the_names():
     with pytest.raises(SamplesError, match="ids, mask"):
         bind([("x", np.zeros(3))], [IDS, MASK])
