@@ -142,8 +142,10 @@ def _stamp() -> _Stamp | None:
     for place in places():
         try:
             found = os.stat(place)  # noqa: PTH116 - a Path costs more than the look itself
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # of a home that is another user's, too
             continue
+        except OSError:
+            return place, 0, 0  # a disk that does not answer: reading it says why, and takes nobody's gates away
         return place, found.st_mtime_ns, found.st_size
     return (places()[0], 0, 0) if os.environ.get(CONFIG) else None
 

@@ -37,6 +37,10 @@ def test_a_file_that_could_not_be_opened_once_is_read_with_the_next_promotion(pl
         patch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
         assert not is_gated(rules)
     assert is_gated(rules)
+    with monkeypatch.context() as patch:
+        patch.setattr(gate_rules.os, "stat", lambda _: (_ for _ in ()).throw(OSError(116, "Stale file handle")))
+        patch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(OSError(116, "Stale file handle")))
+        assert is_gated(rules), "a look that fails finds no file gone"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
