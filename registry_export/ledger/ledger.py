@@ -241,6 +241,8 @@ def _merged_with_twin(connection: Connection, row: dict[str, Any]) -> dict[str, 
         return {}
     made = row["version"] if row["trigger"].startswith("alias:") else row["trigger"].partition(":")[2]
     if row["previous"] not in (None, made):
-        # Promoted, taken back and promoted again: what to put back is what the last one replaced.
-        connection.execute(jobs.update().where(jobs.c.id == twin).values(previous=row["previous"]))
+        # Promoted, taken back and promoted again: what to put back is what the last one replaced, and who let it
+        # through is who let the last one through.
+        last = {name: row[name] for name in ("previous", "details")}
+        connection.execute(jobs.update().where(jobs.c.id == twin).values(last))
     return {"state": JobState.IGNORED, "error": f"Job {twin} was waiting for the same promotion already."}

@@ -457,13 +457,17 @@ def test_an_approval_with_a_time_that_no_calendar_has_hinders_no_job(ledger, at_
 
 def test_a_promotion_that_was_taken_back_and_asked_again_replaces_what_the_last_one_replaced(ledger, make_uri):
     uri = make_uri()
-    for previous in ("None", "Staging", "Archived", "Staging"):  # once more where it is, twice
-        promote(uri, "stage:Staging", previous=previous)
+    told = '{"approval": {"by": "%s", "at_ms": 0, "reason": "", "lacking": []}}'
+    promote(uri, "stage:Staging", previous="None", details=told % "alice")
+    promote(uri, "stage:Staging", previous="Staging")  # once more where it is
+    promote(uri, "stage:Staging", previous="Archived", details=told % "bob")
+    promote(uri, "stage:Staging", previous="Staging")
     for previous in ("", "1", "7", "1"):
         promote(uri, "alias:champion", previous=previous)
     ledger.drain_outbox(OutboxReader(uri))
     alias, stage = ledger.list([JobState.QUEUED])
     assert (stage.previous, alias.previous) == ("Archived", "7")
+    assert (stage.approval.by, alias.approval) == ("bob", None)
 
 
 # Promotions that are put back.
