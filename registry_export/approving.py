@@ -30,14 +30,15 @@ def record(connection: Connection, tag: Any) -> None:
     created = created_ms(connection, tag)
     with connection.begin_nested():
         _withdraw(connection, tag, created)
-        if tag.value and created is not None:
+        reason = str(tag.value or "").strip()
+        if reason and created is not None:
             row = {
                 "workspace": stored_workspace(getattr(tag, "workspace", None)),
                 "model_name": tag.name,
                 "version": str(tag.version),
                 "version_created_ms": created,
                 "approved_by": user(),
-                "reason": str(tag.value)[:LONGEST_APPROVAL],
+                "reason": reason[:LONGEST_APPROVAL],
                 "created_at_ms": database_now_ms(),
             }
             connection.execute(approvals.insert().values(row))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, or_, select
 
 from registry_export.gate_rules import rules
-from registry_export.gate_tables import EXPORT, OWN, OWN_LASTS_MS, approvals, exists, vouchers
+from registry_export.gate_tables import APPROVE_TAG, EXPORT, OWN, OWN_LASTS_MS, approvals, exists, vouchers
 from registry_export.outbox import database_now_ms, stored_workspace
 from registry_export.queueing import says_prompt
 
@@ -149,8 +149,10 @@ def _subject(target: Any, promotion: str) -> str:
 
 def _sentence(target: Any, promotion: str, requirement: Requirement, lacking: list[str]) -> str:
     needed = ", ".join(requirement.targets)
+    approve = f" Whoever may approve it as it is sets the tag `{APPROVE_TAG}` on it." if requirement.approvals else ""
     return (
         f"{_subject(target, promotion)}: that requires verified exports ({needed}), and it has no verified "
         f"{' and no verified '.join(lacking)}. Promote it to another stage or alias first, or run "
         f"`registry-export export models:/{target.name}/{target.version}`; its page shows what became of each."
+        f"{approve}"
     )

@@ -32,12 +32,16 @@ _UNGATED = frozenset(f"{_STAGE}:{stage}" for stage in UNPROMOTED_STAGES)
 def wants_reversion(parts: Parts, job: Job, status: Status) -> bool:
     """Whether a job's promotion is to be put back when the job ends with this status.
 
+    Who approved one knew that its exports are not as they should be: it stands.
+
     Args:
         parts: What the worker works with.
         job: The job.
         status: The export's verdict; `FAILED` for a job that is given up.
     """
-    if status not in _FAILURES or job.puts_back is not None or _kind_and_name(job)[0] not in (_STAGE, _ALIAS):
+    if status not in _FAILURES or job.approval is not None:
+        return False
+    if job.puts_back is not None or _kind_and_name(job)[0] not in (_STAGE, _ALIAS):
         return False
     rule = parts.configuration.rule_for(job.model_version.name, job.trigger)
     return rule is not None and rule.on_failure == REVERT

@@ -34,6 +34,7 @@ rules:
     promotions: {stages: [Staging, Production]}
     targets: [onnx, torchscript]
     require: {stages: [Production], targets: [onnx, torchscript], approvals: true}
+    on_failure: revert
   - models: "named-*"
     targets: [onnx]
     require: {stages: [Production], targets: [onnx], approvals: [alice]}
@@ -352,6 +353,9 @@ def approve(client, ref, text="the pilot needs it"):
 def test_an_approval_opens_the_gate_and_is_kept_with_who_and_when(server, client, told):
     ref = registered(client, "approved")
     told.settle(ref, {"onnx": "a" * 64})
+    said = refusal(lambda: to_production(client, ref))
+    assert "Whoever may approve it as it is sets the tag `registry_export.approve` on it." in said
+    approve(client, ref, " ")
     refusal(lambda: to_production(client, ref))
     approve(client, ref)
     to_production(client, ref)
@@ -447,6 +451,7 @@ class Exporter:
     def __init__(self, **verdicts):
         self.verdicts = verdicts
         self.approvals = []
+        self.reports = {}
 
     def __call__(self, ref, *, trigger, registry, index, approval, **_rest):
         from registry_export.reuse import forget, remember
@@ -465,7 +470,7 @@ class Exporter:
         registry.set_tags(ref, {"registry_export.status": status})
         report = ExportReport(ref, trigger, None, results, status, run_id="run", approval=approval)
         remember(index, report, (), dict.fromkeys(self.verdicts, "a" * 64))
-        self.report = report
+        self.reports[ref] = report
         return report
 
 
@@ -520,7 +525,7 @@ def test_what_a_worker_puts_back_is_not_gated(settings, client, server, alias):
     assert [row for row in rows(server, vouchers) if row.kind == "promotion"] == []
 
 
-def test_an_approval_is_told_in_the_job_and_the_report(settings, client):
+def test_an_approval_is_told_in_the_job_and_the_report_and_its_promotion_stands(settings, client):
     ref = registered(client, "approved")
     approve(client, ref)
     to_production(client, ref)
@@ -529,12 +534,13 @@ def test_an_approval_is_told_in_the_job_and_the_report(settings, client):
     job = next(job for job in ledger.list() if job.model_version == ref)
     ledger.dispose()
     assert job.approval is not None
-    assert exporter.approvals == [job.approval]
+    assert exporter.approvals.count(job.approval) == 1
     assert (job.approval.promotion, job.approval.lacking) == ("stage:Production", ("onnx", "torchscript"))
     sentence = "Let through to Production without a verified onnx and a verified torchscript: approved "
-    for page in (to_html(exporter.report), to_markdown(exporter.report)):
+    for page in (to_html(exporter.reports[ref]), to_markdown(exporter.reports[ref])):
         assert sentence in page
         assert "by unknown (MLflow did not say who): the pilot needs it" in page
+    assert stage_of(client, ref) == "Production", "what was approved is not put back"
 
 
 def test_a_worker_without_the_outbox_says_that_gates_hear_nothing(settings, caplog):
