@@ -33,9 +33,15 @@ def climb(
     def run(found: Iterable[Variation]) -> None:
         for variation in found:
             try:
-                runs.append((variation, runner.infer(variation.inputs) if variation.group else expected))
+                outputs = runner.infer(variation.inputs) if variation.group else expected
             except Exception as error:  # noqa: BLE001  a refusal is the answer to the question asked here
                 refused.setdefault(variation.group, f"at {variation.name}: {one_line(error)}")
+                continue
+            if outputs.keys() == expected.keys():
+                runs.append((variation, outputs))
+            else:
+                others = ", ".join(outputs) or "none"
+                refused.setdefault(variation.group, f"at {variation.name}: its outputs are others ({others})")
 
     run(budget.affordable(list(variations(base, dimensions, together=together))))
     for group in dimensions:
@@ -54,9 +60,12 @@ def _longer(group: Group, variation: Variation) -> bool:
 
 
 def beyond(
-    runner: Runner, base: Mapping[str, Array], batch: Group | None, budget: Budget
+    runner: Runner, base: Mapping[str, Array], expected: Mapping[str, Array], batch: Group | None, budget: Budget
 ) -> list[tuple[Variation, dict[str, Array]]]:
-    """Run the rungs beyond the sample's own values; those that the source refuses, or has no time for, are none."""
+    """Run the rungs beyond the sample's own values.
+
+    Those that the source refuses, answers with other outputs, or has no time for, are none.
+    """
 
     def pays(name: str, inputs: Mapping[str, Array], times: int) -> bool:
         return budget.pays(name, times * budget.cost(inputs))
@@ -64,7 +73,7 @@ def beyond(
     tried = (drawn(base, batch), *edges(base, batch, runner.infer, pays))
     taken = [variation for variation in tried if pays(variation.name, variation.inputs, _TIMES_RUN)]
     found = ((variation, answered(runner.infer, variation.inputs)) for variation in taken)
-    return [(variation, outputs) for variation, outputs in found if outputs is not None]
+    return [(variation, outputs) for variation, outputs in found if outputs and outputs.keys() == expected.keys()]
 
 
 def _static_note(group: Group, why: str) -> str:

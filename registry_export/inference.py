@@ -72,6 +72,8 @@ def heeded(format_: Format) -> tuple[str, ...]:
     return tuple(getattr(format_, "setup", ()))
 
 
+EXAMPLE = "example"
+"""The kind of rung that is the samples' own."""
 EDGE, DRAWN = "edge", "drawn"
 """Kinds of rungs that are not the samples' own values: see `RungFiles`."""
 
@@ -96,7 +98,7 @@ class RungFiles:
     group: str
     inputs: str
     expected: str
-    kind: str = "example"
+    kind: str = EXAMPLE
     noise: Mapping[str, float] = field(default_factory=dict)
     unfit: str = ""
     feeds: Mapping[str, str] = field(default_factory=dict)

@@ -139,7 +139,7 @@ def reference(arguments: Any) -> Reference:
             with_dynamic(runner.interface, kept, base),
             outputs=output_specs([(v.inputs, outputs) for v, outputs in runs], kept, together),
         )
-        runs += beyond(runner, base, next((group for group in kept if group.name == BATCH), None), budget)
+        runs += beyond(runner, base, expected, next((group for group in kept if group.name == BATCH), None), budget)
         measured = measure(runner, runs, interface)
         rungs = _written(Path(request.folder), runs, measured)
         steps = tuple(_steps(Path(request.folder), runner, base))
@@ -240,8 +240,10 @@ def _seconds(runner: Runner, base: Mapping[str, Array], first: float) -> float:
 def _unstable(runner: Runner, base: Mapping[str, Array], expected: Mapping[str, Array]) -> str:
     again = runner.infer(base)
     for name, array in expected.items():
-        if array.shape != again[name].shape or not np.allclose(
-            array, again[name], rtol=1e-3, atol=1e-5, equal_nan=is_continuous(array)
+        if (
+            name not in again
+            or array.shape != again[name].shape
+            or not np.allclose(array, again[name], rtol=1e-3, atol=1e-5, equal_nan=is_continuous(array))
         ):
             return (
                 f"source is unstable: two runs on the same input differ in output {name} "

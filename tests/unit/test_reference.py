@@ -83,6 +83,21 @@ def hourglass(path: Path) -> None:
     torch.jit.script(Net()).save(str(path))
 
 
+def test_a_model_whose_outputs_are_as_many_as_its_rows_is_static_and_no_crash(tmp_path: Path):
+    import torch
+
+    class Rows(torch.nn.Module):
+        def forward(self, x):
+            return [2 * x[i] for i in range(x.size(0))]
+
+    torch.jit.script(Rows()).save(str(tmp_path / "net.pt"))
+    write_tensors(tmp_path / "sample", {"x": np.ones((3, 4), np.float32)})
+    origin = Origin("torchscript", str(tmp_path / "net.pt"), Interface(inputs=()))
+    found = reference(ReferenceRequest(origin, str(tmp_path / "rungs"), str(tmp_path / "sample"), "samples"))
+    assert found.interface.inputs[0].shape == (3, 4)
+    assert "its batch is fixed at 3 (at batch 1: its outputs are others (output_0))" in found.notes[0]
+
+
 def test_a_height_that_varies_in_steps_alone_is_dynamic(tmp_path: Path):
     hourglass(tmp_path / "net.pt")
     write_tensors(tmp_path / "sample", {"x": np.ones((2, 3, 8, 8), np.float32)})

@@ -78,3 +78,21 @@ def test_values_that_an_export_refuses_are_a_failure_and_sizes_at_the_edge_are_n
     assert judged_at_an_edge(tmp_path, None).status is Status.FAILED
     assert judged_at_an_edge(tmp_path, None, group="batch").status is Status.VERIFIED
     assert judged_at_an_edge(tmp_path, None, unfit="it jumps").status is Status.VERIFIED
+
+
+def judged_where_nothing_was_found(folder, kind, answered=0):
+    """An example with one result beside a rung on which the source has none and the export `answered` of them."""
+    for name, count in (("inputs", 1), ("expected", 1), ("nothing", 0), ("actual", answered)):
+        write_tensors(folder / name, {"x": np.ones(count, np.float32)})
+    at, one = str(folder / "inputs"), str(folder / "expected")
+    rungs = (RungFiles("example", "", at, one), RungFiles("zeros", "", at, str(folder / "nothing"), kind=kind))
+    answers = ReplayedRung(actual=one), ReplayedRung(actual=str(folder / "actual"))
+    return judge(Reference(Interface(()), rungs, "", "example"), Replay(answers, ""), Tolerance(1e-5, 1e-3))
+
+
+def test_finding_nothing_where_the_source_finds_nothing_agrees_but_never_on_the_example_itself(tmp_path):
+    assert judged_where_nothing_was_found(tmp_path / "edge", "edge").status is Status.VERIFIED
+    assert judged_where_nothing_was_found(tmp_path / "batch", "batch").status is Status.VERIFIED
+    assert judged_where_nothing_was_found(tmp_path / "example", "example").status is Status.UNVERIFIED
+    found = judged_where_nothing_was_found(tmp_path / "found", "edge", answered=2)
+    assert (found.status, found.reason) == (Status.MISMATCH, "zeros: output x: shape 2 instead of 0")
