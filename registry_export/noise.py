@@ -95,6 +95,22 @@ _PROPERTIES = {
 """Large differences of these ways are no noise, but properties of a model that its exports must share."""
 
 
+def disagreement(runner: Runner, base: Mapping[str, Array], expected: Mapping[str, Array]) -> str:
+    """Run a source on its first inputs once more, and say where it gives another answer; empty where it does not."""
+    again = runner.infer(base)
+    for name, array in expected.items():
+        if (
+            name not in again
+            or array.shape != again[name].shape
+            or not np.allclose(array, again[name], rtol=1e-3, atol=1e-5, equal_nan=is_continuous(array))
+        ):
+            return (
+                f"source is unstable: two runs on the same input differ in output {name} "
+                "(if it was logged in training mode, with dropout active, call `.eval()` and log it again)"
+            )
+    return ""
+
+
 def _nudged(infer: Infer) -> Infer:
     """Run on inputs that differ by rounding: where equal scores are sorted, or a limit is met, answers jump."""
     generator = np.random.default_rng(0)

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from registry_export.budget import Budget
 from registry_export.climb import beyond, climb
-from registry_export.comparison import is_continuous
 from registry_export.dimensions import (
     BATCH,
     assumed_batch,
@@ -34,7 +32,7 @@ from registry_export.entities import Interface, NoiseFloor
 from registry_export.errors import RegistryExportError, SamplesError, SourceError, VerificationError
 from registry_export.format import Format, Runner
 from registry_export.inference import DRAWN, EDGE, Origin, RungFiles, first_run, one_line, one_sided
-from registry_export.noise import Measured, carried, measure, unfit
+from registry_export.noise import Measured, carried, disagreement, measure, unfit
 from registry_export.samples import WHAT_TO_LOG, Array, bind, draw
 from registry_export.tensors import read_tensors, write_tensors
 from registry_export.variations import Variation
@@ -150,7 +148,7 @@ def reference(arguments: Any) -> Reference:
             evidence=evidence,
             optional=only_requested(kept, groups(base, natural)),
             calibration="" if evidence == "random" else _all_rows(Path(request.folder), given, base, rungs[0].inputs),
-            unstable=_unstable(runner, base, expected),
+            unstable=disagreement(runner, base, expected),
             noisy=measured.unstable,
             noise=measured.floor,
             stand_in=getattr(runner, "stand_in", ""),
@@ -235,21 +233,6 @@ def _seconds(runner: Runner, base: Mapping[str, Array], first: float) -> float:
     began = time.monotonic()
     runner.infer(base)
     return min(first, time.monotonic() - began)
-
-
-def _unstable(runner: Runner, base: Mapping[str, Array], expected: Mapping[str, Array]) -> str:
-    again = runner.infer(base)
-    for name, array in expected.items():
-        if (
-            name not in again
-            or array.shape != again[name].shape
-            or not np.allclose(array, again[name], rtol=1e-3, atol=1e-5, equal_nan=is_continuous(array))
-        ):
-            return (
-                f"source is unstable: two runs on the same input differ in output {name} "
-                "(if it was logged in training mode, with dropout active, call `.eval()` and log it again)"
-            )
-    return ""
 
 
 def _written(

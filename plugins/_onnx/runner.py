@@ -28,6 +28,7 @@ _NOT_REGISTERED = "is not a registered function/op"
 _OLDER_FILE = (
     "Lower the file's ir_version (model.ir_version = 13; onnx.save) and log it again, or install a newer onnxruntime."
 )
+_OTHER_OPERATORS = "Ask for an older opset_version, install a newer onnxruntime, or log the model in float32."
 _DAMAGED = "Log the file again: it is none of ONNX's, or damaged."
 _REMEDIES = {
     _NOT_REGISTERED: "Give the target custom_ops_library.",
@@ -93,7 +94,7 @@ class OnnxRunner:
         try:
             results = session.run_with_ort_values(None, feed)
         except Exception as error:  # its exceptions have no public base class
-            raise VerificationError(f"ONNX Runtime fails on these inputs: {error}") from error
+            raise VerificationError(f"ONNX Runtime fails on these inputs: {_without_place(str(error))}") from error
         return {name: _array(value) for name, value in zip(self._outputs, results, strict=True)}
 
     def intermediates(self, inputs: Tensors) -> Iterator[Intermediate]:
@@ -210,10 +211,8 @@ def _with_library(path: Path, options: Any, library: Path) -> Any:
 def _refusal(text: str) -> VerificationError:
     if any(sign in text for sign in _TOO_NEW):
         return RuntimeAbsentError(
-            f"onnxruntime {onnxruntime.__version__} cannot run this model: {text}",
-            remedy=_OLDER_FILE
-            if "IR version" in text
-            else "Ask for an older opset_version, or install a newer onnxruntime.",
+            f"onnxruntime {onnxruntime.__version__} cannot run this model: {text.rstrip('.')}.",
+            remedy=_OLDER_FILE if "IR version" in text else _OTHER_OPERATORS,
         )
     remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in text), "")
     return VerificationError(f"ONNX Runtime cannot load the model: {text.rstrip('.')}.", remedy=remedy)

@@ -224,7 +224,10 @@ def output_names(leaves: Leaves, outputs: Sequence[TensorSpec]) -> tuple[str, ..
 _NO_FORM = re.compile(
     r"No ONNX function found for <OpOverload\(op='([\w.]+)'|Exporting the operator '([\w:]+)' to ONNX"
 )
-_NOISE = re.compile(r"\x1b\[\d+m|/\S*/site-packages/|\s*\[Caused by .*|\s*\(unhinted: .*|\s*\(Size-like symbols: .*")
+_NOISE = re.compile(
+    r"\x1b\[\d+m|/\S*/site-packages/|\s*\[Caused by .*|\s*\(unhinted: .*|\s*\(Size-like symbols: .*"
+    r"|\s*Please feel free to request support .*"
+)
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:

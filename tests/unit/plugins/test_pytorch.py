@@ -13,7 +13,7 @@ from torch import nn
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import SourceError, VerificationError
 from registry_export.format import ModelSetup
-from registry_export_plugins._torch.calls import flatten
+from registry_export_plugins._torch.calls import first_line, flatten
 from registry_export_plugins._torch.surroundings import hide_broken
 from registry_export_plugins.pytorch import PyTorch
 from registry_export_plugins.torchscript import TorchScript
@@ -54,6 +54,11 @@ def test_a_module_logged_in_training_mode_is_run_in_evaluation_mode(tmp_path):
 def test_outputs_are_named_by_their_place_in_what_forward_returns(module, names, tmp_path):
     x = np.ones((2, 1, 8, 8), np.float32) if isinstance(module, models.ConvNet) else X
     assert list(_infer(module, tmp_path, {"x": x})) == names
+
+
+def test_an_exporters_reason_is_told_without_what_it_asks_of_its_own_developers():
+    asked = "Unsupported: ONNX export of Sort. Please feel free to request support on PyTorch GitHub: https://x.org/y"
+    assert first_line(RuntimeError(asked)) == "RuntimeError: Unsupported: ONNX export of Sort."
 
 
 def test_a_key_of_no_characters_is_named_so_that_every_format_can_hold_it():
