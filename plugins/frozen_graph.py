@@ -26,7 +26,7 @@ from registry_export.format import (
     Runner,
 )
 from registry_export_plugins._snippets import in_a_row, names_of, snippet, tf_zeros
-from registry_export_plugins._tensorflow.functions import TensorFlowFunction, retrace
+from registry_export_plugins._tensorflow.functions import TensorFlowFunction, requested, retrace
 from registry_export_plugins._toolchains import TENSORFLOW
 
 
@@ -52,8 +52,7 @@ def from_tf_function(model: TensorFlowFunction, output: Path, request: Conversio
     """Freeze a loaded function, with the sizes asked for."""
     from registry_export_plugins._tensorflow.frozen import freeze
 
-    wanted = {spec.name: spec for spec in request.interface.inputs}
-    freeze(retrace(model, [wanted.get(spec.name, spec) for spec in model.interface.inputs]), output)
+    freeze(retrace(model, requested(model.interface.inputs, request.interface)), output)
     return ConversionResult(notes=model.notes)
 
 

@@ -35,6 +35,7 @@ from registry_export_plugins._tensorflow.functions import (
     chosen_signature,
     dimensions,
     load,
+    requested,
     retrace,
     save,
 )
@@ -61,8 +62,7 @@ def from_onnx_model(model: Path, output: Path, request: ConversionRequest) -> Co
 
 def from_tf_function(model: TensorFlowFunction, output: Path, request: ConversionRequest) -> ConversionResult:
     """Save a loaded function again, with the sizes asked for."""
-    wanted = {spec.name: spec for spec in request.interface.inputs}
-    save(retrace(model, [wanted.get(spec.name, spec) for spec in model.interface.inputs]), output)
+    save(retrace(model, requested(model.interface.inputs, request.interface)), output)
     return ConversionResult(notes=model.notes)
 
 

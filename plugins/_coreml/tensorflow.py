@@ -30,7 +30,7 @@ from registry_export_plugins._coreml.convert import (
 from registry_export_plugins._coreml.names import Feature, features
 from registry_export_plugins._coreml.operators import register_tensorflow_operators
 from registry_export_plugins._coreml.structure import check
-from registry_export_plugins._tensorflow.functions import TensorFlowFunction, retrace, trace
+from registry_export_plugins._tensorflow.functions import TensorFlowFunction, requested, retrace, trace
 
 LARGEST_UNROLLED = 256
 """Longest sequence for which a recurrent layer's step is repeated."""
@@ -55,7 +55,7 @@ def from_tf_function(function: TensorFlowFunction, output: Path, request: Conver
         UnsupportedModelError: coremltools has no translation of an operator; names it.
         ConversionError: No way worked, for another reason.
     """
-    inputs = _requested(function.interface.inputs, request.interface)
+    inputs = requested(function.interface.inputs, request.interface)
 
     def make(specs: tuple[TensorSpec, ...]) -> TensorFlowFunction:
         return retrace(function, specs)
@@ -80,7 +80,7 @@ def from_keras_model(model: Any, output: Path, request: ConversionRequest) -> Co
         with unrolled(model):
             return make(specs)
 
-    inputs = _requested(KerasCall(model, request.interface).inputs, request.interface)
+    inputs = requested(KerasCall(model, request.interface).inputs, request.interface)
     ways = _ways(make, inputs, request)
     fixed = _fixed(inputs, request, batch=False)
     recurrent = any(hasattr(layer, "unroll") for layer in model._flatten_layers())
@@ -108,11 +108,6 @@ def _plain_loops() -> Iterator[None]:
         yield
     finally:
         tf.while_loop = original
-
-
-def _requested(found: Sequence[TensorSpec], interface: Interface) -> tuple[TensorSpec, ...]:
-    wanted = {spec.name: spec for spec in interface.inputs}
-    return tuple(wanted.get(spec.name, spec) for spec in found)
 
 
 def _ways(make: Make, inputs: tuple[TensorSpec, ...], request: ConversionRequest) -> list[Way]:

@@ -76,11 +76,10 @@ def from_tf_function(model: Any, output: Path, request: ConversionRequest) -> Co
     """Convert a TensorFlow function; its inputs are numbered on the way, and its outputs keep their positions."""
     import tensorflow as tf
 
-    from registry_export_plugins._tensorflow.functions import from_spec
+    from registry_export_plugins._tensorflow.functions import from_spec, requested
 
-    wanted = {spec.name: spec for spec in request.interface.inputs}
-    own = model.interface.inputs
-    specs = [from_spec(wanted.get(spec.name, spec), f"{_NUMBERED}{i}") for i, spec in enumerate(own)]
+    asked = requested(model.interface.inputs, request.interface)
+    specs = [from_spec(spec, f"{_NUMBERED}{i}") for i, spec in enumerate(asked)]
 
     def serve(*tensors: Any) -> list[Any]:
         return [tf.identity(tensor) for tensor in model(*tensors)]
@@ -89,7 +88,7 @@ def from_tf_function(model: Any, output: Path, request: ConversionRequest) -> Co
     for port in converted.inputs:
         numbers = [name.removeprefix(_NUMBERED) for name in port.get_names() if name.startswith(_NUMBERED)]
         if numbers and numbers[0].isdigit():
-            port.get_tensor().set_names({own[int(numbers[0])].name})
+            port.get_tensor().set_names({asked[int(numbers[0])].name})
     return _finish(converted, output, request, (Attempt(f"{_CONVERTER} of the TensorFlow function"),))
 
 

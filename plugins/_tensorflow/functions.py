@@ -139,6 +139,12 @@ def retrace(function: TensorFlowFunction, inputs: Sequence[TensorSpec]) -> Tenso
     return trace(function, inputs, [spec.name for spec in function.interface.outputs], function.owner)
 
 
+def requested(found: Sequence[TensorSpec], interface: Interface) -> tuple[TensorSpec, ...]:
+    """Return a model's inputs in its own order, with the sizes that an export's interface asks for."""
+    wanted = {spec.name: spec for spec in interface.inputs}
+    return tuple(wanted.get(spec.name, spec) for spec in found)
+
+
 def save(function: TensorFlowFunction, path: Path) -> None:
     """Write a SavedModel folder whose only signature is `serving_default`.
 

@@ -9,7 +9,7 @@ from typing import Any
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import ConversionError, SourceError
 from registry_export.format import ModelSetup
-from registry_export_plugins._tensorflow.functions import TensorFlowFunction, from_spec, trace
+from registry_export_plugins._tensorflow.functions import TensorFlowFunction, from_spec, requested, trace
 from registry_export_plugins._tensorflow.keras_call import KerasCall, is_subclass
 from registry_export_plugins._tensorflow.keras_tracing import portable
 
@@ -27,7 +27,7 @@ def to_function(model: Any, interface: Interface) -> TensorFlowFunction:
     import tensorflow as tf
 
     call = KerasCall(model, interface)
-    inputs = _requested(call.inputs, interface)
+    inputs = requested(call.inputs, interface)
     build(call, inputs)
     names: list[str] = [spec.name for spec in interface.outputs]
 
@@ -48,12 +48,6 @@ def to_function(model: Any, interface: Interface) -> TensorFlowFunction:
             return function
     except (TypeError, ValueError, NotImplementedError, RuntimeError, tf.errors.OpError) as error:
         raise ConversionError(f"TensorFlow cannot trace the Keras model {model.name}: {error}") from error
-
-
-def _requested(found: tuple[TensorSpec, ...], interface: Interface) -> tuple[TensorSpec, ...]:
-    """The model's inputs in its own order, with the sizes that the export asks for."""
-    wanted = {spec.name: spec for spec in interface.inputs}
-    return tuple(wanted.get(spec.name, spec) for spec in found)
 
 
 def build(call: KerasCall, inputs: Sequence[TensorSpec]) -> None:
@@ -116,7 +110,7 @@ def as_functional(model: Any, interface: Interface) -> Any:
     call = KerasCall(model, interface)
     inputs = [
         keras.Input(batch_shape=tuple(from_spec(spec, spec.name).shape), dtype=spec.dtype, name=spec.name)
-        for spec in _requested(call.inputs, interface)
+        for spec in requested(call.inputs, interface)
     ]
     return keras.Model(inputs, call.structured(inputs), name=model.name)
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from registry_export.entities import Attempt, Interface, TensorSpec
+from registry_export.entities import Attempt, TensorSpec
 from registry_export.errors import ConversionError, RegistryExportError, UnsupportedModelError
 from registry_export.format import Array, ConversionRequest, ConversionResult
-from registry_export_plugins._tensorflow.functions import TensorFlowFunction, retrace, save, trace
+from registry_export_plugins._tensorflow.functions import TensorFlowFunction, requested, retrace, save, trace
 from registry_export_plugins._tensorflow.lite_check import check
 from registry_export_plugins._tensorflow.lite_precision import Precise, with_precision
 from registry_export_plugins._tensorflow.lite_precision import by_tensorflow as tensorflow_quantized
@@ -54,7 +54,7 @@ def convert_function(
         UnsupportedModelError: Operators of the model have no TensorFlow Lite kernel; names them.
         ConversionError: The converter refused for another reason.
     """
-    inputs = _requested(function.interface.inputs, request.interface)
+    inputs = requested(function.interface.inputs, request.interface)
     ways = _ways(lambda specs: retrace(function, specs), inputs, request)
     made = first_that_works(ways, output, request, by_tensorflow)
     return replace(made, notes=(*function.notes, *made.notes))
@@ -77,7 +77,7 @@ def convert_keras(
                 raise ConversionError("The model has no recurrent layer to unroll.")
             return traced(specs)
 
-    inputs = _requested(KerasCall(model, request.interface).inputs, request.interface)
+    inputs = requested(KerasCall(model, request.interface).inputs, request.interface)
     ways = _ways(traced, inputs, request)
     fixed = _fixed(inputs, request.samples)
     if _has_recurrent_layers(model) and _longest(fixed) <= LARGEST_UNROLLED:
@@ -110,11 +110,6 @@ def _ways(
     if single != fixed:
         ways.append(("TensorFlow Lite converter, all sizes fixed", lambda: make(single), FIXED_SIZES))
     return ways
-
-
-def _requested(found: tuple[TensorSpec, ...], interface: Interface) -> tuple[TensorSpec, ...]:
-    wanted = {spec.name: spec for spec in interface.inputs}
-    return tuple(wanted.get(spec.name, spec) for spec in found)
 
 
 def _fixed(inputs: tuple[TensorSpec, ...], samples: Mapping[str, Array]) -> tuple[TensorSpec, ...]:

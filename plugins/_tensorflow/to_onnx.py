@@ -19,7 +19,7 @@ import numpy as np
 from registry_export.entities import Interface
 from registry_export.errors import ConversionError, UnsupportedModelError
 from registry_export.format import ConversionResult
-from registry_export_plugins._tensorflow.functions import TensorFlowFunction, from_spec
+from registry_export_plugins._tensorflow.functions import TensorFlowFunction, from_spec, requested
 from registry_export_plugins._tensorflow.names import unique_names
 from registry_export_plugins._tensorflow.onnx_operators import handlers
 
@@ -77,8 +77,8 @@ def _from_function(function: TensorFlowFunction, opset: int, interface: Interfac
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    wanted = {spec.name: spec for spec in interface.inputs}
-    specs = [from_spec(wanted.get(spec.name, spec), f"input_{i}") for i, spec in enumerate(function.interface.inputs)]
+    asked = requested(function.interface.inputs, interface)
+    specs = [from_spec(spec, f"input_{i}") for i, spec in enumerate(asked)]
 
     def serve(*tensors: Any) -> list[Any]:
         return [tf.identity(tensor, name=f"output_{i}") for i, tensor in enumerate(function(*tensors))]
