@@ -124,7 +124,7 @@ def first_run(
     notes: tuple[str, ...] = ()
     try:
         outputs = runner.infer(base)
-    except (RegistryExportError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
         for taken, notes in _instead(base, runner.interface.inputs):  # noqa: B007  what is left of the loop is used
@@ -132,6 +132,8 @@ def first_run(
             if found is not None:
                 break
         else:
+            if isinstance(error, RegistryExportError):
+                raise
             raise SourceError(
                 f"The model fails on {_EVIDENCE[evidence]}: {one_line(error).rstrip('.')}.",
                 remedy="Check names, order, dtypes and shapes; a checkpoint that is static takes its own sizes alone.",

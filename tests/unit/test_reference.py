@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from registry_export.entities import Interface
-from registry_export.errors import SourceError
+from registry_export.entities import Interface, TensorSpec
+from registry_export.errors import SourceError, VerificationError
 from registry_export.evaluation import EvaluationRequest, evaluated
 from registry_export.inference import Origin, first_run
 from registry_export.reference import Reference, ReferenceRequest, reference
@@ -70,6 +70,21 @@ def test_a_source_that_fixes_its_batch_is_compared_on_its_first_rows_and_calibra
         origin, "", str(tmp_path / "sample"), "samples", str(tmp_path / "labels"), folder=str(tmp_path)
     )
     assert evaluated(request).metrics["mae"] > 0
+
+
+def test_fewer_rows_are_tried_after_a_refusal_in_our_own_words_too():
+    class One:
+        interface = Interface((TensorSpec("x", "float32", (1, 2)),))
+
+        def infer(self, inputs):
+            if len(inputs["x"]) != 1 or np.isnan(inputs["x"]).any():
+                raise VerificationError("It takes one row.")
+            return {"y": inputs["x"]}
+
+    taken, _, notes = first_run(One(), {"x": np.ones((3, 2), np.float32)}, "samples")
+    assert (taken["x"].shape, len(notes)) == ((1, 2), 1)
+    with pytest.raises(VerificationError, match="It takes one row"):
+        first_run(One(), {"x": np.full((3, 2), np.nan, np.float32)}, "samples")
 
 
 def hourglass(path: Path) -> None:
