@@ -15,6 +15,7 @@ import numpy as np
 def register_torch_operators() -> None:
     """Add to the operators that coremltools translates from PyTorch."""
     from coremltools.converters.mil import register_torch_op
+    from coremltools.converters.mil.frontend.torch import ops
 
     correct_select()
     # coremltools 9 converts arrays of one element by `int(array)`, which NumPy 2.4 refuses.
@@ -24,6 +25,8 @@ def register_torch_operators() -> None:
     register_torch_op(_float, torch_alias=["float"], override=True)
     # torch.jit.trace of PyTorch 2.13 records it where masks are made; coremltools 9 has new_zeros and new_full only.
     register_torch_op(new_ones, override=True)
+    # coremltools 9 writes the sizes of its input into a constant, which has no place for an open batch.
+    ops._group_norm_impl = group_norm
 
 
 def correct_select() -> None:
@@ -108,6 +111,23 @@ def new_ones(context: Any, node: Any) -> None:
     dtype = "bool" if given == _TORCH_BOOL else None
     result = mb.cast(x=filled, dtype=dtype, name=node.name) if dtype else mb.identity(x=filled, name=node.name)
     context.add(result, node.name)
+
+
+def group_norm(x: Any, num_groups: int, weight: Any, bias: Any, eps: float) -> Any:
+    """Normalize groups of channels, whatever sizes of `x` beside its channels are open."""
+    from coremltools.converters.mil import Builder as mb  # noqa: N813
+
+    channels, sizes = x.shape[1], mb.shape(x=x)
+    batch = mb.slice_by_size(x=sizes, begin=[0], size=[1])
+    groups = np.array([min(num_groups, channels), -1], np.int32)
+    grouped = mb.reshape(x=x, shape=mb.concat(values=[batch, groups], axis=0))
+    centred = mb.sub(x=grouped, y=mb.reduce_mean(x=grouped, axes=[2], keep_dims=True))
+    variance = mb.reduce_mean(x=mb.mul(x=centred, y=centred), axes=[2], keep_dims=True)
+    result = mb.reshape(x=mb.real_div(x=centred, y=mb.sqrt(x=mb.add(x=variance, y=eps))), shape=sizes)
+    of_channels = [1, channels, *[1] * (len(x.shape) - 2)]
+    if weight is not None:
+        result = mb.mul(x=result, y=mb.reshape(x=weight, shape=of_channels))
+    return result if bias is None else mb.add(x=result, y=mb.reshape(x=bias, shape=of_channels))
 
 
 def register_tensorflow_operators() -> None:

@@ -15,7 +15,7 @@ from registry_export.discovery import GROUP, discover_formats
 from registry_export.entities import ModelVersionRef, OptionValue, Tolerance
 from registry_export.format import Format, PythonEnvironment
 
-_RECIPE_VERSION = 3
+_RECIPE_VERSION = 4
 """Raised when the same tools would make other files from the same source, or judge them otherwise."""
 
 

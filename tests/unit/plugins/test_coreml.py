@@ -143,6 +143,15 @@ def test_options_that_exclude_each_other_are_refused_before_anything_runs(option
     assert (reason in accepts(options)) if reason else accepts(options) == ""
 
 
+@pytest.mark.parametrize("shape", [("batch", 6, "height", "width"), ("batch", 6, 5)])
+def test_a_group_norm_keeps_open_sizes(shape: tuple, tmp_path: Path):
+    model = torch.nn.Sequential(torch.nn.GroupNorm(3, 6), torch.nn.GroupNorm(2, 6, affine=False))
+    source = make_source(models.seeded(model).eval(), (spec("input", "float32", *shape),), tmp_path / "source")
+    path, _ = convert(CoreML(), "torch_module", source.load(), source, tmp_path)
+    assert_same_numbers(CoreML(), path, source)
+    assert dynamic_axes(CoreML().describe(path).interface) == dynamic_axes(source.interface)
+
+
 def test_an_operator_without_translation_is_named_with_its_layer(tmp_path: Path):
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), models.Inverse())
     source = make_source(models.seeded(model), (spec("input", "float32", "batch", 3, 3),), tmp_path / "source")
