@@ -228,15 +228,22 @@ def _too_noisy(sums: Sums, least: float, allowed: Allowance) -> str:
         return ""
     ratio = decibels(sums.expected_squared, noise)
     if not ratio >= least:  # a ratio that is no number shows nothing
-        return f"its signal-to-noise ratio of {ratio:.1f} dB is below {least:g} dB"
+        return f"its signal-to-noise ratio of {_missed(ratio, least)} dB is below {least:g} dB"
     variation = sums.expected_squared - sums.expected_sum * sums.expected_sum / max(sums.elements, 1)
     # What rounding leaves of a constant output is no variation.
     if sums.elements < _ENOUGH_TO_VARY or variation <= 1e-9 * sums.expected_squared:
         return ""
     ratio = decibels(variation, noise)
     if ratio < _LEAST_OF_VARIATION_DB:
-        return f"what varies in it is {ratio:.1f} dB above the difference, less than {_LEAST_OF_VARIATION_DB:g} dB"
+        missed = _missed(ratio, _LEAST_OF_VARIATION_DB)
+        return f"what varies in it is {missed} dB above the difference, less than {_LEAST_OF_VARIATION_DB:g} dB"
     return ""
+
+
+def _missed(ratio: float, least: float) -> str:
+    """Write a ratio with so many digits that it is not the one that it is below."""
+    places = (1, 2, 3, 6)
+    return next((text for n in places if float(text := f"{ratio:.{n}f}") != least), f"{ratio}")
 
 
 _FIVE = 5

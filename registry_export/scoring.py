@@ -184,7 +184,8 @@ def _measure(bench: Bench, scoring: Scoring, origin: Origin, variant: str, own: 
         found = outcome.of(Evaluated)
         checked(found.metrics, "The evaluation")  # here too: what runs there is the checkpoint's code as well
         check_within([found.inputs], (work, *given))
-        end.outcome = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
+        measured = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
+        end.outcome = f"{measured} of {found.output}, the first output that fits" if found.note else measured
     return found
 
 

@@ -182,6 +182,12 @@ def test_a_coarse_precision_is_judged_by_its_noise_and_not_element_by_element(no
     assert good or "dB is below 15 dB" in problem
 
 
+def test_a_ratio_that_is_missed_narrowly_is_not_written_as_the_one_that_was_asked_for():
+    expected = np.arange(1.0, 101.0)
+    actual = expected * (1 + 10 ** (-14.98 / 20))
+    assert "ratio of 14.98 dB is below 15 dB" in compare(expected, actual, INT8).problem
+
+
 def test_a_coarse_precision_excuses_neither_nan_nor_wrong_integers_nor_something_in_place_of_nothing():
     assert compare(f32(1, 2), f32(1, np.nan), INT8).problem
     assert compare(np.array([1, 2]), np.array([1, 3]), INT8).problem
