@@ -159,10 +159,21 @@ def reference(arguments: Any) -> Reference:
                 *budget.notes,
                 *measured.notes,
                 *one_sided(runner),
+                *_assumed_integers(base, evidence, natural),
             ),
             runtime=runner.runtime,
             sparsity=getattr(runner, "sparsity", None),
         )
+
+
+def _assumed_integers(base: Mapping[str, Array], evidence: str, interfaces: Sequence[Interface]) -> tuple[str, ...]:
+    """Say which whole numbers nothing gives a width: MLflow's example is JSON, where a byte looks like an int64."""
+    declared = {spec.name for interface in interfaces for spec in interface.inputs if spec.dtype}
+    names = [n for n, array in base.items() if array.dtype.name == "int64" and n not in declared]
+    if evidence != "example" or not names:
+        return ()
+    advice = "Where it is another, log the model with a signature= that says so."
+    return (f"Nothing says which integers {', '.join(names)} holds; int64 was taken. {advice}",)
 
 
 class _Opened:

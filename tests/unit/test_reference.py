@@ -48,6 +48,20 @@ def test_a_model_that_answers_in_words_is_refused_with_the_output_and_what_to_do
         first_run(runner, {"x": np.zeros(1)}, "example")
 
 
+@pytest.mark.parametrize(
+    ("evidence", "declared", "said"), [("example", "", 1), ("samples", "", 0), ("example", "int64", 0)]
+)
+def test_whole_numbers_of_an_example_that_no_signature_describes_are_named(evidence, declared, said, tmp_path: Path):
+    import torch
+
+    torch.jit.script(torch.nn.Embedding(9, 2)).save(str(tmp_path / "net.pt"))
+    write_tensors(tmp_path / "sample", {"input": np.array([[1, 2], [3, 4]])})
+    interface = Interface((TensorSpec("input", declared, ("batch", 2)),) if declared else ())
+    origin = Origin("torchscript", str(tmp_path / "net.pt"), interface)
+    found = reference(ReferenceRequest(origin, str(tmp_path / "rungs"), str(tmp_path / "sample"), evidence))
+    assert sum("which integers input holds; int64 was taken" in note for note in found.notes) == said
+
+
 def test_samples_that_fit_in_no_precision_are_refused_with_the_first_reason(tmp_path: Path):
     with pytest.raises(SourceError, match=r"fails on its samples: RuntimeError: .*\. Check names"):
         run(tmp_path, np.zeros((5, 7)))
