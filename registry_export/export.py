@@ -48,13 +48,14 @@ from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.regressions import compared_with, read_earlier
 from registry_export.report import draw_ahead, prepare_report
 from registry_export.reporter import SILENT, Reporter
-from registry_export.reuse import Kept, Own, Shelf, forget, known_exports, remember
+from registry_export.reuse import Kept, Own, Shelf
 from registry_export.scoring import Scoring, score_exports
 from registry_export.scratch import Scratch
 from registry_export.starts import EarlyStarts
 from registry_export.targets import export_targets, toolchains_of
 from registry_export.timing import time_exports
 from registry_export.uploads import EarlyUploads
+from registry_export.vouching import forget, known_exports, remember
 
 
 def export_model_version(

@@ -49,11 +49,11 @@ from registry_export.publishing import publish_verdicts
 from registry_export.reference import Reference
 from registry_export.registry import EXPORTS_FOLDER, Registry
 from registry_export.reporter import SILENT, Reporter
-from registry_export.reuse import forget, known_exports, remember
 from registry_export.scoring import Scoring, score_exports
 from registry_export.scratch import Scratch
 from registry_export.signing import is_vouched_for
 from registry_export.timing import time_exports
+from registry_export.vouching import forget, known_exports, remember
 
 _CHECK = "check files"
 _ONE_HOP = 2

@@ -454,7 +454,7 @@ class Exporter:
         self.reports = {}
 
     def __call__(self, ref, *, trigger, registry, index, approval, **_rest):
-        from registry_export.reuse import forget, remember
+        from registry_export.vouching import forget, remember
 
         self.approvals.append(approval)
         results = tuple(
