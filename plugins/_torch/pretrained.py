@@ -21,6 +21,7 @@ from registry_export.format import Array, ModelSetup
 from registry_export_plugins._torch.factories import build_module
 from registry_export_plugins._torch.files import weights_file
 from registry_export_plugins._torch.loading import at_rest
+from registry_export_plugins._torch.parametrizations import settle
 from registry_export_plugins._torch.surroundings import hide_broken
 from registry_export_plugins._torch.weights import load_weights, read_state
 
@@ -64,7 +65,9 @@ def load_pretrained(path: Path, setup: ModelSetup) -> torch.nn.Module:
             f"The files lack weights of {type(loaded).__name__}, which would be random: {', '.join(missing[:5])}.",
             remedy="Save the model with its own save_pretrained(), after training this very class.",
         )
-    return at_rest(loaded)
+    module = at_rest(loaded)
+    settle(module)
+    return module
 
 
 def offline() -> Any:

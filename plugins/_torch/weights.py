@@ -18,6 +18,7 @@ import torch
 from registry_export.errors import SourceError
 from registry_export_plugins._torch.archives import WEIGHTS_KEYS
 from registry_export_plugins._torch.files import INDEX_SUFFIXES, shards_of
+from registry_export_plugins._torch.parametrizations import settle
 
 State = Mapping[str, Any]
 _MOST_NAMED = 6
@@ -150,7 +151,7 @@ def _safetensors(path: Path) -> State:
 
 
 def load_weights(module: torch.nn.Module, state: State, name: str, *, strict: bool = True) -> None:
-    """Put a state dict into a module.
+    """Put a state dict into a module, and computed weights in place of their parametrizations.
 
     Names may carry the prefixes of DataParallel (`module.`) and torch.compile (`_orig_mod.`), or one
     of their own that all of them share (the attribute of the LightningModule that held the module).
@@ -180,6 +181,7 @@ def load_weights(module: torch.nn.Module, state: State, name: str, *, strict: bo
         module.load_state_dict(fitting, strict=False)
     except (RuntimeError, AttributeError, TypeError, KeyError) as error:
         raise SourceError(f"{name} does not fit the model: {error}") from error
+    settle(module)
 
 
 def _differences(missing: list[str], unexpected: list[str], wrong: list[str]) -> list[str]:

@@ -14,6 +14,8 @@ from torch import nn
 from registry_export.entities import Interface, TensorSpec
 from registry_export.errors import SourceError
 from registry_export.format import NO_SETUP, ModelSetup
+from registry_export_plugins._torch.parametrizations import settle
+from registry_export_plugins._torch.weights import load_weights
 from registry_export_plugins.safetensors import Safetensors
 from registry_export_plugins.state_dict import StateDict
 from tests import models
@@ -143,6 +145,29 @@ def test_safetensors_give_the_same_answers_and_a_damaged_file_is_named(tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(b"torn")
     with pytest.raises(SourceError, match="cannot be read as safetensors"):
         infer(Safetensors(), tmp_path)
+
+
+def parametrized():
+    from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
+
+    return nn.Sequential(weight_norm(nn.Linear(4, 4)), spectral_norm(nn.Linear(4, 4)), orthogonal(nn.Linear(4, 4)))
+
+
+def test_weights_that_are_computed_are_computed_once_and_give_the_same_answers():
+    source, module = parametrized().eval(), parametrized().eval().requires_grad_(False)
+    load_weights(module, source.state_dict(), "net.pt")
+    np.testing.assert_allclose(answers(module), answers(source), atol=1e-6)
+    assert not any("parametrizations" in name for name in module.state_dict())
+
+
+def test_a_weight_that_is_used_beside_its_parametrization_keeps_it():
+    module = parametrized()[2:].eval()
+    other = nn.Linear(4, 4)
+    other.weight = module[0].parametrizations.weight.original
+    module.append(other)
+    expected = answers(module)
+    settle(module)
+    np.testing.assert_array_equal(answers(module), expected)
 
 
 def test_a_tied_weight_that_the_file_keeps_once_is_not_missing(tmp_path):
