@@ -95,6 +95,11 @@ class JobRunner:
                 self._ledger.postpone(self._left[-1], 0.0, "The ledger did not answer its worker.")
             self._left.pop()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job is under way."""
+        return self._current is not None
+
     def abandon(self) -> None:
         """Give the running job back while its export still hangs somewhere; for a process that ends at once."""
         job = self._current

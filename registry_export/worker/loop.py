@@ -116,6 +116,11 @@ class Worker:
         self._swept = time.monotonic()
         self.stop = stop
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether an export is running."""
+        return self._runner.is_busy
+
     def stop_at_once(self) -> None:
         """Stop the running export as well, and give its job back."""
         self.stop.set()

@@ -34,6 +34,11 @@ class Stoppable(Protocol):
     stop: threading.Event
     """Set to stop after the running export."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether an export is running."""
+        ...
+
     def stop_at_once(self) -> None:
         """Cancel the running export as well."""
         ...
@@ -75,7 +80,10 @@ def stopped_by_signals(worker: Stoppable, grace_s: float) -> Iterator[None]:
 
 def _stop(worker: Stoppable, name: str, grace_s: float, ended: threading.Event) -> None:
     if grace_s:
-        _logger.info("%s: stopping after the running export, within %g s; again to stop at once.", name, grace_s)
+        if worker.is_busy:
+            _logger.info("%s: stopping after the running export, within %g s; again to stop at once.", name, grace_s)
+        else:
+            _logger.info("%s: stopping.", name)
         worker.stop.set()
         if ended.wait(grace_s):
             return
