@@ -180,6 +180,10 @@ class LedgerError(RegistryExportError):
     stage = "Ledger"
 
 
+class JobNotFoundError(LedgerError):
+    """The ledger has no job of that number."""
+
+
 class LedgerUnavailableError(LedgerError):
     """The ledger's database did not answer."""
 

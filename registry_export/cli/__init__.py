@@ -26,7 +26,7 @@ from registry_export.cli.layout import layout
 from registry_export.cli.look import diff, inspect
 from registry_export.cli.serve import demo, server, worker
 from registry_export.cli.view import view
-from registry_export.errors import ConfigurationError, ModelVersionNotFoundError, RegistryExportError
+from registry_export.errors import ConfigurationError, JobNotFoundError, ModelVersionNotFoundError, RegistryExportError
 from registry_export.logs import JSON, TEXT, configure_logging, logs_json
 from registry_export.redaction import redact
 
@@ -80,8 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_INTERRUPTED)
     except RegistryExportError as error:
         _tell(f"Error: {error}", logging.CRITICAL, error if _debugs() else None)
-        # A version that is not there was named by the caller, like an unknown format.
-        misused = isinstance(error, (ConfigurationError, ModelVersionNotFoundError))
+        # A version or a job that is not there was named by the caller, like an unknown format.
+        misused = isinstance(error, (ConfigurationError, ModelVersionNotFoundError, JobNotFoundError))
         sys.exit(_USAGE if misused else _FAILED)
     except BrokenPipeError:  # the reader of our output (`head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, UnaryExpression, and_, case, e
 from sqlalchemy.exc import IntegrityError
 
 from registry_export.entities import Status
-from registry_export.errors import ExportCancelledError, LedgerError, StaleLeaseError
+from registry_export.errors import ExportCancelledError, JobNotFoundError, StaleLeaseError
 from registry_export.ledger.database import Database
 from registry_export.ledger.jobs import WAITING, Job, JobState
 from registry_export.ledger.rows import (
@@ -63,11 +63,11 @@ class Claims:
         """Return one job.
 
         Raises:
-            LedgerError: there is no such job.
+            JobNotFoundError: there is none of that number.
         """
         found = self._select(jobs.c.id == job_id)
         if not found:
-            raise LedgerError(f"The ledger has no job {job_id}.", remedy="`registry-export jobs list` shows them.")
+            raise JobNotFoundError(f"The ledger has no job {job_id}.", remedy="`registry-export jobs list` shows them.")
         return found[0]
 
     def claim(

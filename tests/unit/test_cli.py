@@ -533,10 +533,10 @@ def test_promotions_that_no_worker_has_fetched_are_told(
     assert "in the outbox that no worker has fetched yet: 1." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("word", "code"), [("7", 1), ("0", 2), ("x", 2)])
-def test_a_job_that_is_not_there_is_a_sentence(word: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("word", ["7", "0", "x"])
+def test_a_job_that_is_not_there_is_a_sentence(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("show", "retry", "cancel"):
-        assert run("jobs", command, word) == code
+        assert run("jobs", command, word) == 2
         assert word in capsys.readouterr().err
 
 
