@@ -91,12 +91,13 @@ class GateRules:
 
     def _keep(self, connection: Connection, place: str) -> None:
         """Keep what the file says now. It is done once this is seen in a later transaction: this one may roll back."""
-        text = msgspec.json.encode(self._requirements).decode()
+        requirements = self._requirements
+        text = msgspec.json.encode(requirements).decode()
         try:
             with connection.begin_nested():
                 told = _told(connection, place)
-                if told == text or (told is None and not self._requirements.by_models):
-                    self._is_kept = True
+                if told == text or (told is None and not requirements.by_models):
+                    self._is_kept = self._requirements is requirements  # else another thread has read a change
                 else:
                     _tell(connection, place, text, is_new=told is None)
         except IntegrityError:
@@ -134,7 +135,7 @@ def _digest(place: str) -> str:
 @functools.cache
 def places() -> tuple[str, ...]:
     """Where the file may be; the first that is there counts."""
-    return tuple(map(str, config_places(os.environ)))
+    return tuple(str(place.absolute()) for place in config_places(os.environ))
 
 
 def _stamp() -> _Stamp | None:
