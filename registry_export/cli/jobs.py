@@ -20,6 +20,7 @@ _WAITING = ("queued", "failed")
 _ERROR_WIDTH = 60
 _MOST = 10_000
 _WHERE = "If your worker has another one, set REGISTRY_EXPORT_OUTBOX_URI or REGISTRY_EXPORT_LEDGER_URI as it has them."
+_NO_LEDGER = "There is no ledger {}: no worker has written there."
 _ALL_OF = "All that are in this state, in place of their numbers."
 
 _model_option = click.option("--model", metavar="NAME[/VERSION]", help="Only jobs of this model, or of one version.")
@@ -51,11 +52,11 @@ def list_jobs(states: tuple[str, ...] = (), model: str | None = None, limit: int
     what its error says, then `jobs retry`. `ignored`: no rule wants the promotion.
     """
     missing = _missing_file()
-    if missing is not None:  # a mistyped path must not become a new ledger
+    if missing is not None:
         if as_json:
             print_json(())
         else:
-            click.echo(f"There is no ledger {missing}: no worker has written there. {_WHERE}", err=True)
+            click.echo(f"{_NO_LEDGER.format(missing)} {_WHERE}", err=True)
             _print_outbox()
         return
     ledger = _ledger()
@@ -132,9 +133,13 @@ def _is_named() -> bool:
 
 
 def _ledger() -> Ledger:
+    from registry_export.errors import ConfigurationError
     from registry_export.ledger import Ledger
     from registry_export.settings import Settings
 
+    missing = _missing_file()
+    if missing is not None:  # a mistyped path must not become a new ledger
+        raise ConfigurationError(_NO_LEDGER.format(missing), remedy=_WHERE)
     ledger = Ledger(Settings.from_environment().ledger_uri)
     ledger.migrate()
     return ledger

@@ -131,16 +131,22 @@ def missing_file(uri: str) -> str | None:
         uri: SQLAlchemy URL; one that is none is for `Database` to refuse.
     """
     try:
-        url = sqlalchemy.make_url(uri)
+        file = _file_of(sqlalchemy.make_url(uri))
     except ArgumentError:
         return None
-    is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
-    return url.database if is_file and not Path(str(url.database)).exists() else None
+    return None if file is None or file.exists() else str(file)
+
+
+def _file_of(url: sqlalchemy.URL) -> Path | None:
+    """Return the file that an address names by its path; None: it has none, or names it as SQLite's own URIs do."""
+    named = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:") and "uri" not in url.query
+    return Path(str(url.database)) if named else None
 
 
 def _make_folder(url: sqlalchemy.URL) -> None:
-    if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    file = _file_of(url)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _on_sqlite_connect(connection: Any, _record: Any) -> None:

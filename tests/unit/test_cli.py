@@ -411,7 +411,18 @@ def test_a_mistyped_ledger_is_named_and_not_made(
     assert f"There is no ledger {tmp_path / 'tpyo' / 'ledger.db'}" in capsys.readouterr().err
     assert run("jobs", "--json") == 0
     assert json.loads(capsys.readouterr().out) == []
+    for command in ("show", "retry", "cancel"):
+        assert run("jobs", command, "1") == 2
+        assert "There is no ledger" in capsys.readouterr().err
     assert not (tmp_path / "tpyo").exists()
+
+
+@pytest.mark.usefixtures("ledger")
+def test_a_ledger_that_is_named_by_sqlites_own_address_is_not_missing(monkeypatch, tmp_path, capsys):
+    Ledger(f"sqlite:///{tmp_path / 'own.db'}").migrate()
+    monkeypatch.setenv("REGISTRY_EXPORT_LEDGER_URI", f"sqlite:///file:{tmp_path / 'own.db'}?mode=rwc&uri=true")
+    assert run("jobs") == 0
+    assert "There is no ledger" not in capsys.readouterr().err
 
 
 def test_jobs_of_a_ledger_that_nobody_named_say_where_it_is(
