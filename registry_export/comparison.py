@@ -241,9 +241,9 @@ def _too_noisy(sums: Sums, least: float, allowed: Allowance) -> str:
 
 
 def _missed(ratio: float, least: float) -> str:
-    """Write a ratio with so many digits that it is not the one that it is below."""
+    """Write a ratio with so many digits that it reads as less than what it is below."""
     places = (1, 2, 3, 6)
-    return next((text for n in places if float(text := f"{ratio:.{n}f}") != least), f"{ratio}")
+    return next((text for n in places if float(text := f"{ratio:.{n}f}") < least), f"{ratio}")
 
 
 _FIVE = 5

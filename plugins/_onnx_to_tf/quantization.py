@@ -46,7 +46,7 @@ def _along_axis(node: Node, x: Any, value: Any) -> Any:
 
 @operator("MatMulInteger")
 def _matrix_product(node: Node, a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any = None) -> Any:
-    """Multiply in float32, where TFLite has no product of integers: exact up to a thousand products of bytes."""
+    """Multiply in float32, where TFLite has no product of integers: exact up to some 250 products of bytes."""
     import tensorflow as tf
 
     def shifted(x: Any, zero_point: Any, axis: int) -> Any:
