@@ -93,7 +93,10 @@ def test_the_installed_command_knows_its_version_and_its_formats(clean, tmp_path
     assert {record["name"] for record in found} >= {path.stem for path in (ROOT / "plugins").glob("[!_]*.py")}
 
 
-def test_the_installed_command_makes_its_tables(clean, tmp_path):
+def test_the_installed_package_makes_its_tables_and_its_command_lists_them(clean, tmp_path):
+    (tmp_path / "registry-export").mkdir()
+    code = "from registry_export.ledger import Ledger as L; from registry_export.settings import Settings as S\n"
+    run_in(clean, tmp_path, "python", "-c", code + "L(S.from_environment().ledger_uri).migrate()")
     assert json.loads(run_in(clean, tmp_path, "registry-export", "jobs", "--json")) == []
     assert (tmp_path / "registry-export" / "ledger.db").stat().st_size > 0
 
