@@ -19,4 +19,5 @@ def settle(module: nn.Module) -> None:
             continue
         for name, computed in list(part.parametrizations.items()):
             if all(uses[id(parameter)] == 1 for parameter in computed.parameters()):
+                computed.eval()  # in training a spectral norm goes one step further each time
                 parametrize.remove_parametrizations(part, name, leave_parametrized=True)
