@@ -45,6 +45,7 @@ TORCH = Toolchain(
         "_torch.stepping",
         "_torch.otherwise",
         "_torch.contents",
+        "_torch.rounding",
         "_onnx.contents",
         "_ncnn.contents",
         "_compatibility",
@@ -133,7 +134,7 @@ EXECUTORCH = Toolchain(
     ),
     late=ours(
         *("_executorch.quantizing", "_executorch.contents", "_compatibility"),
-        *("_torch.export", "_torch.loading", "_torch.contents"),
+        *("_torch.export", "_torch.loading", "_torch.contents", "_torch.rounding"),
     ),
     environment={"CUDA_VISIBLE_DEVICES": ""},
     exercise="registry_export_plugins._executorch.exercised:exercise",

@@ -43,7 +43,7 @@ def description_block(report: ExportReport, link: Link, limit: int) -> str:
             when it does not fit, and an empty text the line's.
     """
     full = _full(report, link)
-    for body in (full, *_without_reasons(report, link), _line(report, link)):
+    for body in (full, *_without_reasons(report, link), _line(report, link), _line(report, link, named=False)):
         block = f"{BEGIN}\n{body}\n{END}"
         if len(block) <= limit:
             return block
@@ -132,19 +132,19 @@ def _padded(name: str, width: int) -> str:
     return name + _SPACE * (1 + math.ceil(max(0, width - len(name)) * _EM_PER_CHARACTER))
 
 
-def _line(report: ExportReport, link: Link) -> str:
+def _line(report: ExportReport, link: Link, *, named: bool = True) -> str:
     sentence = escaped(shortened(verdict_sentence(report), _LONGEST_REASON))
     approval = escaped(shortened(approval_text(report.approval), _LONGEST_REASON))
-    line = f"**Exports: {report.status}.** {sentence} {_report_link(link)}".rstrip()
+    line = f"**Exports: {report.status}.** {sentence} {_report_link(link, named=named)}".rstrip()
     return f"{line}\n\n{approval}" if approval else line
 
 
-def _report_link(link: Link) -> str:
+def _report_link(link: Link, *, named: bool = True) -> str:
     target = link(_REPORT)
     if target is None:
         return ""
-    # The page of a logged model has no address for one of its files.
-    return f"[Report]({target}){'' if target.endswith(_REPORT) else f': {escaped(_REPORT)}'}"
+    # The page of a logged model has no address for one of its files: there its name is the way to it.
+    return f"[Report]({target}){f': {escaped(_REPORT)}' if named and not target.endswith(_REPORT) else ''}"
 
 
 def _linked(text: str, target: str | None) -> str:

@@ -544,6 +544,7 @@ def test_promotions_that_no_worker_has_fetched_are_told(
     assert "in the outbox that no worker has fetched yet: 1." in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("ledger")
 @pytest.mark.parametrize("word", ["7", "0", "x"])
 def test_a_job_that_is_not_there_is_a_sentence(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("show", "retry", "cancel"):

@@ -64,7 +64,7 @@ def test_every_key_of_a_rule_arrives() -> None:
     assert [target.variant for target in rule.targets] == ["onnx", "onnx-opset17", "tflite-scale1e-05-89"]
     assert [target.required for target in rule.targets] == [True, True, False]
     assert rule.targets[1].options == {"opset_version": 17, "optimize": True, "dynamic_dimensions": None}
-    assert rule.targets[2].options == {"scale": 1e-5, "device": "89", "note": ""}
+    assert rule.targets[2].options == {"scale": 1e-5, "device": "89", "chip": None, "note": ""}
     assert rule.tolerance == Tolerance(1e-5, 1.0)
     assert rule.on_failure == "keep"
 
