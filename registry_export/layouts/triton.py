@@ -158,17 +158,19 @@ def _named(manifest: Manifest) -> Interface:
 
 def _fill(tensor: Any, spec: TensorSpec, *, batched: bool) -> None:
     tensor.name = spec.name
-    tensor.data_type = _type(spec)
+    _set_type(tensor, spec)
     dims = shape_of(spec.name, spec.shape, "Triton")[1 if batched else 0 :]
     tensor.dims.extend(dims or (1,))
     if not dims:  # Triton has no tensor without a dimension
         tensor.reshape.SetInParent()
 
 
-def _type(spec: TensorSpec) -> str:
+def _set_type(message: Any, spec: TensorSpec) -> None:
     if spec.dtype not in _TYPES:
         raise ArtifactError(f"Triton has no type for {spec.name}, which is {spec.dtype or 'of an unknown type'}.")
-    return _TYPES[spec.dtype]
+    # By number: protocol buffers written in Python, which onnxruntime-extensions asks for, take no names.
+    known = message.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_name
+    message.data_type = known[_TYPES[spec.dtype]].number
 
 
 def _write_warmup(served: Served, config: Any, model: Path) -> None:
@@ -185,7 +187,7 @@ def _write_warmup(served: Served, config: Any, model: Path) -> None:
         array = array[0] if batched else array
         file = f"input_{position}.bin"  # a tensor's name may be no file's, or too long for one
         (model / _WARMUP / file).write_bytes(array.tobytes())
-        warmup.inputs[spec.name].data_type = _type(spec)
+        _set_type(warmup.inputs[spec.name], spec)
         warmup.inputs[spec.name].dims.extend(array.shape or (1,))
         warmup.inputs[spec.name].input_data_file = file
 
