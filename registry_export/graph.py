@@ -45,6 +45,11 @@ class Step:
     path: tuple[str, ...]
     pruning: Pruning | None = None
 
+    @property
+    def label(self) -> str:
+        """Which of several converters of one kind makes it, as its id says; empty where there is one."""
+        return self.id.rpartition("/")[2].partition("(")[2].removesuffix(")")
+
 
 @dataclass(frozen=True)
 class PlannedTarget:

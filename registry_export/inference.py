@@ -127,18 +127,16 @@ def first_run(
     except MemoryError:
         raise
     except Exception as error:
-        for taken, notes in _instead(base, runner.interface.inputs):  # noqa: B007  what is left of the loop is used
-            found = answered(runner.infer, taken)
-            if found is not None:
-                break
-        else:
+        ways = ((*way, answered(runner.infer, way[0])) for way in _instead(base, runner.interface.inputs))
+        found = next(((taken, notes, outputs) for taken, notes, outputs in ways if outputs is not None), None)
+        if found is None:
             if isinstance(error, RegistryExportError):
                 raise
             raise SourceError(
                 f"The model fails on {_EVIDENCE[evidence]}: {one_line(error).rstrip('.')}.",
                 remedy="Check names, order, dtypes and shapes; a checkpoint that is static takes its own sizes alone.",
             ) from error
-        base, outputs = taken, found
+        base, notes, outputs = found
     if not outputs:
         raise SourceError("The model returns no tensor.")
     _refuse_text(outputs)

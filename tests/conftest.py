@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from registry_export.ledger import Ledger
 from tests.support.postgres import PostgresServer
 from tests.support.server import MlflowServer
 
@@ -34,6 +35,15 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
     folder: Path = tmp_path_factory.mktemp("mlflow-server")
     with MlflowServer(folder) as server:
         yield server
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """A ledger of the test's own, in its folder."""
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger.migrate()
+    yield ledger
+    ledger.dispose()
 
 
 @pytest.fixture(autouse=True)

@@ -206,8 +206,7 @@ def _plan_row(planned: ExportPlan, target: PlannedTarget) -> tuple[str, str, str
 
 def _way(step: Step) -> str:
     """Write the chain of formats, with the converter where one kind has several."""
-    _, bracket, label = step.id.rpartition("/")[2].partition("(")
-    return f"{' -> '.join(step.path)}{' (' if bracket else ''}{label}"
+    return " -> ".join(step.path) + (f" ({step.label})" if step.label else "")
 
 
 def _sentence(error: ErrorRecord) -> str:

@@ -59,7 +59,7 @@ def list_jobs(states: tuple[str, ...] = (), model: str | None = None, limit: int
             click.echo(f"{_NO_LEDGER.format(missing)} {_WHERE}", err=True)
             _print_outbox()
         return
-    ledger = _ledger()
+    ledger = _opened()
     found = _found(ledger, states, model, limit)
     if as_json:
         print_json(found)
@@ -134,12 +134,17 @@ def _is_named() -> bool:
 
 def _ledger() -> Ledger:
     from registry_export.errors import ConfigurationError
-    from registry_export.ledger import Ledger
-    from registry_export.settings import Settings
 
     missing = _missing_file()
     if missing is not None:  # a mistyped path must not become a new ledger
         raise ConfigurationError(_NO_LEDGER.format(missing), remedy=_WHERE)
+    return _opened()
+
+
+def _opened() -> Ledger:
+    from registry_export.ledger import Ledger
+    from registry_export.settings import Settings
+
     ledger = Ledger(Settings.from_environment().ledger_uri)
     ledger.migrate()
     return ledger

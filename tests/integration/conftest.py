@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from registry_export.ledger import KnownExports, Ledger
+from registry_export.ledger import KnownExports
 from tests.support.nursery import Nursery
 from tests.support.planted_versions import planted_versions
 from tests.support.server import MlflowServer
@@ -36,14 +36,6 @@ def nursery():
 def site(versions, nursery, server, tmp_path):
     with site_in(tmp_path, versions, nursery, server) as site:
         yield site
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    ledger.migrate()
-    yield ledger
-    ledger.dispose()
 
 
 @pytest.fixture

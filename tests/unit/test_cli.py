@@ -390,13 +390,6 @@ def test_the_hooks_database_is_the_registrys_when_stores_are_split() -> None:
     assert store_of([], {"MLFLOW_BACKEND_STORE_URI": "postgresql://x"}) == ((), "postgresql://x")
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    ledger.migrate()
-    return ledger
-
-
 @pytest.mark.usefixtures("ledger")
 def test_jobs_of_a_new_ledger_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("jobs") == 0

@@ -18,7 +18,7 @@ from registry_export.entities import ExportReport, ModelVersionRef, Status, Targ
 from registry_export.errors import ConfigurationError, LedgerUnavailableError
 from registry_export.format import Toolchain
 from registry_export.isolation import ChildPool, Limits
-from registry_export.ledger import Census, Job, JobState, Ledger
+from registry_export.ledger import Census, Job, JobState
 from registry_export.reporter import Reporter
 from registry_export.worker.health import SILENT_S, Probe
 from registry_export.worker.listener import listening, parse_address
@@ -26,14 +26,6 @@ from registry_export.worker.metrics import Metrics
 
 PLAIN = Toolchain("plain", ("json",))
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    ledger.migrate()
-    yield ledger
-    ledger.dispose()
 
 
 @pytest.fixture

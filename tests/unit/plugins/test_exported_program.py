@@ -11,13 +11,12 @@ import torch
 from registry_export.entities import Interface
 from registry_export.errors import SourceError, UnsupportedModelError
 from registry_export.format import EXPORTED_PROGRAM, TORCH_MODULE, TORCHSCRIPT
-from registry_export_plugins._torch.export import export_program
 from registry_export_plugins.exported_program import ExportedProgram
 from tests import models
 from tests.unit.plugins.torch_support import (
     CASES,
     FLAVORS,
-    ConversionRequest,
+    assert_computes_in,
     assert_same_numbers,
     convert,
     dynamic_axes,
@@ -228,11 +227,4 @@ def test_whether_a_mask_is_causal_is_no_decision_on_data(tmp_path):
 def test_programs_compute_in_the_half_precision_that_is_asked_for(name, precision, atol, tmp_path):
     case = CASES[name]
     source = make_source(models.seeded(case.make()).eval(), case.inputs, tmp_path)
-    path, _ = convert(ExportedProgram(), TORCH_MODULE, source.load(), source, tmp_path / "one", precision=precision)
-    assert_same_numbers(ExportedProgram(), path, source, atol=atol)
-    assert ExportedProgram().describe(path).precision == precision
-    request = ConversionRequest({}, source.interface, source.runs[0][0], tmp_path)
-    program = export_program(source.load(), request).program
-    path, _ = convert(ExportedProgram(), EXPORTED_PROGRAM, program, source, tmp_path / "other", precision=precision)
-    assert_same_numbers(ExportedProgram(), path, source, atol=atol)
-    assert ExportedProgram().describe(path).precision == precision
+    assert_computes_in(ExportedProgram(), precision, source, tmp_path, atol=atol)

@@ -19,6 +19,7 @@ from tests import models
 from tests.unit.plugins.torch_support import (
     CASES,
     ConversionRequest,
+    assert_computes_in,
     assert_same_numbers,
     convert,
     make_source,
@@ -232,14 +233,7 @@ def test_looking_into_a_file_does_not_hold_the_weights_that_are_passed_over(tmp_
 def test_traces_compute_in_the_half_precision_that_is_asked_for(name, precision, atol, tmp_path):
     case = CASES[name]
     source = make_source(models.seeded(case.make()).eval(), case.inputs, tmp_path)
-    path, _ = convert(TorchScript(), TORCH_MODULE, source.load(), source, tmp_path / "one", precision=precision)
-    assert_same_numbers(TorchScript(), path, source, atol=atol)
-    assert TorchScript().describe(path).precision == precision
-    request = ConversionRequest({}, source.interface, source.runs[0][0], tmp_path)
-    program = export_program(source.load(), request).program
-    path, _ = convert(TorchScript(), EXPORTED_PROGRAM, program, source, tmp_path / "other", precision=precision)
-    assert_same_numbers(TorchScript(), path, source, atol=atol)
-    assert TorchScript().describe(path).precision == precision
+    assert_computes_in(TorchScript(), precision, source, tmp_path, atol=atol)
 
 
 def test_what_is_compiled_keeps_its_types_and_says_so():

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from registry_export.entities import Interface, TensorSpec
-from registry_export.format import ConversionRequest, ConversionResult
+from registry_export.format import EXPORTED_PROGRAM, TORCH_MODULE, ConversionRequest, ConversionResult
+from registry_export_plugins._torch.export import export_program
 from registry_export_plugins.pytorch import PyTorch
 from tests import models
 
@@ -146,6 +147,18 @@ def assert_same_numbers(
                 assert actual[name].dtype == array.dtype, name
                 assert actual[name].shape == array.shape, name
                 np.testing.assert_allclose(actual[name], array, atol=atol, rtol=1e-3, err_msg=name)
+
+
+def assert_computes_in(format_: Any, precision: str, source: Source, folder: Path, *, atol: float) -> None:
+    """Make a half-precision file of a module and of its program: both say their precision, and answer as the source."""
+    request = ConversionRequest({}, source.interface, source.runs[0][0], folder)
+    for kind, load in (
+        (TORCH_MODULE, source.load),
+        (EXPORTED_PROGRAM, lambda: export_program(source.load(), request).program),
+    ):
+        path, _ = convert(format_, kind, load(), source, folder / kind, precision=precision)
+        assert_same_numbers(format_, path, source, atol=atol)
+        assert format_.describe(path).precision == precision
 
 
 def dynamic_axes(interface: Interface) -> dict[str, list[int]]:
